@@ -1,0 +1,50 @@
+"""What a reinforcement learner must offer so that ``rollout`` can make a meta-learner of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from roml_jax.registry import Registry
+from roml_jax.types import Array, EnvSpec, Metrics, Rollout, Transition
+
+
+class Agent(NamedTuple):
+    """A learner that adapts to a task while it acts in it. Every function is batched over N tasks.
+
+    Attributes:
+        init: (key) -> A, everything that learning changes.
+        begin: (A, n, key) -> belief, what is believed of n tasks before their first episode.
+        act: (A, belief, obs (N, D), key, greedy ()) -> (action (N, A), extras), extras a pytree
+            (N, ...) that ``update`` finds in ``Rollout.extras``.
+        observe: (A, belief, Transition) -> belief, after each step.
+        adapt: (A, belief, Rollout-like episode, key) -> belief, between episodes.
+        update: (A, Rollout, weights (N,), key, progress) -> (A, metrics).
+    """
+
+    init: Callable[[Array], Any]
+    begin: Callable[[Any, int, Array], Any]
+    act: Callable[[Any, Any, Array, Array, Array], tuple[Array, Any]]
+    observe: Callable[[Any, Any, Transition], Any]
+    adapt: Callable[[Any, Any, Any, Array], Any]
+    update: Callable[[Any, Rollout, Array, Array, Array], tuple[Any, Metrics]]
+
+
+_registry: Registry[Agent] = Registry("agent")
+register = _registry.register
+names = _registry.names
+
+
+def make(name: str, spec: EnvSpec, num_tasks: int, **options: Any) -> Agent:
+    """Builds an agent by name.
+
+    Args:
+        name: a registered name.
+        spec: what the agent sees of the environment, the protocol's flag included.
+        num_tasks: N, tasks per meta-iteration.
+        **options: that agent's own configuration objects.
+
+    Raises:
+        UnknownNameError: for a name that is not registered.
+    """
+    return _registry.get(name)(spec, num_tasks, **options)

@@ -1,0 +1,196 @@
+"""Proximal policy optimisation: returns, losses and the epochs of updates, as small functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import distrax
+import jax
+import jax.numpy as jnp
+import optax
+
+from roml_jax.networks import TrunkInit, action_log_prob
+from roml_jax.types import Array, Continuous, Discrete, Metrics
+
+PolicyApply = Callable[[Any, Array, Array], tuple[distrax.Distribution, Array]]
+
+
+@dataclass(frozen=True)
+class PpoConfig:
+    """The policy: its networks and how it is optimised."""
+
+    lr: float = 7e-4
+    """Adam's learning rate."""
+    anneal_lr: bool = False
+    """Let the learning rate fall linearly to 0 over the run."""
+    epochs: int = 2
+    """Passes over each iteration's transitions."""
+    minibatches: int = 8
+    """Parts that each pass is cut into, by a fresh permutation of single transitions."""
+    clip: float = 0.1
+    """Clip range of the probability ratio and of the value's change."""
+    value_coef: float = 0.5
+    """Weight of the value loss (itself half a Huber loss)."""
+    entropy_coef: float = 0.01
+    """Weight of the entropy bonus."""
+    gamma: float = 0.97
+    """Discount."""
+    gae_lambda: float = 0.9
+    """Decay of generalised advantage estimation."""
+    max_grad_norm: float = 0.5
+    """Joint gradient norm of actor, critic and embeddings is clipped to this."""
+    layers: tuple[int, ...] = (128, 128)
+    """Hidden sizes of the actor's and of the critic's trunk."""
+    obs_embedding: int | None = 64
+    """Size of the observation's tanh embedding; None for none."""
+    latent_embedding: int | None = 64
+    """Size of the latent's tanh embedding; None for none."""
+    init: TrunkInit = "normc"
+    """Initialisation of the trunks."""
+    normalise_latent: bool = True
+    """Feed the policy the latent normalised by its running statistics."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "minibatches"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"ppo.{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("gamma", "gae_lambda"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"ppo.{name} must lie in [0, 1], got {getattr(self, name)}")
+        for name in ("lr", "clip", "max_grad_norm"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"ppo.{name} must be positive, got {getattr(self, name)}")
+
+
+class PpoBatch(NamedTuple):
+    """Transitions for the policy, leaves (M, ...): inputs already normalised.
+
+    Attributes:
+        obs: (M, D).
+        latent: (M, 2L).
+        action: (M, A).
+        log_prob: (M,) under the policy that acted.
+        value: (M,) predicted when the action was chosen.
+        return_: (M,) value targets.
+        advantage: (M,) normalised over the batch.
+    """
+
+    obs: Array
+    latent: Array
+    action: Array
+    log_prob: Array
+    value: Array
+    return_: Array
+    advantage: Array
+
+
+def gae(reward: Array, value: Array, keep: Array, gamma: float, gae_lambda: float) -> Array:
+    """Generalised advantage estimation within episodes.
+
+    Nothing crosses an episode's end, not even through the value: where ``keep`` is 0 the advantage
+    is 0, so the value's target is its own prediction (the reference's treatment of time limits,
+    which drops each episode's last reward). The last step of an episode must not be kept.
+
+    Args:
+        reward: (..., H).
+        value: (..., H) of the observations that actions were chosen from.
+        keep: (..., H) 0 or 1.
+        gamma: discount.
+        gae_lambda: decay.
+
+    Returns:
+        (..., H) advantages.
+    """
+    next_value = jnp.concatenate([value[..., 1:], jnp.zeros_like(value[..., :1])], axis=-1)
+    delta = reward + gamma * next_value - value
+
+    def backward(later: Array, now: tuple[Array, Array]) -> tuple[Array, Array]:
+        delta, keep = now
+        advantage = (delta + gamma * gae_lambda * later) * keep
+        return advantage, advantage
+
+    time_first = (jnp.moveaxis(delta, -1, 0), jnp.moveaxis(keep, -1, 0))
+    _, advantage = jax.lax.scan(backward, jnp.zeros_like(delta[..., 0]), time_first, reverse=True)
+    return jnp.moveaxis(advantage, 0, -1)
+
+
+def normalise_advantage(advantage: Array) -> Array:
+    """Zero mean and unit (unbiased) deviation over the whole batch."""
+    return (advantage - advantage.mean()) / (advantage.std(ddof=1) + 1e-5)
+
+
+def value_loss(value: Array, old_value: Array, return_: Array, clip: float) -> Array:
+    """Half the mean of the larger of two Huber losses: of the value, and of its clipped change."""
+    clipped = old_value + jnp.clip(value - old_value, -clip, clip)
+    worse = jnp.maximum(optax.huber_loss(value, return_), optax.huber_loss(clipped, return_))
+    return 0.5 * worse.mean()
+
+
+def loss(
+    params: Any,
+    apply: PolicyApply,
+    action: Discrete | Continuous,
+    batch: PpoBatch,
+    config: PpoConfig,
+    entropy_coef: Array,
+) -> tuple[Array, Metrics]:
+    """The clipped surrogate with value and entropy terms, over a minibatch (M, ...)."""
+    distribution, value = apply(params, batch.obs, batch.latent)
+    log_ratio = action_log_prob(action, distribution, batch.action) - batch.log_prob
+    ratio = jnp.exp(log_ratio)
+    clipped = jnp.clip(ratio, 1 - config.clip, 1 + config.clip)
+    policy = -jnp.minimum(ratio * batch.advantage, clipped * batch.advantage).mean()
+    critic = value_loss(value, batch.value, batch.return_, config.clip)
+    entropy = distribution.entropy().mean()
+    metrics = {
+        "policy_loss": policy,
+        "value_loss": critic,
+        "entropy": entropy,
+        "approx_kl": (ratio - 1 - log_ratio).mean(),
+        "clip_share": (jnp.abs(ratio - 1) > config.clip).mean(dtype=ratio.dtype),
+    }
+    return policy + config.value_coef * critic - entropy_coef * entropy, metrics
+
+
+def optimiser(config: PpoConfig) -> optax.GradientTransformation:
+    """Norm clip and Adam, without the learning rate: that is a leaf that may be vmapped over."""
+    return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.scale_by_adam(eps=1e-8))
+
+
+def update(
+    params: Any,
+    opt_state: Any,
+    apply: PolicyApply,
+    action: Discrete | Continuous,
+    batch: PpoBatch,
+    config: PpoConfig,
+    *,
+    lr: Array,
+    entropy_coef: Array,
+    key: Array,
+) -> tuple[Any, Any, Metrics]:
+    """All epochs over a batch of M transitions; M must be a multiple of ``config.minibatches``.
+
+    Returns:
+        (params, opt_state, metrics averaged over the updates).
+    """
+    total = batch.action.shape[0]
+    size = total // config.minibatches
+    transform = optimiser(config)
+    grad = jax.value_and_grad(loss, has_aux=True)
+
+    def minibatch(carry: tuple[Any, Any], index: Array) -> tuple[tuple[Any, Any], Metrics]:
+        params, opt_state = carry
+        part = jax.tree.map(lambda x: x[index], batch)
+        (_, metrics), grads = grad(params, apply, action, part, config, entropy_coef)
+        updates, opt_state = transform.update(grads, opt_state, params)
+        params = optax.apply_updates(params, jax.tree.map(lambda u: -lr * u, updates))
+        return (params, opt_state), metrics | {"grad_norm": optax.global_norm(grads)}
+
+    keys = jax.random.split(key, config.epochs)
+    order = jax.vmap(lambda k: jax.random.permutation(k, total))(keys)
+    index = order.reshape(config.epochs * config.minibatches, size)
+    (params, opt_state), metrics = jax.lax.scan(minibatch, (params, opt_state), index)
+    return params, opt_state, jax.tree.map(lambda m: m.mean(axis=0), metrics)

@@ -1,0 +1,97 @@
+"""What an environment is: pure, unbatched functions of a key, a task and a state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax.numpy as jnp
+
+from roml_jax.registry import Registry
+from roml_jax.tasks import TaskFamily
+from roml_jax.types import Array, EnvSpec
+
+
+class EnvState(NamedTuple):
+    """One environment, between two steps.
+
+    Attributes:
+        obs: (D,) observation.
+        reward: () reward of the step that led here; 0 after a reset.
+        done: () bool, the episode has ended before its horizon.
+        valid: () bool, whether the step that led here counted, False after an early end.
+        key: randomness of the steps to come.
+        task: (d,) the task, as the family decodes it.
+        physics: the simulator's own state.
+        model: the model leaves that the task edits, prepared once at the reset.
+    """
+
+    obs: Array
+    reward: Array
+    done: Array
+    valid: Array
+    key: Array
+    task: Array
+    physics: Any
+    model: Mapping[str, Array]
+
+    @classmethod
+    def start(
+        cls, obs: Array, key: Array, task: Array, physics: Any, model: Mapping[str, Array] | None = None
+    ) -> EnvState:
+        """The state right after a reset."""
+        return cls(
+            obs=obs,
+            reward=jnp.zeros((), obs.dtype),
+            done=jnp.zeros((), bool),
+            valid=jnp.ones((), bool),
+            key=key,
+            task=task,
+            physics=physics,
+            model=model or {},
+        )
+
+
+class Env(Protocol):
+    """An environment: every function is pure and unbatched; callers vmap them.
+
+    The episode's length is not the environment's business: it never counts steps, and `reset` with
+    the same task starts the next episode of that task.
+    """
+
+    @property
+    def spec(self) -> EnvSpec:
+        """Sizes and names."""
+        ...
+
+    @property
+    def family(self) -> TaskFamily:
+        """What varies between tasks, and the prior over it."""
+        ...
+
+    def reset(self, key: Array, task: Array) -> EnvState:
+        """Starts an episode of a task (d,)."""
+        ...
+
+    def step(self, state: EnvState, action: Array) -> EnvState:
+        """One step; a discrete action is an integer (), a continuous one (A,)."""
+        ...
+
+
+_registry: Registry[Env] = Registry("env")
+register = _registry.register
+names = _registry.names
+
+
+def make(name: str, **options: Any) -> Env:
+    """Builds an environment by name.
+
+    Args:
+        name: a registered name.
+        **options: fields of that environment.
+
+    Raises:
+        UnknownNameError: for a name that is not registered; the message lists the valid ones.
+        TypeError: for an option that the environment does not have.
+    """
+    return _registry.get(name)(**options)

@@ -1,0 +1,125 @@
+"""The loop: RoML's Algorithm 1. It knows tasks, a sampler and a learner, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from roml_jax.samplers import TaskSampler
+from roml_jax.types import Array, Metrics
+
+
+class MetaLearner(NamedTuple):
+    """Anything that can be made robust: it learns to do well on tasks it is handed.
+
+    Attributes:
+        init: (key) -> L.
+        collect: (L, tasks (N, d), key) -> (L, experience, returns (N,)), a task's return being the
+            score that the sampler goes by.
+        update: (L, experience, weights (N,), key, progress) -> (L, metrics).
+        test: (L, tasks (M, d), key) -> returns (M, K) of greedy behaviour.
+        warmup: (L, tasks, key) -> (L, returns), filling replays before learning; None for none.
+    """
+
+    init: Callable[[Array], Any]
+    collect: Callable[[Any, Array, Array], tuple[Any, Any, Array]]
+    update: Callable[[Any, Any, Array, Array, Array], tuple[Any, Metrics]]
+    test: Callable[[Any, Array, Array], Array]
+    warmup: Callable[[Any, Array, Array], tuple[Any, Array]] | None
+
+
+class MetaState(NamedTuple):
+    """The whole of a run between two iterations; the iteration counts across all seeds."""
+
+    learner: Any
+    sampler: Any
+    key: Array
+    iteration: Array
+
+
+class Train(NamedTuple):
+    """A training run as functions, pure and not yet compiled.
+
+    Attributes:
+        init: (keys (S,)) -> MetaState, leaves (S, ...) but for the iteration; without the seed axis
+            where there is one seed.
+        chunk: (MetaState, n ()) -> (MetaState, metrics (chunk, S)) of the next n iterations, n at
+            most ``chunk_length``; rows beyond n are NaN.
+        chunk_length: rows of the metrics.
+    """
+
+    init: Callable[[Array], MetaState]
+    chunk: Callable[[MetaState, Array], tuple[MetaState, Metrics]]
+    chunk_length: int
+
+
+def make_iteration(
+    learner: MetaLearner, sampler: TaskSampler, num_tasks: int, num_iterations: int
+) -> Callable[[MetaState], tuple[MetaState, Metrics]]:
+    """One meta-iteration: draw tasks, collect, learn, tell the sampler.
+
+    Args:
+        learner: what is made robust.
+        sampler: chooses tasks.
+        num_tasks: N, tasks per iteration.
+        num_iterations: length of the run, for the progress that schedules read.
+    """
+
+    def iteration(state: MetaState) -> tuple[MetaState, Metrics]:
+        key, draw_key, collect_key, learn_key, sampler_key = jax.random.split(state.key, 5)
+        progress = state.iteration / num_iterations
+        sampler_state, draw = sampler.sample(state.sampler, draw_key, num_tasks)
+        learner_state, experience, returns = learner.collect(state.learner, draw.task, collect_key)
+        weights = sampler.weights(sampler_state, returns, progress)
+        learner_state, learned = learner.update(learner_state, experience, weights, learn_key, progress)
+        sampler_state, sampled = sampler.update(sampler_state, draw, returns, sampler_key, progress)
+        metrics = {"train/return": returns.mean(), "train/return_min": returns.min(), **learned}
+        metrics |= {f"sampler/{name}": value for name, value in sampled.items()}
+        metrics |= {f"sampler/phi_{i}": value for i, value in enumerate(sampler.phi(sampler_state))}
+        return MetaState(learner_state, sampler_state, key, state.iteration + 1), metrics
+
+    return iteration
+
+
+def make_train(
+    learner: MetaLearner,
+    sampler: TaskSampler,
+    *,
+    num_tasks: int,
+    num_iterations: int,
+    num_seeds: int = 1,
+    chunk_length: int = 10,
+) -> Train:
+    """The training run of one or several seeds, as pure functions to be jitted.
+
+    A chunk runs as many of its iterations as it is told to, so that the last, shorter one needs no
+    second compilation. Seeds share one program: the iteration is vmapped over their states, its
+    counter left unbatched so that no branch on it becomes both branches.
+    """
+    iteration = make_iteration(learner, sampler, num_tasks, num_iterations)
+    axes = MetaState(learner=0, sampler=0, key=0, iteration=None)
+    if num_seeds > 1:
+        iteration = jax.vmap(iteration, in_axes=(axes,), out_axes=(axes, 0))
+
+    def init_one(key: Array) -> MetaState:
+        key, learner_key, sampler_key = jax.random.split(key, 3)
+        return MetaState(learner.init(learner_key), sampler.init(sampler_key), key, jnp.zeros((), jnp.int32))
+
+    def init(keys: Array) -> MetaState:
+        return jax.vmap(init_one, out_axes=axes)(keys) if num_seeds > 1 else init_one(keys[0])
+
+    def chunk(state: MetaState, n: Array) -> tuple[MetaState, Metrics]:
+        _, shapes = jax.eval_shape(iteration, state)
+        rows = jax.tree.map(lambda m: jnp.full((chunk_length, *m.shape), jnp.nan, m.dtype), shapes)
+
+        def body(i: Array, carry: tuple[MetaState, Metrics]) -> tuple[MetaState, Metrics]:
+            state, metrics = iteration(carry[0])
+            return state, jax.tree.map(lambda row, m: row.at[i].set(m), carry[1], metrics)
+
+        state, rows = jax.lax.fori_loop(0, jnp.minimum(n, chunk_length), body, (state, rows))
+        return state, jax.tree.map(lambda row: row.reshape(chunk_length, num_seeds), rows)
+
+    return Train(init, chunk, chunk_length)

@@ -1,0 +1,149 @@
+"""Networks and their initialisers, as the reference's PyTorch layers behave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import distrax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from roml_jax.types import Array, Continuous, Discrete
+
+Init = Callable[..., Array]
+TrunkInit = Literal["normc", "orthogonal"]
+_MIN_STD = 1e-6
+_TANH_GAIN = 5 / 3
+
+
+def fan_in_uniform(fan_in: int) -> Init:
+    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)): PyTorch's default for a layer's weight and bias."""
+    bound = fan_in**-0.5
+
+    def init(key: Array, shape: Sequence[int], dtype: jnp.dtype = jnp.float_) -> Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+def normc(gain: float) -> Init:
+    """Normal columns scaled so that each unit's incoming weights have norm ``gain``."""
+
+    def init(key: Array, shape: Sequence[int], dtype: jnp.dtype = jnp.float_) -> Array:
+        weights = jax.random.normal(key, shape, dtype)
+        return gain * weights / jnp.linalg.norm(weights, axis=0, keepdims=True)
+
+    return init
+
+
+def default_dense(features: int, fan_in: int, name: str | None = None) -> nn.Dense:
+    """A linear layer with PyTorch's default initialisation."""
+    init = fan_in_uniform(fan_in)
+    return nn.Dense(features, kernel_init=init, bias_init=init, name=name)
+
+
+class Gru(nn.Module):
+    """A GRU in PyTorch's form: gates r, z, n, a bias on both sides, the reset gate behind the product.
+
+    The input's products are apart from the recurrence, so that a known sequence needs one matrix
+    product for all its inputs. Weights start orthogonal over the stacked gates, biases at 0.
+    """
+
+    features: int
+    inputs: int
+
+    def setup(self) -> None:
+        """Makes the parameters."""
+        stacked, orthogonal = 3 * self.features, nn.initializers.orthogonal()
+        self.kernel_x = self.param("kernel_x", orthogonal, (self.inputs, stacked))
+        self.kernel_h = self.param("kernel_h", orthogonal, (self.features, stacked))
+        self.bias_x = self.param("bias_x", nn.initializers.zeros, (stacked,))
+        self.bias_h = self.param("bias_h", nn.initializers.zeros, (stacked,))
+
+    def project(self, x: Array) -> Array:
+        """Input products of x (..., inputs): (..., 3 * features)."""
+        return x @ self.kernel_x + self.bias_x
+
+    def step(self, hidden: Array, projected: Array) -> Array:
+        """One step from hidden (..., features) on projected inputs (..., 3 * features)."""
+        recurrent = hidden @ self.kernel_h + self.bias_h
+        reset_x, update_x, new_x = jnp.split(projected, 3, axis=-1)
+        reset_h, update_h, new_h = jnp.split(recurrent, 3, axis=-1)
+        reset = nn.sigmoid(reset_x + reset_h)
+        update = nn.sigmoid(update_x + update_h)
+        new = jnp.tanh(new_x + reset * new_h)
+        return new + update * (hidden - new)
+
+
+class Policy(nn.Module):
+    """Actor and critic over a normalised observation and latent.
+
+    Optional tanh embeddings of both are shared; the tanh trunks are not.
+
+    Attributes:
+        action: the action space.
+        layers: sizes of each trunk.
+        obs_embedding: size of the observation's embedding, None for none.
+        latent_embedding: size of the latent's.
+        trunk_init: of the trunks, gain 5/3.
+    """
+
+    action: Discrete | Continuous
+    layers: Sequence[int]
+    obs_embedding: int | None
+    latent_embedding: int | None
+    trunk_init: TrunkInit
+
+    @nn.compact
+    def __call__(self, obs: Array, latent: Array) -> tuple[distrax.Distribution, Array]:
+        """Distribution over actions and value (...), for obs (..., D) and latent (..., 2L)."""
+
+        def embed(x: Array, size: int | None, name: str) -> Array:
+            return x if size is None else jnp.tanh(default_dense(size, x.shape[-1], name)(x))
+
+        parts = (
+            embed(obs, self.obs_embedding, "obs_embedding"),
+            embed(latent, self.latent_embedding, "latent_embedding"),
+        )
+        x = jnp.concatenate(parts, axis=-1)
+        hidden_init = (
+            normc(_TANH_GAIN) if self.trunk_init == "normc" else nn.initializers.orthogonal(_TANH_GAIN)
+        )
+
+        def trunk(name: str) -> Array:
+            y = x
+            for i, size in enumerate(self.layers):
+                y = jnp.tanh(nn.Dense(size, kernel_init=hidden_init, name=f"{name}_{i}")(y))
+            return y
+
+        critic = trunk("critic")
+        value = default_dense(1, critic.shape[-1], "value")(critic)[..., 0]
+        return self._head(trunk("actor")), value
+
+    def _head(self, x: Array) -> distrax.Distribution:
+        if isinstance(self.action, Discrete):
+            logits = nn.Dense(self.action.n, kernel_init=nn.initializers.orthogonal(0.01), name="logits")(x)
+            return distrax.Categorical(logits=logits)
+        mean = nn.Dense(self.action.size, kernel_init=normc(1.0), name="mean")(x)
+        log_std = self.param("log_std", nn.initializers.zeros, (self.action.size,))
+        std = jnp.maximum(jnp.exp(log_std), _MIN_STD)
+        return distrax.MultivariateNormalDiag(mean, jnp.broadcast_to(std, mean.shape))
+
+
+def choose_action(
+    action: Discrete | Continuous, distribution: distrax.Distribution, key: Array, greedy: Array | bool
+) -> Array:
+    """A sampled action, or the likeliest where ``greedy``; (..., A) floats."""
+    drawn = jnp.where(greedy, distribution.mode(), distribution.sample(seed=key))
+    return drawn[..., None].astype(jnp.float_) if isinstance(action, Discrete) else drawn
+
+
+def action_log_prob(
+    action_space: Discrete | Continuous, distribution: distrax.Distribution, action: Array
+) -> Array:
+    """Log-probability of stored actions (..., A), summed over action numbers, in nats."""
+    if isinstance(action_space, Discrete):
+        return distribution.log_prob(action[..., 0].astype(jnp.int32))
+    return distribution.log_prob(action)

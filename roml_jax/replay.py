@@ -1,0 +1,67 @@
+"""A ring of whole trajectories on the device.
+
+Not a library's: the reference draws without replacement and starts the ring over when a batch does
+not fit at its end, and the buffer is the largest thing in memory, so it must be written in place.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from roml_jax.types import Array
+
+
+class Replay(NamedTuple):
+    """Trajectories with leaves (capacity, ...), of which the first ``size`` hold something.
+
+    Attributes:
+        rows: pytree of arrays (capacity, ...).
+        cursor: where the next batch goes.
+        size: how many rows hold something.
+    """
+
+    rows: Any
+    cursor: Array
+    size: Array
+
+
+def init(capacity: int, row: Any) -> Replay:
+    """An empty ring for rows shaped like ``row`` (arrays or ShapeDtypeStructs)."""
+    rows = jax.tree.map(lambda x: jnp.zeros((capacity, *x.shape), x.dtype), row)
+    return Replay(rows, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
+
+
+def add(replay: Replay, batch: Any) -> Replay:
+    """Writes a batch (n, ...) at the cursor, or at row 0 where it does not fit before the end."""
+    leaves = jax.tree.leaves(batch)
+    n, capacity = leaves[0].shape[0], jax.tree.leaves(replay.rows)[0].shape[0]
+    start = jnp.where(replay.cursor + n > capacity, 0, replay.cursor)
+
+    def write(rows: Array, new: Array) -> Array:
+        return jax.lax.dynamic_update_slice_in_dim(rows, new.astype(rows.dtype), start, axis=0)
+
+    rows = jax.tree.map(write, replay.rows, batch)
+    return Replay(rows, start + n, jnp.maximum(replay.size, start + n))
+
+
+def sample_indices(size: Array, key: Array, n: int) -> Array:
+    """n distinct rows below ``size``, uniformly (Floyd's algorithm).
+
+    Where fewer than n rows hold something, all of them come and some repeat.
+    """
+    draws = jax.random.uniform(key, (n,))
+    chosen = jnp.full(n, -1, jnp.int32)
+    for i in range(n):
+        last = jnp.maximum(size - n + i, 0)
+        candidate = jnp.minimum((draws[i] * (last + 1)).astype(jnp.int32), last)
+        chosen = chosen.at[i].set(jnp.where((chosen == candidate).any(), last, candidate))
+    return chosen
+
+
+def sample(replay: Replay, key: Array, n: int) -> Any:
+    """n distinct rows, uniformly."""
+    index = sample_indices(replay.size, key, n)
+    return jax.tree.map(lambda rows: rows[index], replay.rows)

@@ -1,0 +1,148 @@
+"""Runs an agent on a batch of tasks: the multi-episode protocol, and the meta-learner it makes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from roml_jax.agents.base import Agent
+from roml_jax.envs.base import Env, EnvState
+from roml_jax.meta import MetaLearner
+from roml_jax.types import Array, Discrete, EnvSpec, Rollout, Transition
+
+Boundary = Literal["terminal", "reset"]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a learner meets a task: episodes, steps, and what it sees where episodes meet."""
+
+    episodes: int | None = None
+    """Episodes per task, K; None for the environment's own number."""
+    horizon: int | None = None
+    """Steps per episode, H; None for the environment's own number."""
+    boundary: Boundary = "terminal"
+    """What the first action of a later episode is chosen from: 'terminal', the last observation of
+    the episode before (the reference); 'reset', the new episode's own first observation."""
+    end_flag: bool = True
+    """Append a number to the observation: 1 on the last of each episode, else 0."""
+
+    def __post_init__(self) -> None:
+        for name in ("episodes", "horizon"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"protocol.{name} must be at least 1 or None, got {value}")
+
+    def agent_spec(self, spec: EnvSpec) -> EnvSpec:
+        """The environment as the agent meets it: the flag included, this protocol's K and H."""
+        slices = dict(spec.obs_slices)
+        if self.end_flag:
+            slices["episode_end"] = slice(spec.obs_size, spec.obs_size + 1)
+        return EnvSpec(
+            spec.name, slices, spec.action, self.horizon or spec.horizon, self.episodes or spec.episodes
+        )
+
+
+class _Carry(NamedTuple):
+    env: EnvState
+    obs: Array
+    belief: Any
+
+
+def _env_action(spec: EnvSpec, action: Array) -> Array:
+    return action[..., 0].astype(jnp.int32) if isinstance(spec.action, Discrete) else action
+
+
+def run_episodes(
+    agent: Agent,
+    env: Env,
+    protocol: Protocol,
+    agent_state: Any,
+    tasks: Array,
+    key: Array,
+    *,
+    greedy: Array,
+    record: bool = True,
+) -> tuple[Rollout | None, Array]:
+    """Runs K episodes of H steps on each of N tasks.
+
+    Episodes are scanned around steps, so that a reset costs K times, not K * H.
+
+    Args:
+        agent: what acts.
+        env: unbatched; vmapped over tasks here.
+        protocol: K, H and the boundary.
+        agent_state: A.
+        tasks: (N, d).
+        key: randomness of resets, environments and actions.
+        greedy: (K,) bool, in which episodes to take the likeliest action.
+        record: keep everything that learning needs; else only returns.
+
+    Returns:
+        (Rollout with leaves (N, K, H, ...) or None, undiscounted returns (N, K)).
+    """
+    spec, n = protocol.agent_spec(env.spec), tasks.shape[0]
+    reset, step_env = jax.vmap(env.reset), jax.vmap(env.step)
+
+    def flagged(obs: Array, ended: Array) -> Array:
+        if not protocol.end_flag:
+            return obs
+        return jnp.concatenate([obs, jnp.broadcast_to(ended, (n, 1)).astype(obs.dtype)], axis=-1)
+
+    def step(carry: _Carry, now: tuple[Array, Array, Array]) -> tuple[_Carry, Any]:
+        key, last, greedy = now
+        action, extras = agent.act(agent_state, carry.belief, carry.obs, key, greedy)
+        env_state = step_env(carry.env, _env_action(spec, action))
+        next_obs = flagged(env_state.obs, last)
+        seen = Transition(carry.obs, action, env_state.reward, next_obs, env_state.valid)
+        belief = agent.observe(agent_state, carry.belief, seen)
+        kept = (carry.obs, action, extras, next_obs) if record else None
+        return _Carry(env_state, next_obs, belief), (env_state.reward, env_state.valid, kept)
+
+    def episode(carry: tuple[Array, Any], now: tuple[Array, Array, Array]) -> tuple[tuple[Array, Any], Any]:
+        terminal_obs, belief = carry
+        key, first, greedy = now
+        reset_key, act_key, adapt_key = jax.random.split(key, 3)
+        env_state = reset(jax.random.split(reset_key, n), tasks)
+        obs = flagged(env_state.obs, jnp.zeros((), bool))
+        if protocol.boundary == "terminal":
+            obs = jnp.where(first, obs, terminal_obs)
+        last = jnp.arange(spec.horizon) == spec.horizon - 1
+        steps = (jax.random.split(act_key, spec.horizon), last, jnp.broadcast_to(greedy, last.shape))
+        end, outputs = jax.lax.scan(step, _Carry(env_state, obs, belief), steps)
+        belief = agent.adapt(agent_state, end.belief, outputs, adapt_key)
+        return (end.obs, belief), outputs
+
+    begin_key, key = jax.random.split(key)
+    start = (jnp.zeros((n, spec.obs_size)), agent.begin(agent_state, n, begin_key))
+    first = jnp.arange(spec.episodes) == 0
+    _, outputs = jax.lax.scan(episode, start, (jax.random.split(key, spec.episodes), first, greedy))
+    reward, valid, kept = outputs
+    task_first = lambda x: jnp.moveaxis(x, 2, 0)  # noqa: E731  (K, H, N, ...) to (N, K, H, ...)
+    reward, valid = task_first(reward), task_first(valid)
+    returns = (reward * valid).sum(axis=-1)
+    if not record:
+        return None, returns
+    obs, action, extras, next_obs = jax.tree.map(task_first, kept)
+    obs = jnp.concatenate([obs, next_obs[:, :, -1:]], axis=2)
+    return Rollout(obs, action, reward, valid, extras), returns
+
+
+def make_learner(agent: Agent, env: Env, protocol: Protocol) -> MetaLearner:
+    """Makes an agent and an environment a meta-learner; a task's score is its return over all episodes."""
+    episodes = protocol.agent_spec(env.spec).episodes
+
+    def collect(state: Any, tasks: Array, key: Array) -> tuple[Any, Rollout, Array]:
+        greedy = jnp.zeros(episodes, bool)
+        experience, returns = run_episodes(agent, env, protocol, state, tasks, key, greedy=greedy)
+        return state, experience, returns.sum(axis=-1)
+
+    def test(state: Any, tasks: Array, key: Array) -> Array:
+        greedy = jnp.ones(episodes, bool)
+        _, returns = run_episodes(agent, env, protocol, state, tasks, key, greedy=greedy, record=False)
+        return returns
+
+    return MetaLearner(agent.init, collect, agent.update, test, warmup=None)

@@ -1,0 +1,121 @@
+"""The pytrees that cross a wall between rooms.
+
+Axis letters, everywhere: N tasks in a batch, K episodes per task, H steps per episode, d task
+dimensions, D observation numbers, A action numbers. Batch axes always come in the order
+(seed, task, episode, time, feature).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+
+Array = jax.Array
+Metrics = dict[str, Array]
+
+
+class TaskDraw(NamedTuple):
+    """A batch of tasks, as a sampler hands it out.
+
+    Attributes:
+        u: (N, d) position in the family's unit space; likelihood ratios live here, so the
+            Jacobian of the map from u to the task cancels.
+        task: (N, d) ``family.decode(u)``, what the environment gets. Never inverted.
+        log_w: (N,) log f_phi0(u) - log f_phi(u), fixed when drawn; 0 for reference draws.
+        is_ref: (N,) bool, whether the task was drawn from the prior as a reference.
+    """
+
+    u: Array
+    task: Array
+    log_w: Array
+    is_ref: Array
+
+
+class Transition(NamedTuple):
+    """One environment step of every task in a batch, as the agent saw it.
+
+    Attributes:
+        obs: (N, D) what the action was chosen from (the protocol's flag included).
+        action: (N, A) the policy's own output: unclipped, before any squashing; a discrete
+            action is one float.
+        reward: (N,) raw reward.
+        next_obs: (N, D) observation after the step; the terminal one at an episode's end.
+        valid: (N,) bool, False for steps after an early end.
+    """
+
+    obs: Array
+    action: Array
+    reward: Array
+    next_obs: Array
+    valid: Array
+
+
+class Rollout(NamedTuple):
+    """K whole episodes of every task in a batch.
+
+    Attributes:
+        obs: (N, K, H + 1, D). ``obs[:, k, t]`` is what the action of step t was chosen from and
+            ``obs[:, k, t + 1]`` what came of it, so one array holds both ends of every step.
+        action: (N, K, H, A) as in ``Transition``.
+        reward: (N, K, H) raw.
+        valid: (N, K, H) bool.
+        extras: whatever the agent's ``act`` returned beside the action, leaves (N, K, H, ...).
+    """
+
+    obs: Array
+    action: Array
+    reward: Array
+    valid: Array
+    extras: Any
+
+    def returns(self) -> Array:
+        """Undiscounted return of every episode, (N, K)."""
+        return (self.reward * self.valid).sum(axis=-1)
+
+
+@dataclass(frozen=True)
+class Discrete:
+    """``n`` actions; an agent's action is one float that holds the index."""
+
+    n: int
+
+    @property
+    def size(self) -> int:
+        """How many floats an action is stored in."""
+        return 1
+
+
+@dataclass(frozen=True)
+class Continuous:
+    """``size`` real numbers; the environment itself clamps to [low, high] where it must."""
+
+    size: int
+    low: float = -1.0
+    high: float = 1.0
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """What an agent may know of an environment before it has seen it.
+
+    Attributes:
+        name: the registry's name.
+        obs_slices: observation parts by name, in order; together they cover the observation.
+        action: the action space.
+        horizon: H, steps per episode, fixed.
+        episodes: K, episodes per task.
+    """
+
+    name: str
+    obs_slices: Mapping[str, slice]
+    action: Discrete | Continuous
+    horizon: int
+    episodes: int
+
+    @property
+    def obs_size(self) -> int:
+        """D."""
+        return max(part.stop for part in self.obs_slices.values())
