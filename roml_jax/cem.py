@@ -42,14 +42,14 @@ class CemConfig:
 
     def __post_init__(self) -> None:
         if self.batch_size < 2:
-            raise ValueError(f"cem.batch_size must be at least 2, got {self.batch_size}")
+            raise ValueError(f"sampler.batch_size must be at least 2, got {self.batch_size}")
         for name, low_open in (("ref_share", False), ("min_share", True), ("soft", False)):
             value = getattr(self, name)
             if not (0 <= value <= 1) or (low_open and value == 0):
                 interval = "(0, 1]" if low_open else "[0, 1]"
-                raise ValueError(f"cem.{name} must lie in {interval}, got {value}")
+                raise ValueError(f"sampler.{name} must lie in {interval}, got {value}")
         if self.ref_mode == "train_ref" and self.num_ref < 1:
-            raise ValueError("cem.ref_mode=train_ref needs reference tasks: raise cem.ref_share above 0")
+            raise ValueError("sampler.ref_mode=train_ref needs reference tasks: raise sampler.ref_share above 0")
 
     @property
     def num_ref(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import distrax
 import flax.linen as nn
@@ -22,7 +22,7 @@ def fan_in_uniform(fan_in: int) -> Init:
     """U(-1/sqrt(fan_in), 1/sqrt(fan_in)): PyTorch's default for a layer's weight and bias."""
     bound = fan_in**-0.5
 
-    def init(key: Array, shape: Sequence[int], dtype: jnp.dtype = jnp.float_) -> Array:
+    def init(key: Array, shape: Sequence[int], dtype: Any = float) -> Array:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return init
@@ -31,17 +31,22 @@ def fan_in_uniform(fan_in: int) -> Init:
 def normc(gain: float) -> Init:
     """Normal columns scaled so that each unit's incoming weights have norm ``gain``."""
 
-    def init(key: Array, shape: Sequence[int], dtype: jnp.dtype = jnp.float_) -> Array:
+    def init(key: Array, shape: Sequence[int], dtype: Any = float) -> Array:
         weights = jax.random.normal(key, shape, dtype)
         return gain * weights / jnp.linalg.norm(weights, axis=0, keepdims=True)
 
     return init
 
 
+def dense(features: int, **options: Any) -> nn.Dense:
+    """A linear layer whose parameters follow JAX's default precision (flax's do not)."""
+    return nn.Dense(features, param_dtype=jnp.result_type(float), **options)
+
+
 def default_dense(features: int, fan_in: int, name: str | None = None) -> nn.Dense:
     """A linear layer with PyTorch's default initialisation."""
     init = fan_in_uniform(fan_in)
-    return nn.Dense(features, kernel_init=init, bias_init=init, name=name)
+    return dense(features, kernel_init=init, bias_init=init, name=name)
 
 
 class Gru(nn.Module):
@@ -57,10 +62,11 @@ class Gru(nn.Module):
     def setup(self) -> None:
         """Makes the parameters."""
         stacked, orthogonal = 3 * self.features, nn.initializers.orthogonal()
-        self.kernel_x = self.param("kernel_x", orthogonal, (self.inputs, stacked))
-        self.kernel_h = self.param("kernel_h", orthogonal, (self.features, stacked))
-        self.bias_x = self.param("bias_x", nn.initializers.zeros, (stacked,))
-        self.bias_h = self.param("bias_h", nn.initializers.zeros, (stacked,))
+        dtype = jnp.result_type(float)
+        self.kernel_x = self.param("kernel_x", orthogonal, (self.inputs, stacked), dtype)
+        self.kernel_h = self.param("kernel_h", orthogonal, (self.features, stacked), dtype)
+        self.bias_x = self.param("bias_x", nn.initializers.zeros, (stacked,), dtype)
+        self.bias_h = self.param("bias_h", nn.initializers.zeros, (stacked,), dtype)
 
     def project(self, x: Array) -> Array:
         """Input products of x (..., inputs): (..., 3 * features)."""
@@ -115,7 +121,7 @@ class Policy(nn.Module):
         def trunk(name: str) -> Array:
             y = x
             for i, size in enumerate(self.layers):
-                y = jnp.tanh(nn.Dense(size, kernel_init=hidden_init, name=f"{name}_{i}")(y))
+                y = jnp.tanh(dense(size, kernel_init=hidden_init, name=f"{name}_{i}")(y))
             return y
 
         critic = trunk("critic")
@@ -124,10 +130,10 @@ class Policy(nn.Module):
 
     def _head(self, x: Array) -> distrax.Distribution:
         if isinstance(self.action, Discrete):
-            logits = nn.Dense(self.action.n, kernel_init=nn.initializers.orthogonal(0.01), name="logits")(x)
+            logits = dense(self.action.n, kernel_init=nn.initializers.orthogonal(0.01), name="logits")(x)
             return distrax.Categorical(logits=logits)
-        mean = nn.Dense(self.action.size, kernel_init=normc(1.0), name="mean")(x)
-        log_std = self.param("log_std", nn.initializers.zeros, (self.action.size,))
+        mean = dense(self.action.size, kernel_init=normc(1.0), name="mean")(x)
+        log_std = self.param("log_std", nn.initializers.zeros, (self.action.size,), jnp.result_type(float))
         std = jnp.maximum(jnp.exp(log_std), _MIN_STD)
         return distrax.MultivariateNormalDiag(mean, jnp.broadcast_to(std, mean.shape))
 
@@ -137,7 +143,7 @@ def choose_action(
 ) -> Array:
     """A sampled action, or the likeliest where ``greedy``; (..., A) floats."""
     drawn = jnp.where(greedy, distribution.mode(), distribution.sample(seed=key))
-    return drawn[..., None].astype(jnp.float_) if isinstance(action, Discrete) else drawn
+    return drawn[..., None].astype(jnp.result_type(float)) if isinstance(action, Discrete) else drawn
 
 
 def action_log_prob(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
+import inspect
+import typing
 from collections.abc import Callable, Iterable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -19,6 +22,22 @@ def unknown(what: str, name: str, valid: Iterable[str]) -> UnknownNameError:
     near = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return UnknownNameError(f"unknown {what} {name!r}{hint} (valid: {', '.join(valid)})")
+
+
+@dataclasses.dataclass(frozen=True)
+class NoOptions:
+    """The options of a component that has none."""
+
+
+def options_class(constructor: Callable[..., Any]) -> type:
+    """The frozen dataclass that holds a constructor's options.
+
+    A dataclass is its own; a function's is the annotation of its parameter ``config``.
+    """
+    if inspect.isclass(constructor) and dataclasses.is_dataclass(constructor):
+        return constructor
+    hints = typing.get_type_hints(constructor)
+    return hints.get("config", NoOptions)
 
 
 class Registry(Generic[T]):

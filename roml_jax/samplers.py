@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from roml_jax import cem as cem_lib
-from roml_jax.registry import Registry
+from roml_jax.registry import NoOptions, Registry, options_class
 from roml_jax.tasks import TaskFamily
 from roml_jax.types import Array, Metrics, TaskDraw
 
@@ -38,9 +38,9 @@ def _no_weights(state: Any, returns: Array, progress: Array) -> Array:
     return jnp.ones_like(returns)
 
 
-def uniform(family: TaskFamily, *, alpha: float, cem: cem_lib.CemConfig) -> TaskSampler:
+def uniform(family: TaskFamily, alpha: float) -> TaskSampler:
     """Tasks from the prior: the meta-learner as it was published."""
-    del alpha, cem
+    del alpha
     proposal = family.proposal
 
     def init(key: Array) -> tuple[()]:
@@ -60,9 +60,9 @@ def uniform(family: TaskFamily, *, alpha: float, cem: cem_lib.CemConfig) -> Task
     return TaskSampler(init, sample, update, _no_weights, lambda state: proposal.phi0)
 
 
-def cem(family: TaskFamily, *, alpha: float, cem: cem_lib.CemConfig) -> TaskSampler:
+def cem(family: TaskFamily, alpha: float, config: cem_lib.CemConfig) -> TaskSampler:
     """RoML: the cross-entropy method moves the task distribution toward the lowest returns."""
-    proposal, config = family.proposal, cem
+    proposal = family.proposal
 
     def init(key: Array) -> cem_lib.CemState:
         return cem_lib.init(config, proposal, key, len(family.names))
@@ -85,24 +85,29 @@ def cem(family: TaskFamily, *, alpha: float, cem: cem_lib.CemConfig) -> TaskSamp
 _registry: Registry[TaskSampler] = Registry("sampler")
 register = _registry.register
 names = _registry.names
+get = _registry.get
 
 
-def make(name: str, family: TaskFamily, *, alpha: float, cem: cem_lib.CemConfig | None = None) -> TaskSampler:
+def make(name: str, family: TaskFamily, alpha: float, config: Any = None) -> TaskSampler:
     """Builds a sampler by name.
 
     Args:
         name: a registered name.
         family: the environment's tasks.
         alpha: risk level in (0, 1].
-        cem: options of the samplers that use the cross-entropy method.
+        config: that sampler's options; its defaults if None.
 
     Raises:
         UnknownNameError: for a name that is not registered.
         ValueError: for alpha outside (0, 1].
     """
+    constructor = get(name)
     if not 0 < alpha <= 1:
         raise ValueError(f"alpha must lie in (0, 1], got {alpha}")
-    return _registry.get(name)(family, alpha=alpha, cem=cem or cem_lib.CemConfig())
+    options = options_class(constructor)
+    if options is NoOptions:
+        return constructor(family, alpha)
+    return constructor(family, alpha, options() if config is None else config)
 
 
 register("uniform", uniform)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from roml_jax.registry import Registry
+from roml_jax.registry import NoOptions, Registry, options_class
 from roml_jax.types import Array, EnvSpec, Metrics, Rollout, Transition
 
 
@@ -35,16 +35,23 @@ register = _registry.register
 names = _registry.names
 
 
-def make(name: str, spec: EnvSpec, num_tasks: int, **options: Any) -> Agent:
+get = _registry.get
+
+
+def make(name: str, spec: EnvSpec, num_tasks: int, config: Any = None) -> Agent:
     """Builds an agent by name.
 
     Args:
         name: a registered name.
         spec: what the agent sees of the environment, the protocol's flag included.
         num_tasks: N, tasks per meta-iteration.
-        **options: that agent's own configuration objects.
+        config: that agent's options; its defaults if None.
 
     Raises:
         UnknownNameError: for a name that is not registered.
     """
-    return _registry.get(name)(spec, num_tasks, **options)
+    constructor = get(name)
+    options = options_class(constructor)
+    if options is NoOptions:
+        return constructor(spec, num_tasks)
+    return constructor(spec, num_tasks, options() if config is None else config)

@@ -182,8 +182,8 @@ class RewardDecoder(nn.Module):
         inputs = c.latent + 2 * c.obs_embedding + c.action_embedding
         first, second = c.decoder_layers
         init = fan_in_uniform(inputs)
-        self.kernel = self.param("kernel", init, (inputs, first))
-        self.bias = self.param("bias", init, (first,))
+        self.kernel = self.param("kernel", init, (inputs, first), jnp.result_type(float))
+        self.bias = self.param("bias", init, (first,), jnp.result_type(float))
         self.second = default_dense(second, first)
         self.out = default_dense(1, second)
 

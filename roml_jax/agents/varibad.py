@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from brax.training.acme import running_statistics as statistics
 
 from roml_jax import replay as replay_lib
 from roml_jax.agents import ppo, vae
 from roml_jax.agents.base import Agent
 from roml_jax.networks import Policy, action_log_prob, choose_action
+from roml_jax.quiet import running_statistics as statistics
 from roml_jax.types import Array, EnvSpec, Metrics, Rollout, Transition
 
 _STD_EPS = 1e-8  # in the variance: a feature that was constant so far has deviation 1e-4
@@ -271,14 +271,13 @@ def _update(
     return learner._replace(replay=ring, frames=frames), metrics
 
 
-def make(spec: EnvSpec, num_tasks: int, *, config: VaribadConfig | None = None) -> Agent:
+def make(spec: EnvSpec, num_tasks: int, config: VaribadConfig) -> Agent:
     """VariBAD for an environment, on N = ``num_tasks`` tasks per meta-iteration.
 
     Raises:
         ValueError: if a batch of transitions does not divide into minibatches, or a batch of
             trajectories does not fit the buffer.
     """
-    config = config or VaribadConfig()
     transitions = num_tasks * spec.episodes * spec.horizon
     if transitions % config.ppo.minibatches:
         raise ValueError(

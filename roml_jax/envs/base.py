@@ -81,6 +81,7 @@ class Env(Protocol):
 _registry: Registry[Env] = Registry("env")
 register = _registry.register
 names = _registry.names
+get = _registry.get
 
 
 def make(name: str, **options: Any) -> Env:

@@ -1,0 +1,308 @@
+"""A run's configuration: frozen dataclasses, filled from presets, a file and the command line.
+
+Every source goes through the same parser, and a later one wins: defaults, ``configs/ENV.yaml``,
+``configs/ENV_AGENT.yaml``, ``--config FILE``, the command line. Options of the chosen environment
+and sampler are under ``env.`` and ``sampler.``; the agent's stand at the top level (``ppo.lr``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+import yaml
+
+from roml_jax import agents, envs, samplers
+from roml_jax.registry import NoOptions, UnknownNameError, options_class, unknown
+from roml_jax.rollout import Protocol
+
+
+class ConfigError(ValueError):
+    """A wrong option; the message is one line for people."""
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Held-out evaluation: greedy behaviour on fixed tasks from the prior."""
+
+    interval: int = 25
+    """Iterations between evaluations during training; 0 for none but the last."""
+    tasks: int = 32
+    """Tasks of each evaluation during training."""
+    test_tasks: int = 1000
+    """Tasks of the final test."""
+    seed: int = 20231110
+    """Decides the held-out tasks: the same for every method and seed."""
+
+    def __post_init__(self) -> None:
+        if self.interval < 0:
+            raise ValueError(f"eval.interval must be 0 or more, got {self.interval}")
+        for name in ("tasks", "test_tasks"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"eval.{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Config:
+    """A training run."""
+
+    env: str = "khazad_dum"
+    """Environment to train on; its options are --env.*"""
+    sampler: str = "cem"
+    """How training tasks are chosen: 'cem' (RoML) or 'uniform' (the plain learner); options --sampler.*"""
+    agent: str = "varibad"
+    """The meta-learner that is made robust."""
+    seeds: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--seed"])] = (0,)
+    """One run per seed; several are trained together, in one program."""
+    frames: float = 1e6
+    """Environment steps to train for, per seed (rounded down to whole iterations)."""
+    alpha: float = 0.05
+    """Risk level: the learner maximises the mean return over the worst alpha of tasks."""
+    num_tasks: int = 16
+    """Tasks per iteration; each is met for all its episodes."""
+    chunk: int = 10
+    """Iterations that run in one go before progress is shown."""
+    out: Path | None = None
+    """The run's new folder; by default runs/ENV-SAMPLER-TIME."""
+    config: Path | None = None
+    """A YAML file of options, e.g. another run's config.yaml."""
+    compile_cache: bool = True
+    """Keep compiled programs in the user's cache folder, so that the next start is quick."""
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    protocol: Protocol = field(default_factory=Protocol)
+    env_options: Any = NoOptions()
+    agent_options: Any = NoOptions()
+    sampler_options: Any = NoOptions()
+
+    def __post_init__(self) -> None:
+        if not self.frames > 0:
+            raise ValueError(f"frames must be positive, got {self.frames}")
+        if not 0 < self.alpha <= 1:
+            raise ValueError(f"alpha must lie in (0, 1], got {self.alpha}")
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds must be distinct and at least one, got {list(self.seeds)}")
+        for name in ("num_tasks", "chunk"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+# Where a component's options stand: Config's field, what names the component, prefix of its options.
+_COMPONENTS = (
+    ("env_options", "env", envs.get, "env"),
+    ("agent_options", "agent", agents.get, ""),
+    ("sampler_options", "sampler", samplers.get, "sampler"),
+)
+_PREFIX = {name: prefix for name, _, _, prefix in _COMPONENTS}
+_NOT_SAVED = ("out", "config")
+
+
+def schema(env: str, sampler: str, agent: str) -> type[Config]:
+    """Config with the options of the named components in place of ``Any``.
+
+    Raises:
+        UnknownNameError: for a name that is not registered.
+    """
+    chosen = {"env": env, "sampler": sampler, "agent": agent}
+    fields: list[Any] = []
+    for name, component, get, prefix in _COMPONENTS:
+        options = options_class(get(chosen[component]))
+        fields.append((name, Annotated[options, tyro.conf.arg(name=prefix)], field(default_factory=options)))
+    fields += [(name, str, field(default=value)) for name, value in chosen.items()]
+    return dataclasses.make_dataclass("Config", fields, bases=(Config,), frozen=True)
+
+
+def to_mapping(config: Config) -> dict[str, Any]:
+    """Every option by its dotted name, as the parser reads it back."""
+
+    def walk(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+        for item in dataclasses.fields(value):
+            path = _PREFIX.get(item.name, item.name) if not prefix else item.name
+            dotted = ".".join(part for part in (prefix, path) if part)
+            inner = getattr(value, item.name)
+            if dataclasses.is_dataclass(inner):
+                yield from walk(inner, dotted)
+            elif prefix or item.name not in _NOT_SAVED:
+                yield dotted, list(inner) if isinstance(inner, tuple) else inner
+
+    return dict(walk(config, ""))
+
+
+def _flatten(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in mapping.items():
+        dotted = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from _flatten(value, dotted + ".")
+        else:
+            yield dotted, value
+
+
+def _tokens(mapping: Mapping[str, Any]) -> list[str]:
+    """A mapping as command-line tokens."""
+    tokens: list[str] = []
+    for key, value in _flatten(mapping):
+        if isinstance(value, bool):
+            head, _, last = key.rpartition(".")
+            flag = last if value else f"no_{last}"
+            tokens.append("--" + (f"{head}.{flag}" if head else flag))
+        elif isinstance(value, list | tuple):
+            tokens += [f"--{key}", *map(str, value)]
+        else:
+            tokens += [f"--{key}", str(value)]
+    return tokens
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file of options.
+
+    Raises:
+        ConfigError: if it cannot be read, is not YAML or not a mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", None)
+        where = "" if line is None else f" (line {line + 1})"
+        raise ConfigError(f"{path} is not YAML{where}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold options by name, not a {type(content).__name__}")
+    return content
+
+
+def presets_folder() -> Path:
+    """Where the presets are: in the installed package, or beside it in a checkout."""
+    installed = Path(__file__).parent / "configs"
+    return installed if installed.is_dir() else Path(__file__).parent.parent / "configs"
+
+
+def preset(env: str, agent: str) -> dict[str, Any]:
+    """The paper's options for an environment, by dotted names; empty for one without a preset."""
+    options: dict[str, Any] = {}
+    for name in (env, f"{env}_{agent}"):
+        path = presets_folder() / f"{name}.yaml"
+        if path.is_file():
+            options |= dict(_flatten(read_yaml(path)))
+    return options
+
+
+def _option_names(config: Config) -> set[str]:
+    return set(to_mapping(config)) | set(_NOT_SAVED) | {"seed", "help"}
+
+
+def _check_names(tokens: Sequence[str], config: Config, source: str) -> None:
+    """Refuses unknown options with the nearest valid name, before the parser's longer words."""
+    valid = _option_names(config)
+    for token in tokens:
+        if not token.startswith("--"):
+            continue
+        given = token[2:].split("=", 1)[0].replace("-", "_")
+        head, _, last = given.rpartition(".")
+        plain = last.removeprefix("no_")
+        if given not in valid and (f"{head}.{plain}" if head else plain) not in valid:
+            message = str(unknown("option", given, valid))
+            near = re.search(r"; did you mean '([^']*)'\?", message)
+            hint = f"; did you mean --{near[1]}?" if near else ""
+            raise ConfigError(f"{source}unknown option --{given}{hint} (--help lists them all)")
+
+
+def _apply(config: Config, tokens: Sequence[str], source: str) -> Config:
+    """Parses tokens over a configuration; every error becomes one line."""
+    if not tokens:
+        return config
+    _check_names(tokens, config, source)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                type(config), default=config, args=list(tokens), prog="python -m roml_jax.train",
+                description=HELP,
+            )  # fmt: skip
+    except SystemExit as exit_:
+        if exit_.code in (0, None):
+            raise
+        raise ConfigError(source + _one_line(said.getvalue())) from None
+
+
+def _one_line(box: str) -> str:
+    """The message in a parser's framed error, without frame, help text and repetition."""
+    lines = [line.strip("│ ").strip() for line in box.splitlines()]
+    body: list[str] = []
+    for line in lines:
+        if line.startswith("╭"):
+            continue
+        if line.startswith(("─", "╰")) and body:
+            break
+        if line:
+            body.append(line)
+    text = " ".join(body)
+    text = re.sub(r"^Error parsing (env|agent|sampler)[-_]options: ", "", text)
+    return re.sub(r"^Error parsing [\w.-]+: (?=\S+ must )", "", text)
+
+
+HELP = """Trains a meta-learner that is robust to its hardest tasks (RoML).
+
+Example: python -m roml_jax.train --env khazad_dum --sampler cem --frames 2e6 --seeds 0 1 2
+
+Defaults are the paper's for the chosen environment. The run's folder gets config.yaml, metrics.jsonl
+and a checkpoint of the whole state; nothing is ever overwritten. The options below are those of the
+environment, sampler and agent that the command names."""
+
+
+def _named(tokens: Sequence[str], name: str) -> str | None:
+    """The value of --name among tokens, the last one given."""
+    value = None
+    for i, token in enumerate(tokens):
+        if token == f"--{name}" and i + 1 < len(tokens):
+            value = tokens[i + 1]
+        elif token.startswith(f"--{name}="):
+            value = token.split("=", 1)[1]
+    return value
+
+
+def parse(argv: Sequence[str]) -> Config:
+    """A configuration from command-line tokens, presets and ``--config``.
+
+    Raises:
+        ConfigError: for a wrong option, type or value; one line.
+        UnknownNameError: for an unknown environment, sampler or agent; one line.
+        SystemExit: with code 0 after --help.
+    """
+    file = _named(argv, "config")
+    file_tokens = _tokens(read_yaml(Path(file))) if file else []
+    names = {
+        name: _named(argv, name) or _named(file_tokens, name) or getattr(Config, name)
+        for name in ("env", "sampler", "agent")
+    }
+    config = schema(**names)()
+    # a preset speaks of the sampler that its paper used; another sampler's options are its own
+    options = {
+        key: value
+        for key, value in preset(names["env"], names["agent"]).items()
+        if not key.startswith("sampler.") or key in to_mapping(config)
+    }
+    config = _apply(config, _tokens(options), f"preset {names['env']}: ")
+    config = _apply(config, file_tokens, f"{file}: ")
+    return _apply(config, list(argv), "")
+
+
+def make(env: str = "khazad_dum", sampler: str = "cem", agent: str = "varibad", **options: Any) -> Config:
+    """A configuration in code: names, and options by dotted name (``**{"ppo.lr": 1e-3}``).
+
+    Raises:
+        ConfigError: as ``parse``.
+        UnknownNameError: as ``parse``.
+    """
+    return parse(_tokens({"env": env, "sampler": sampler, "agent": agent, **options}))
+
+
+__all__ = ["Config", "ConfigError", "EvalConfig", "UnknownNameError", "make", "parse", "to_mapping"]

@@ -1,0 +1,97 @@
+"""Where a run's numbers go: a file of JSON lines, and the console."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+_PLAIN_SECONDS = 10.0  # between lines where the output is no terminal
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people write them."""
+    if not math.isfinite(seconds):
+        return "?"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
+
+
+def mean_over_rows(rows: Mapping[str, np.ndarray]) -> list[dict[str, float]]:
+    """A chunk's metrics (rows, S) as one mapping per seed, averaged over the rows that have a value."""
+    num_seeds = next(iter(rows.values())).shape[1]
+    seeds: list[dict[str, float]] = [{} for _ in range(num_seeds)]
+    for name, values in rows.items():
+        for seed in range(num_seeds):
+            known = values[:, seed][~np.isnan(values[:, seed])]
+            if known.size:
+                # phi and counters are states, not averages: their last value is what holds now
+                last = name.startswith("sampler/phi") or name == "sampler/updates"
+                seeds[seed][name] = float(known[-1] if last else known.mean())
+    return seeds
+
+
+class JsonLines:
+    """One JSON object per line; each line is on disk when ``write`` returns."""
+
+    def __init__(self, path: Path) -> None:
+        self._file: IO[str] = path.open("x")
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Appends a row; numbers that JSON does not know become strings."""
+        safe = {
+            key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in row.items()
+        }
+        self._file.write(json.dumps(safe) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+class ConsoleProgress:
+    """A progress bar on a terminal, a line every few seconds elsewhere."""
+
+    def __init__(self, console: Console, total_frames: int) -> None:
+        self._console, self._total = console, total_frames
+        self._done, self._start, self._said = 0, time.monotonic(), -math.inf
+        self._bar = Progress(
+            TextColumn("{task.percentage:>3.0f}%"), BarColumn(bar_width=24), TextColumn("{task.description}"),
+            TimeElapsedColumn(), console=console, transient=False,
+        )  # fmt: skip
+        self._task = self._bar.add_task("", total=total_frames)
+
+    def __enter__(self) -> ConsoleProgress:
+        if self._console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._console.is_terminal:
+            self._bar.stop()
+
+    def advance(self, frames: int, facts: str) -> None:
+        """Notes progress; ``facts`` is what else to show."""
+        self._done += frames
+        elapsed = time.monotonic() - self._start
+        rate = self._done / elapsed if elapsed else 0.0
+        left = duration((self._total - self._done) / rate) if rate else "?"
+        text = f"{self._done:,}/{self._total:,} frames  {rate:,.0f}/s  {left} left  {facts}"
+        if self._console.is_terminal:
+            self._bar.update(self._task, completed=self._done, description=text)
+        elif time.monotonic() - self._said > _PLAIN_SECONDS or self._done >= self._total:
+            self._said = time.monotonic()
+            self._console.print(text, soft_wrap=True, highlight=False)

@@ -1,0 +1,178 @@
+"""The host's side of a run: everything that happens between two chunks of iterations."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from roml_jax import checkpoint, evaluate, experiment, meta, metrics
+from roml_jax.config import Config, ConfigError, to_mapping
+
+
+def enable_compile_cache() -> None:
+    """Keeps compiled programs under the user's cache folder, unless JAX was told of another place."""
+    if jax.config.jax_compilation_cache_dir is None:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "roml_jax" / "compiled"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+
+
+def make_folder(config: Config) -> Path:
+    """The run's own new folder.
+
+    Raises:
+        ConfigError: if it holds something already or cannot be made.
+    """
+    folder = config.out or Path("runs") / f"{config.env}-{config.sampler}-{time.strftime('%Y%m%d-%H%M%S')}"
+    tries = 1
+    named = folder
+    try:
+        while config.out is None and folder.exists():
+            tries += 1
+            folder = named.with_name(f"{named.name}-{tries}")
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise ConfigError(f"--out {folder} exists and is not empty; a run needs a new folder")
+        (folder / "config.yaml").write_text(yaml.safe_dump(to_mapping(config), sort_keys=False))
+    except OSError as error:
+        raise ConfigError(f"cannot write to the run's folder {folder}: {error.strerror}") from None
+    return folder
+
+
+class _Programs(NamedTuple):
+    chunk: Any
+    evaluate: Any
+    test: Any
+
+
+def _compile(parts: experiment.Experiment, state: meta.MetaState) -> _Programs:
+    """Compiles training and evaluations side by side: tracing is serial, XLA is not."""
+    lowered = [
+        jax.jit(parts.train.chunk, donate_argnums=0).lower(state, jnp.int32(0)),
+        jax.jit(parts.evaluate).lower(state.learner),
+        jax.jit(parts.test).lower(state.learner),
+    ]
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        return _Programs(*pool.map(lambda program: program.compile(), lowered))
+
+
+def _summaries(returns: Any, config: Config) -> list[dict[str, float]]:
+    """Per seed, from returns (M, K) or (S, M, K)."""
+    by_seed = np.asarray(returns).reshape(len(config.seeds), *returns.shape[-2:])
+    summaries = [jax.device_get(evaluate.summarise(jnp.asarray(one), config.alpha)) for one in by_seed]
+    return [{name: float(value) for name, value in one.items()} for one in summaries]
+
+
+def _mean(seeds: list[dict[str, float]], name: str) -> float:
+    return float(np.mean([seed[name] for seed in seeds if name in seed] or [np.nan]))
+
+
+def _facts(latest: list[dict[str, float]], held_out: list[dict[str, float]]) -> str:
+    """What the progress line shows beside the speed; means over seeds."""
+    phi = [name for name in latest[0] if name.startswith("sampler/phi_")]
+    shown = ", ".join(f"{_mean(latest, name):.3f}" for name in phi)
+    return (
+        f"mean {_mean(held_out, 'return_mean'):.3f}  cvar {_mean(held_out, 'cvar'):.3f}  phi {shown}"
+        if held_out
+        else f"phi {shown}"
+    )
+
+
+class _Log:
+    """Rows of metrics.jsonl: every row says which seed, how many iterations, frames and seconds."""
+
+    def __init__(self, folder: Path, config: Config) -> None:
+        self._sink, self._seeds = metrics.JsonLines(folder / "metrics.jsonl"), config.seeds
+        self._start = time.monotonic()
+
+    def write(self, prefix: str, seeds: list[dict[str, float]], iteration: int, frames: int) -> None:
+        seconds = round(time.monotonic() - self._start, 3)
+        for seed, values in zip(self._seeds, seeds, strict=True):
+            head = {"seed": seed, "iteration": iteration, "frames": frames, "seconds": seconds}
+            self._sink.write(head | {f"{prefix}{name}": value for name, value in values.items()})
+
+    def close(self) -> None:
+        self._sink.close()
+
+
+def result_table(config: Config, final: list[dict[str, float]]) -> Table:
+    """The final test, a row per seed."""
+    table = Table(title=f"{config.env}, {config.sampler}: {config.eval.test_tasks} held-out tasks")
+    episodes = [name for name in final[0] if name.startswith("return_episode_")]
+    for heading in ("seed", "mean return", f"CVaR {config.alpha:g}", *(f"episode {i}" for i in range(len(episodes)))):
+        table.add_column(heading, justify="right")
+    rows: list[tuple[str, Mapping[str, float]]] = [
+        (str(seed), values) for seed, values in zip(config.seeds, final, strict=True)
+    ]
+    if len(rows) > 1:
+        rows.append(("mean", {name: _mean(final, name) for name in final[0]}))
+    for label, values in rows:
+        numbers = [values["return_mean"], values["cvar"], *(values[name] for name in episodes)]
+        table.add_row(label, *(f"{number:.3f}" for number in numbers))
+    return table
+
+
+def run(config: Config, console: Console) -> Path:
+    """Trains, evaluates, tests and saves; returns the run's folder.
+
+    Raises:
+        ConfigError: where options do not go together or the folder cannot be used; one line, before
+            anything was computed.
+    """
+    parts = experiment.make(config)
+    folder = make_folder(config)
+    console.print(f"[bold]{config.env}[/] x {config.sampler} x {config.agent}, "
+                  f"{parts.num_iterations} iterations of {parts.frames_per_iteration} frames, "
+                  f"{len(config.seeds)} seed(s), into {folder}", soft_wrap=True)  # fmt: skip
+    log = _Log(folder, config)
+    try:
+        with console.status("compiling ..."):
+            start = time.monotonic()
+            keys = jnp.stack([jax.random.key(seed) for seed in config.seeds])
+            state = jax.jit(parts.train.init)(keys)
+            programs = _compile(parts, state)
+        console.print(f"compiled in {metrics.duration(time.monotonic() - start)}")
+        state = _loop(config, parts, programs, state, log, console)
+        final = _summaries(programs.test(state.learner), config)
+        log.write("test/", final, parts.num_iterations, parts.num_iterations * parts.frames_per_iteration)
+    finally:
+        log.close()
+    with console.status("saving the checkpoint ..."):
+        checkpoint.save(folder / "checkpoint", state)
+    console.print(result_table(config, final))
+    console.print(f"saved in {folder}", soft_wrap=True)
+    return folder
+
+
+def _loop(
+    config: Config, parts: experiment.Experiment, programs: _Programs, state: meta.MetaState, log: _Log,
+    console: Console,
+) -> meta.MetaState:  # fmt: skip
+    """Chunks of iterations with an evaluation whenever one is due; the first before any training."""
+    interval, total, per_iteration = config.eval.interval, parts.num_iterations, parts.frames_per_iteration
+    held_out: list[dict[str, float]] = []
+    num_seeds, done = len(config.seeds), 0
+    with metrics.ConsoleProgress(console, total * per_iteration * num_seeds) as progress:
+        while True:
+            if interval and done % interval == 0:
+                held_out = _summaries(programs.evaluate(state.learner), config)
+                log.write("eval/", held_out, done, done * per_iteration)
+            if done >= total:
+                return state
+            to_evaluation = interval - done % interval if interval else total
+            n = min(parts.train.chunk_length, to_evaluation, total - done)
+            state, rows = programs.chunk(state, jnp.int32(n))
+            latest = metrics.mean_over_rows(jax.device_get(rows))
+            done += n
+            log.write("", latest, done, done * per_iteration)
+            progress.advance(n * per_iteration * num_seeds, _facts(latest, held_out))

@@ -1,0 +1,33 @@
+"""The command line: ``python -m roml_jax.train --env khazad_dum --sampler cem``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from roml_jax import config as config_lib
+from roml_jax import runner
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parses the command line and trains; returns the exit code."""
+    try:
+        config = config_lib.parse(sys.argv[1:] if argv is None else argv)
+        if config.compile_cache:
+            runner.enable_compile_cache()
+        runner.run(config, Console())
+    except ValueError as error:
+        if not isinstance(error, config_lib.ConfigError | config_lib.UnknownNameError):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; nothing was saved but the metrics", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
