@@ -109,7 +109,12 @@ def make_train(
         return MetaState(learner.init(learner_key), sampler.init(sampler_key), key, jnp.zeros((), jnp.int32))
 
     def init(keys: Array) -> MetaState:
-        return jax.vmap(init_one, out_axes=axes)(keys) if num_seeds > 1 else init_one(keys[0])
+        if num_seeds == 1:
+            return init_one(keys[0])
+        # Not vmapped: batched QR decompositions (orthogonal initialisers) that run side by side wait
+        # for each other for ever on XLA's CPU thread pool (jaxlib 0.10).
+        state = jax.lax.map(init_one, keys)
+        return state._replace(iteration=jnp.zeros((), jnp.int32))
 
     def chunk(state: MetaState, n: Array) -> tuple[MetaState, Metrics]:
         _, shapes = jax.eval_shape(iteration, state)
