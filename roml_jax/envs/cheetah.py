@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
@@ -32,7 +33,10 @@ def load_model(iterations: int, ls_iterations: int) -> mujoco.MjModel:
     spec = mujoco.MjSpec.from_file(str(path))
     spec.option.iterations = iterations
     spec.option.ls_iterations = ls_iterations
-    return spec.compile()
+    with warnings.catch_warnings():
+        # the file scales its masses to 14 in all with an attribute that MuJoCo deprecates
+        warnings.filterwarnings("ignore", message=".*settotalmass.*")
+        return spec.compile()
 
 
 @dataclass(frozen=True)

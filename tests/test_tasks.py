@@ -1,0 +1,77 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from roml_jax import tasks
+
+FAMILIES = {
+    "beta": tasks.beta("v", 0.0, 7.0),
+    "log_beta": tasks.log_beta(("mass", "damping", "head")),
+    "exponential": tasks.exponential("noise", 0.1),
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_prior_has_the_stated_distribution(name):
+    family = FAMILIES[name]
+    drawn = np.asarray(family.sample_prior(jax.random.key(0), 4000))
+    assert drawn.shape == (4000, len(family.names))
+    source = {
+        "beta": stats.uniform(0, 7).cdf,
+        "log_beta": stats.loguniform(0.5, 2).cdf,
+        "exponential": stats.expon(scale=0.1).cdf,
+    }[name]
+    for column in drawn.T:
+        assert stats.kstest(column, source).pvalue > 1e-3
+    low, high = np.array(family.ranges).T
+    assert (drawn >= low).all()
+    assert (drawn <= high).all()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_encode_inverts_decode(name):
+    family = FAMILIES[name]
+    u = family.proposal.sample(family.proposal.phi0, jax.random.key(1), 50)
+    np.testing.assert_allclose(family.encode(family.decode(u)), u, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_fit_recovers_the_mean(name):
+    proposal = FAMILIES[name].proposal
+    phi = proposal.phi0 * 1.3
+    u = proposal.sample(phi, jax.random.key(2), 20_000)
+    np.testing.assert_allclose(proposal.fit(u, jnp.ones(20_000)), phi, rtol=0.03)
+
+
+def test_densities_are_scipys(x64):
+    u = np.linspace(0.001, 0.999, 50)[:, None]
+    phi = np.array([0.8])
+    exact = tasks.beta_proposal(1, bound=None).log_prob(jnp.asarray(phi), jnp.asarray(u))
+    np.testing.assert_allclose(exact, stats.beta.logpdf(u[:, 0], 1.6, 0.4), rtol=1e-9)
+    clipped = tasks.beta_proposal(1, bound=0.02).log_prob(jnp.asarray(phi), jnp.asarray(u))
+    np.testing.assert_allclose(clipped, stats.beta.logpdf(np.clip(u[:, 0], 0.02, 0.98), 1.6, 0.4), rtol=1e-9)
+    got = tasks.exponential_proposal(0.1).log_prob(jnp.asarray([0.3]), jnp.asarray(u))
+    np.testing.assert_allclose(got, stats.expon.logpdf(u[:, 0], scale=0.3), rtol=1e-9)
+
+
+@pytest.mark.parametrize(("phi", "clipped"), [(0.95, 1.17), (0.98, 1.50)])
+def test_clipped_density_biases_the_weights_as_measured(phi, clipped):
+    """E[f0/f] is 1 with the exact density, and what the reference's clip makes of it."""
+    for bound, expected, tolerance in ((0.02, clipped, 0.03), (None, 1.0, 0.1)):
+        proposal = tasks.beta_proposal(1, bound)
+        u = proposal.sample(jnp.array([phi]), jax.random.key(3), 200_000)
+        log_w = proposal.log_prob(proposal.phi0, u) - proposal.log_prob(jnp.array([phi]), u)
+        assert float(jnp.exp(log_w).mean()) == pytest.approx(expected, rel=tolerance)
+
+
+def test_draws_stay_off_the_ends():
+    u = tasks.beta_proposal(1).sample(jnp.array([0.98]), jax.random.key(4), 10_000)
+    assert (u > 0).all()
+    assert (u < 1).all()
+
+
+def test_names_must_be_distinct():
+    with pytest.raises(ValueError, match="distinct name"):
+        tasks.log_beta(("mass", "mass"))
