@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from roml_jax import risk
+from roml_jax import checks, risk
 from roml_jax.tasks import Proposal
 from roml_jax.types import Array, Metrics
 
@@ -41,15 +41,13 @@ class CemConfig:
     alone; 'none', min_share alone."""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 2:
-            raise ValueError(f"sampler.batch_size must be at least 2, got {self.batch_size}")
-        for name, low_open in (("ref_share", False), ("min_share", True), ("soft", False)):
-            value = getattr(self, name)
-            if not (0 <= value <= 1) or (low_open and value == 0):
-                interval = "(0, 1]" if low_open else "[0, 1]"
-                raise ValueError(f"sampler.{name} must lie in {interval}, got {value}")
+        checks.at_least(self, "sampler", 2, "batch_size")
+        checks.share(self, "sampler", "ref_share", "soft")
+        checks.share(self, "sampler", "min_share", zero=False)
         if self.ref_mode == "train_ref" and self.num_ref < 1:
-            raise ValueError("sampler.ref_mode=train_ref needs reference tasks: raise sampler.ref_share above 0")
+            raise ValueError(
+                "sampler.ref_mode=train_ref needs reference tasks: raise sampler.ref_share above 0"
+            )
 
     @property
     def num_ref(self) -> int:
@@ -186,7 +184,9 @@ def select(
         q_ref = risk.weighted_quantile(score, jnp.exp(log_w), level, valid)
     elif config.ref_mode == "train_ref":
         refs = valid & is_ref
-        q_ref = jnp.where(refs.any(), risk.quantile(score, risk.underlying_level(alpha, refs.sum()), refs), q_ref)
+        q_ref = jnp.where(
+            refs.any(), risk.quantile(score, risk.underlying_level(alpha, refs.sum()), refs), q_ref
+        )
         # the package behind this mode counts the share over the non-reference tasks
         min_share = min_share * (1 - config.num_ref / config.batch_size)
     q_int = risk.quantile(score, min_share, valid)
@@ -205,10 +205,8 @@ def _close(
         config, batch.score, batch.log_w, batch.is_ref, alpha, jax.random.uniform(key, batch.score.shape)
     )
     weights = jnp.where(chosen.mask, jnp.exp(batch.log_w), 0.0)
-    any_chosen = weights.sum() > 0
-    # fit something harmless where nothing was chosen: 0/0 would poison the gradient-free select too
-    fitted = proposal.fit(batch.u, jnp.where(any_chosen, weights, 1.0))
-    new_phi = jnp.where(any_chosen, config.soft * phi + (1 - config.soft) * fitted, phi)
+    fitted = proposal.fit(batch.u, weights)  # 0/0 where nothing was chosen, and not used then
+    new_phi = jnp.where(weights.sum() > 0, config.soft * phi + (1 - config.soft) * fitted, phi)
     all_weights = jnp.where(chosen.valid, jnp.exp(batch.log_w), 0.0)
     metrics = {
         "q_int": chosen.q_int,

@@ -31,7 +31,7 @@ def save(folder: Path, state: Any) -> None:
 
 
 def restore(folder: Path, like: Any) -> Any:
-    """Reads a pytree back into the structure, shapes and key types of ``like``.
+    """Reads a pytree back into the structure and shapes of ``like``; keys are of JAX's default kind.
 
     Args:
         folder: what ``save`` wrote.
@@ -42,6 +42,6 @@ def restore(folder: Path, like: Any) -> Any:
         plain = checkpointer.restore(folder.absolute(), shapes)
 
     def rebuild(saved: Any, wanted: Any) -> Any:
-        return jax.random.wrap_key_data(saved, impl=jax.random.key_impl(wanted)) if _is_key(wanted) else saved
+        return jax.random.wrap_key_data(saved) if _is_key(wanted) else saved
 
     return jax.tree.map(rebuild, plain, like)

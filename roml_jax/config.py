@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import tyro
 import yaml
 
-from roml_jax import agents, envs, samplers
+from roml_jax import agents, checks, envs, samplers
 from roml_jax.registry import NoOptions, UnknownNameError, options_class, unknown
 from roml_jax.rollout import Protocol
 
@@ -33,7 +33,7 @@ class EvalConfig:
     """Held-out evaluation: greedy behaviour on fixed tasks from the prior."""
 
     interval: int = 25
-    """Iterations between evaluations during training; 0 for none but the last."""
+    """Iterations between evaluations during training; 0 for the final test alone."""
     tasks: int = 32
     """Tasks of each evaluation during training."""
     test_tasks: int = 1000
@@ -42,11 +42,8 @@ class EvalConfig:
     """Decides the held-out tasks: the same for every method and seed."""
 
     def __post_init__(self) -> None:
-        if self.interval < 0:
-            raise ValueError(f"eval.interval must be 0 or more, got {self.interval}")
-        for name in ("tasks", "test_tasks"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"eval.{name} must be at least 1, got {getattr(self, name)}")
+        checks.at_least(self, "eval", 0, "interval", "seed")
+        checks.at_least(self, "eval", 1, "tasks", "test_tasks")
 
 
 @dataclass(frozen=True)
@@ -82,15 +79,13 @@ class Config:
     sampler_options: Any = NoOptions()
 
     def __post_init__(self) -> None:
-        if not self.frames > 0:
-            raise ValueError(f"frames must be positive, got {self.frames}")
-        if not 0 < self.alpha <= 1:
-            raise ValueError(f"alpha must lie in (0, 1], got {self.alpha}")
+        checks.positive(self, "", "frames")
+        checks.share(self, "", "alpha", zero=False)
+        checks.at_least(self, "", 1, "num_tasks", "chunk")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds must be distinct and at least one, got {list(self.seeds)}")
-        for name in ("num_tasks", "chunk"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not all(0 <= seed < 2**32 for seed in self.seeds):
+            raise ValueError(f"seeds must be between 0 and 2^32 - 1, got {list(self.seeds)}")
 
 
 # Where a component's options stand: Config's field, what names the component, prefix of its options.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 
@@ -12,22 +12,31 @@ from roml_jax.meta import MetaLearner
 from roml_jax.tasks import TaskFamily
 from roml_jax.types import Array, Metrics
 
-
-def held_out_tasks(family: TaskFamily, seed: int, n: int) -> Array:
-    """n tasks (n, d) from the prior, decided by ``seed`` alone: the same for every method."""
-    return family.sample_prior(jax.random.key(seed), n)
+Purpose = Literal["validation", "test"]
+_PURPOSES = get_args(Purpose)
 
 
-def make_evaluate(learner: MetaLearner, tasks: Array, seed: int) -> Callable[[Any], Array]:
-    """A function of the learner's state to returns (M, K) on fixed tasks (M, d).
+def make_evaluate(
+    learner: MetaLearner, family: TaskFamily, n: int, seed: int, purpose: Purpose
+) -> Callable[[Any], Array]:
+    """A function of the learner's state to returns (n, K) on n held-out tasks.
 
-    The environments' randomness is fixed by ``seed`` too, so that differences between learners are
-    not differences between draws.
+    The tasks and the environments' randomness are decided by ``seed`` and ``purpose`` alone: the same
+    for every method, so that differences between learners are not differences between draws.
+
+    Args:
+        learner: whose ``test`` is run.
+        family: tasks come from its prior.
+        n: how many tasks.
+        seed: of the evaluation, not of the training.
+        purpose: "validation" during training and "test" afterwards have no task in common.
     """
-    key = jax.random.fold_in(jax.random.key(seed), 1)
+    key = jax.random.fold_in(jax.random.key(seed), _PURPOSES.index(purpose))
+    task_key, run_key = jax.random.split(key)
+    tasks = family.sample_prior(task_key, n)
 
     def evaluate(state: Any) -> Array:
-        return learner.test(state, tasks, key)
+        return learner.test(state, tasks, run_key)
 
     return evaluate
 

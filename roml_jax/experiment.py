@@ -44,9 +44,7 @@ def make(config: Config) -> Experiment:
     Raises:
         ConfigError: where options do not go together; one line.
     """
-    # options are an instance of the environment's own dataclass, hence the environment itself, unless
-    # a function builds it
-    env = config.env_options if hasattr(config.env_options, "reset") else envs.make(config.env)
+    env = envs.from_options(config.env, config.env_options)
     spec = config.protocol.agent_spec(env.spec)
     frames = config.num_tasks * spec.episodes * spec.horizon
     if config.frames < frames:
@@ -63,9 +61,8 @@ def make(config: Config) -> Experiment:
     learner = rollout.make_learner(agent, env, config.protocol)
     num_seeds = len(config.seeds)
 
-    def on_held_out(tasks: int) -> Callable[[Any], Array]:
-        held_out = evaluate.held_out_tasks(env.family, config.eval.seed, tasks)
-        one = evaluate.make_evaluate(learner, held_out, config.eval.seed)
+    def on_held_out(tasks: int, purpose: evaluate.Purpose) -> Callable[[Any], Array]:
+        one = evaluate.make_evaluate(learner, env.family, tasks, config.eval.seed, purpose)
         return jax.vmap(one) if num_seeds > 1 else one
 
     return Experiment(
@@ -77,8 +74,8 @@ def make(config: Config) -> Experiment:
             learner, sampler, num_tasks=config.num_tasks, num_iterations=num_iterations,
             num_seeds=num_seeds, chunk_length=min(config.chunk, num_iterations),
         ),
-        evaluate=on_held_out(config.eval.tasks),
-        test=on_held_out(config.eval.test_tasks),
+        evaluate=on_held_out(config.eval.tasks, "validation"),
+        test=on_held_out(config.eval.test_tasks, "test"),
         num_iterations=num_iterations,
         frames_per_iteration=frames,
     )  # fmt: skip

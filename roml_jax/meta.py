@@ -97,12 +97,13 @@ def make_train(
 
     A chunk runs as many of its iterations as it is told to, so that the last, shorter one needs no
     second compilation. Seeds share one program: the iteration is vmapped over their states, its
-    counter left unbatched so that no branch on it becomes both branches.
+    counter left unbatched, since it is the same for all.
     """
-    iteration = make_iteration(learner, sampler, num_tasks, num_iterations)
+    # jitted here, so that its shapes and the loop's body share one trace
+    iteration = jax.jit(make_iteration(learner, sampler, num_tasks, num_iterations))
     axes = MetaState(learner=0, sampler=0, key=0, iteration=None)
     if num_seeds > 1:
-        iteration = jax.vmap(iteration, in_axes=(axes,), out_axes=(axes, 0))
+        iteration = jax.jit(jax.vmap(iteration, in_axes=(axes,), out_axes=(axes, 0)))
 
     def init_one(key: Array) -> MetaState:
         key, learner_key, sampler_key = jax.random.split(key, 3)

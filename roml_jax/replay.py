@@ -48,7 +48,7 @@ def add(replay: Replay, batch: Any) -> Replay:
 
 
 def sample_indices(size: Array, key: Array, n: int) -> Array:
-    """n distinct rows below ``size``, uniformly (Floyd's algorithm).
+    """Draws n distinct rows below ``size``, uniformly (Floyd's algorithm).
 
     Where fewer than n rows hold something, all of them come and some repeat.
     """
@@ -62,6 +62,6 @@ def sample_indices(size: Array, key: Array, n: int) -> Array:
 
 
 def sample(replay: Replay, key: Array, n: int) -> Any:
-    """n distinct rows, uniformly."""
+    """Draws n distinct rows, uniformly."""
     index = sample_indices(replay.size, key, n)
     return jax.tree.map(lambda rows: rows[index], replay.rows)

@@ -91,11 +91,12 @@ def cvar(returns: Array, alpha: Array | float) -> Array:
         alpha: risk level in (0, 1]; may be traced.
 
     Returns:
-        (...) the mean of the worst share; at least one return counts.
+        (...) the mean of the worst share; at least one return counts. NaN if any return is NaN: a
+        diverged task must not leave the tail unseen.
     """
     n = returns.shape[0]
     # float32 products such as 0.07 * 100 land just above the whole number they mean
     count = jnp.clip(jnp.ceil(jnp.asarray(alpha) * n * (1 - 1e-6)), 1, n)
     rank = jnp.arange(n).reshape((n,) + (1,) * (returns.ndim - 1))
     worst = jnp.where(rank < count, jnp.sort(returns, axis=0), 0)
-    return worst.sum(axis=0) / count
+    return jnp.where(jnp.isnan(returns).any(axis=0), jnp.nan, worst.sum(axis=0) / count)

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from roml_jax import checks
 from roml_jax.agents.base import Agent
 from roml_jax.envs.base import Env, EnvState
 from roml_jax.meta import MetaLearner
@@ -31,10 +32,7 @@ class Protocol:
     """Append a number to the observation: 1 on the last of each episode, else 0."""
 
     def __post_init__(self) -> None:
-        for name in ("episodes", "horizon"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"protocol.{name} must be at least 1 or None, got {value}")
+        checks.at_least(self, "protocol", 1, "episodes", "horizon")
 
     def agent_spec(self, spec: EnvSpec) -> EnvSpec:
         """The environment as the agent meets it: the flag included, this protocol's K and H."""
@@ -52,8 +50,24 @@ class _Carry(NamedTuple):
     belief: Any
 
 
+class _Step(NamedTuple):
+    """What a step leaves behind, (H, N, ...) after an episode; ``seen`` is None where nobody wants it."""
+
+    reward: Array
+    valid: Array
+    seen: tuple[Transition, Any] | None
+
+
 def _env_action(spec: EnvSpec, action: Array) -> Array:
     return action[..., 0].astype(jnp.int32) if isinstance(spec.action, Discrete) else action
+
+
+def _flagged(protocol: Protocol, obs: Array, ended: Array) -> Array:
+    """Observations (N, D) with the end-of-episode flag, if the protocol has one."""
+    if not protocol.end_flag:
+        return obs
+    flag = jnp.broadcast_to(ended, (obs.shape[0], 1)).astype(obs.dtype)
+    return jnp.concatenate([obs, flag], axis=-1)
 
 
 def run_episodes(
@@ -85,50 +99,42 @@ def run_episodes(
         (Rollout with leaves (N, K, H, ...) or None, undiscounted returns (N, K)).
     """
     spec, n = protocol.agent_spec(env.spec), tasks.shape[0]
-    reset, step_env = jax.vmap(env.reset), jax.vmap(env.step)
+    last = jnp.arange(spec.horizon) == spec.horizon - 1
 
-    def flagged(obs: Array, ended: Array) -> Array:
-        if not protocol.end_flag:
-            return obs
-        return jnp.concatenate([obs, jnp.broadcast_to(ended, (n, 1)).astype(obs.dtype)], axis=-1)
-
-    def step(carry: _Carry, now: tuple[Array, Array, Array]) -> tuple[_Carry, Any]:
+    def step(carry: _Carry, now: tuple[Array, Array, Array]) -> tuple[_Carry, _Step]:
         key, last, greedy = now
         action, extras = agent.act(agent_state, carry.belief, carry.obs, key, greedy)
-        env_state = step_env(carry.env, _env_action(spec, action))
-        next_obs = flagged(env_state.obs, last)
+        env_state = jax.vmap(env.step)(carry.env, _env_action(spec, action))
+        next_obs = _flagged(protocol, env_state.obs, last)
         seen = Transition(carry.obs, action, env_state.reward, next_obs, env_state.valid)
         belief = agent.observe(agent_state, carry.belief, seen)
-        kept = (carry.obs, action, extras, next_obs) if record else None
-        return _Carry(env_state, next_obs, belief), (env_state.reward, env_state.valid, kept)
+        whole = (seen, extras) if record or agent.adapt else None
+        return _Carry(env_state, next_obs, belief), _Step(env_state.reward, env_state.valid, whole)
 
-    def episode(carry: tuple[Array, Any], now: tuple[Array, Array, Array]) -> tuple[tuple[Array, Any], Any]:
+    def episode(carry: tuple[Array, Any], now: tuple[Array, Array, Array]) -> tuple[tuple[Array, Any], _Step]:
         terminal_obs, belief = carry
         key, first, greedy = now
         reset_key, act_key, adapt_key = jax.random.split(key, 3)
-        env_state = reset(jax.random.split(reset_key, n), tasks)
-        obs = flagged(env_state.obs, jnp.zeros((), bool))
+        env_state = jax.vmap(env.reset)(jax.random.split(reset_key, n), tasks)
+        obs = _flagged(protocol, env_state.obs, jnp.zeros((), bool))
         if protocol.boundary == "terminal":
             obs = jnp.where(first, obs, terminal_obs)
-        last = jnp.arange(spec.horizon) == spec.horizon - 1
         steps = (jax.random.split(act_key, spec.horizon), last, jnp.broadcast_to(greedy, last.shape))
-        end, outputs = jax.lax.scan(step, _Carry(env_state, obs, belief), steps)
-        belief = agent.adapt(agent_state, end.belief, outputs, adapt_key)
-        return (end.obs, belief), outputs
+        end, left = jax.lax.scan(step, _Carry(env_state, obs, belief), steps)
+        belief = agent.adapt(agent_state, end.belief, left.seen, adapt_key) if agent.adapt else end.belief
+        return (end.obs, belief), left if record else left._replace(seen=None)
 
     begin_key, key = jax.random.split(key)
     start = (jnp.zeros((n, spec.obs_size)), agent.begin(agent_state, n, begin_key))
     first = jnp.arange(spec.episodes) == 0
-    _, outputs = jax.lax.scan(episode, start, (jax.random.split(key, spec.episodes), first, greedy))
-    reward, valid, kept = outputs
-    task_first = lambda x: jnp.moveaxis(x, 2, 0)  # noqa: E731  (K, H, N, ...) to (N, K, H, ...)
-    reward, valid = task_first(reward), task_first(valid)
-    returns = (reward * valid).sum(axis=-1)
-    if not record:
+    _, left = jax.lax.scan(episode, start, (jax.random.split(key, spec.episodes), first, greedy))
+    left = jax.tree.map(lambda x: jnp.moveaxis(x, 2, 0), left)  # (K, H, N, ...) to (N, K, H, ...)
+    returns = jnp.where(left.valid, left.reward, 0).sum(axis=-1)
+    if left.seen is None:
         return None, returns
-    obs, action, extras, next_obs = jax.tree.map(task_first, kept)
-    obs = jnp.concatenate([obs, next_obs[:, :, -1:]], axis=2)
-    return Rollout(obs, action, reward, valid, extras), returns
+    seen, extras = left.seen
+    obs = jnp.concatenate([seen.obs, seen.next_obs[:, :, -1:]], axis=2)
+    return Rollout(obs, seen.action, seen.reward, seen.valid, extras), returns
 
 
 def make_learner(agent: Agent, env: Env, protocol: Protocol) -> MetaLearner:

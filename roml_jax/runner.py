@@ -109,7 +109,12 @@ def result_table(config: Config, final: list[dict[str, float]]) -> Table:
     """The final test, a row per seed."""
     table = Table(title=f"{config.env}, {config.sampler}: {config.eval.test_tasks} held-out tasks")
     episodes = [name for name in final[0] if name.startswith("return_episode_")]
-    for heading in ("seed", "mean return", f"CVaR {config.alpha:g}", *(f"episode {i}" for i in range(len(episodes)))):
+    for heading in (
+        "seed",
+        "mean return",
+        f"CVaR {config.alpha:g}",
+        *(f"episode {i}" for i in range(len(episodes))),
+    ):
         table.add_column(heading, justify="right")
     rows: list[tuple[str, Mapping[str, float]]] = [
         (str(seed), values) for seed, values in zip(config.seeds, final, strict=True)
@@ -147,9 +152,9 @@ def run(config: Config, console: Console) -> Path:
         log.write("test/", final, parts.num_iterations, parts.num_iterations * parts.frames_per_iteration)
     finally:
         log.close()
+    console.print(result_table(config, final))
     with console.status("saving the checkpoint ..."):
         checkpoint.save(folder / "checkpoint", state)
-    console.print(result_table(config, final))
     console.print(f"saved in {folder}", soft_wrap=True)
     return folder
 
@@ -164,7 +169,7 @@ def _loop(
     num_seeds, done = len(config.seeds), 0
     with metrics.ConsoleProgress(console, total * per_iteration * num_seeds) as progress:
         while True:
-            if interval and done % interval == 0:
+            if interval and (done % interval == 0 or done >= total):
                 held_out = _summaries(programs.evaluate(state.learner), config)
                 log.write("eval/", held_out, done, done * per_iteration)
             if done >= total:

@@ -21,8 +21,8 @@ class TaskSampler(NamedTuple):
         sample: (S, key, n) -> (S, TaskDraw) of n tasks.
         update: (S, draw, returns (n,), key, progress) -> (S, metrics); returns in the draw's order,
             progress in [0, 1] the share of the run done before this iteration.
-        weights: (S, returns (n,), progress) -> (n,) what the policy's loss counts each task; ones
-            except for samplers that filter tasks after the fact.
+        weights: (S, returns (n,), progress) -> (n,) ones, except for samplers that filter tasks
+            after the fact: a task of weight 0 enters no advantage.
         phi: (S) -> (p,) the parameters of the current task distribution, for people to look at.
     """
 

@@ -23,6 +23,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"error: cannot write the run's files: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("stopped; nothing was saved but the metrics", file=sys.stderr)
         return 130

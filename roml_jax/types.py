@@ -71,10 +71,6 @@ class Rollout(NamedTuple):
     valid: Array
     extras: Any
 
-    def returns(self) -> Array:
-        """Undiscounted return of every episode, (N, K)."""
-        return (self.reward * self.valid).sum(axis=-1)
-
 
 @dataclass(frozen=True)
 class Discrete:

@@ -41,7 +41,10 @@ def test_gae_does_not_see_an_episodes_last_reward_or_the_next_episode(x64):
     changed = reward.copy()
     changed[0, 0, -1] += 100
     changed[0, 1] += 100
-    before, after = (np.asarray(ppo.gae(jnp.asarray(r), jnp.asarray(value), jnp.asarray(keep), 0.9, 0.9)) for r in (reward, changed))
+    before, after = (
+        np.asarray(ppo.gae(jnp.asarray(r), jnp.asarray(value), jnp.asarray(keep), 0.9, 0.9))
+        for r in (reward, changed)
+    )
     np.testing.assert_array_equal(before[0, 0], after[0, 0])
 
 
@@ -52,7 +55,8 @@ def test_value_loss_against_loops(x64):
         return 0.5 * x * x if abs(x) <= 1 else abs(x) - 0.5
 
     terms = [
-        max(huber(v - r), huber(o + np.clip(v - o, -clip, clip) - r)) for v, o, r in zip(value, old, target, strict=True)
+        max(huber(v - r), huber(o + np.clip(v - o, -clip, clip) - r))
+        for v, o, r in zip(value, old, target, strict=True)
     ]
     got = ppo.value_loss(*map(jnp.asarray, (value, old, target)), clip)
     assert float(got) == pytest.approx(0.5 * np.mean(terms), rel=1e-12)
@@ -133,7 +137,9 @@ def _init_vae(config, trajectory):
     encoder, decoder = _vae(config)
     params = {
         "encoder": encoder.init(jax.random.key(0), trajectory),
-        "decoder": decoder.init(jax.random.key(1), jnp.zeros((trajectory.reward.shape[0], config.latent)), trajectory),
+        "decoder": decoder.init(
+            jax.random.key(1), jnp.zeros((trajectory.reward.shape[0], config.latent)), trajectory
+        ),
     }
     return encoder, decoder, params
 
@@ -146,7 +152,11 @@ def test_elbo_against_loops(x64):
     got, metrics = vae.negative_elbo(params, encoder, decoder, trajectory, draws)
 
     dec = {k: np.asarray(v) for k, v in params["decoder"]["params"].items() if not isinstance(v, dict)}
-    sub = {k: {a: np.asarray(b) for a, b in v.items()} for k, v in params["decoder"]["params"].items() if isinstance(v, dict)}
+    sub = {
+        k: {a: np.asarray(b) for a, b in v.items()}
+        for k, v in params["decoder"]["params"].items()
+        if isinstance(v, dict)
+    }
     layer = lambda name, x: x @ sub[name]["kernel"] + sub[name]["bias"]  # noqa: E731
     relu = lambda x: np.maximum(x, 0)  # noqa: E731
 

@@ -32,7 +32,7 @@ class PackageBeta(PackageCem):
 
     def batch(self, u, refs, scores, tie_order, monkeypatch):
         """Runs one whole batch; returns (phi, weights, selected)."""
-        self.queue, self.refs = list(u), list(refs) + [False]
+        self.queue, self.refs = list(u), [*list(refs), False]
 
         def choose(candidates, n, replace):
             assert not replace
@@ -65,7 +65,11 @@ def test_one_update_is_the_packages(x64, monkeypatch, kind, refs, forced):
     min_share = 0.2 if forced else 1e-9  # with ties at the minimum and no share to fill, nothing is selected
     for trial in range(5):
         u = RNG.beta(2 * phi, 2 - 2 * phi, size=size)
-        is_ref = {"some": np.arange(size) % 5 == trial % 5, "all": np.ones(size, bool), "none": np.zeros(size, bool)}
+        is_ref = {
+            "some": np.arange(size) % 5 == trial % 5,
+            "all": np.ones(size, bool),
+            "none": np.zeros(size, bool),
+        }
         is_ref = is_ref[refs]
         scores, tie_order = _scores(kind, size, u), RNG.permutation(size).astype(float)
 
@@ -80,10 +84,14 @@ def test_one_update_is_the_packages(x64, monkeypatch, kind, refs, forced):
         config = cem.CemConfig(batch_size=size, min_share=min_share, soft=0.0)
         proposal = tasks.beta_proposal(1, BOUND)
         phi_array, u_array = jnp.array([phi]), jnp.asarray(u)[:, None]
-        log_w = proposal.log_prob(proposal.phi0.astype(float), u_array) - proposal.log_prob(phi_array, u_array)
+        log_w = proposal.log_prob(proposal.phi0.astype(float), u_array) - proposal.log_prob(
+            phi_array, u_array
+        )
         log_w = jnp.where(is_ref, 0.0, log_w)
         np.testing.assert_allclose(np.exp(log_w), expected_w, rtol=1e-6)
-        chosen = cem.select(config, jnp.asarray(scores), log_w, jnp.asarray(is_ref), alpha, jnp.asarray(tie_order))
+        chosen = cem.select(
+            config, jnp.asarray(scores), log_w, jnp.asarray(is_ref), alpha, jnp.asarray(tie_order)
+        )
         np.testing.assert_array_equal(chosen.mask, expected_selected)
         np.testing.assert_allclose(chosen.q_int, package.internal_quantile[-1], atol=1e-6)
         np.testing.assert_allclose(chosen.q_ref, package.ref_quantile[-1], atol=1e-6)
@@ -91,7 +99,13 @@ def test_one_update_is_the_packages(x64, monkeypatch, kind, refs, forced):
         monkeypatch.setattr(jax.random, "uniform", lambda *_, **__: jnp.asarray(tie_order))  # noqa: B023
         state = cem.init(config, proposal, jax.random.key(0), 1)._replace(phi=phi_array)
         state, _ = cem.update(
-            config, proposal, state, (u_array, log_w, jnp.asarray(is_ref)), jnp.asarray(scores), alpha, jax.random.key(1)
+            config,
+            proposal,
+            state,
+            (u_array, log_w, jnp.asarray(is_ref)),
+            jnp.asarray(scores),
+            alpha,
+            jax.random.key(1),
         )
         np.testing.assert_allclose(state.phi[0], expected_phi, atol=1e-6)
         monkeypatch.undo()
@@ -133,7 +147,11 @@ def test_any_number_per_call_gives_the_same_batches(x64, n):
     proposal = tasks.beta_proposal(1)
     total = 600
     u = RNG.uniform(size=(total, 1))
-    draw = (jnp.asarray(u), jnp.asarray(RNG.normal(size=total) * 0.1), jnp.asarray(RNG.uniform(size=total) < 0.2))
+    draw = (
+        jnp.asarray(u),
+        jnp.asarray(RNG.normal(size=total) * 0.1),
+        jnp.asarray(RNG.uniform(size=total) < 0.2),
+    )
     scores = jnp.asarray(RNG.normal(size=total))  # distinct, so that no tie is broken by the key
 
     def feed(step):
@@ -196,7 +214,9 @@ def test_hardest_tasks_attract_the_distribution():
     assert 0.9 < state.phi[0] <= 0.98
 
 
-@pytest.mark.parametrize("bad", [{"batch_size": 1}, {"min_share": 0.0}, {"soft": 1.5}, {"ref_mode": "train_ref", "ref_share": 0.0}])
+@pytest.mark.parametrize(
+    "bad", [{"batch_size": 1}, {"min_share": 0.0}, {"soft": 1.5}, {"ref_mode": "train_ref", "ref_share": 0.0}]
+)
 def test_impossible_options_are_refused(bad):
     with pytest.raises(ValueError, match=r"sampler\."):
         cem.CemConfig(**bad)

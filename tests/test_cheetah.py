@@ -88,4 +88,6 @@ def test_reset_is_the_references():
     np.testing.assert_array_equal(obs[:, :8], qpos[:, 1:])
     np.testing.assert_array_equal(obs[:, 8:17], qvel)
     # the torso's frame: at rest 0.7 above the ground, moved by the root's slides
-    np.testing.assert_allclose(obs[:, 17:], np.stack([qpos[:, 0], 0 * qpos[:, 0], 0.7 + qpos[:, 1]], 1), atol=1e-6)
+    np.testing.assert_allclose(
+        obs[:, 17:], np.stack([qpos[:, 0], 0 * qpos[:, 0], 0.7 + qpos[:, 1]], 1), atol=1e-6
+    )

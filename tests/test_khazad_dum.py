@@ -19,7 +19,9 @@ def at(x, y, tau=0.0, *, fallen=False, reached=False, seed=0):
 
 
 def test_reset_is_south_of_the_abyss():
-    states = jax.vmap(ENV.reset, in_axes=(0, None))(jax.random.split(jax.random.key(0), 500), jnp.array([0.1]))
+    states = jax.vmap(ENV.reset, in_axes=(0, None))(
+        jax.random.split(jax.random.key(0), 500), jnp.array([0.1])
+    )
     position = np.asarray(states.physics.position)
     assert position.min() >= 0.5
     assert position.max() <= 2.5

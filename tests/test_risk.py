@@ -25,7 +25,9 @@ def test_quantile_ignores_what_is_masked(x64):
     where = np.arange(20) % 3 > 0
     poisoned = np.where(where, x, np.nan)
     expected = np.percentile(x[where], 30)
-    np.testing.assert_allclose(risk.quantile(jnp.asarray(poisoned), 0.3, jnp.asarray(where)), expected, rtol=1e-12)
+    np.testing.assert_allclose(
+        risk.quantile(jnp.asarray(poisoned), 0.3, jnp.asarray(where)), expected, rtol=1e-12
+    )
     weights = RNG.uniform(size=20)
     got = risk.weighted_quantile(jnp.asarray(poisoned), jnp.asarray(weights), 0.3, jnp.asarray(where))
     np.testing.assert_allclose(got, package_quantile(x[where], 0.3, weights[where]), rtol=1e-12)
@@ -47,7 +49,9 @@ def test_underlying_level_for_a_batch_of_128():
     np.testing.assert_allclose(risk.underlying_level(0.01, 128), 0.00228, atol=5e-6)
 
 
-@pytest.mark.parametrize(("n", "alpha", "count"), [(256, 0.01, 3), (32, 0.05, 2), (100, 0.07, 7), (3000, 0.01, 30), (5, 1.0, 5)])
+@pytest.mark.parametrize(
+    ("n", "alpha", "count"), [(256, 0.01, 3), (32, 0.05, 2), (100, 0.07, 7), (3000, 0.01, 30), (5, 1.0, 5)]
+)
 def test_cvar_is_the_mean_of_the_worst_ceil(n, alpha, count):
     returns = RNG.permutation(np.arange(n, dtype=np.float32))
     assert risk.cvar(jnp.asarray(returns), alpha) == pytest.approx((count - 1) / 2)

@@ -18,15 +18,17 @@ class Agent(NamedTuple):
         act: (A, belief, obs (N, D), key, greedy ()) -> (action (N, A), extras), extras a pytree
             (N, ...) that ``update`` finds in ``Rollout.extras``.
         observe: (A, belief, Transition) -> belief, after each step.
-        adapt: (A, belief, Rollout-like episode, key) -> belief, between episodes.
-        update: (A, Rollout, weights (N,), key, progress) -> (A, metrics).
+        adapt: (A, belief, (Transition, extras), key) -> belief, between episodes, from the whole
+            episode with leaves (H, N, ...); None for agents that only observe.
+        update: (A, Rollout, weights (N,), key, progress) -> (A, metrics); tasks of weight 0 are
+            filtered out of the policy's advantages, progress in [0, 1] is the share of the run done.
     """
 
     init: Callable[[Array], Any]
     begin: Callable[[Any, int, Array], Any]
     act: Callable[[Any, Any, Array, Array, Array], tuple[Array, Any]]
     observe: Callable[[Any, Any, Transition], Any]
-    adapt: Callable[[Any, Any, Any, Array], Any]
+    adapt: Callable[[Any, Any, tuple[Transition, Any], Array], Any] | None
     update: Callable[[Any, Rollout, Array, Array, Array], tuple[Any, Metrics]]
 
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from roml_jax import checks
 from roml_jax.networks import TrunkInit, action_log_prob
 from roml_jax.types import Array, Continuous, Discrete, Metrics
 
@@ -53,15 +54,12 @@ class PpoConfig:
     """Feed the policy the latent normalised by its running statistics."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "minibatches"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"ppo.{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("gamma", "gae_lambda"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"ppo.{name} must lie in [0, 1], got {getattr(self, name)}")
-        for name in ("lr", "clip", "max_grad_norm"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"ppo.{name} must be positive, got {getattr(self, name)}")
+        checks.at_least(
+            self, "ppo", 1, "epochs", "minibatches", "layers", "obs_embedding", "latent_embedding"
+        )
+        checks.at_least(self, "ppo", 0, "value_coef", "entropy_coef")
+        checks.share(self, "ppo", "gamma", "gae_lambda")
+        checks.positive(self, "ppo", "lr", "clip", "max_grad_norm")
 
 
 class PpoBatch(NamedTuple):

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from roml_jax import checks
 from roml_jax.networks import Gru, default_dense, fan_in_uniform
 from roml_jax.types import Array, Metrics
 
@@ -52,17 +53,23 @@ class VaeConfig:
     """Gradient norms of the encoder and of the decoder are each clipped to this."""
 
     def __post_init__(self) -> None:
-        for name in ("latent", "hidden", "updates", "batch_trajectories", "buffer_trajectories"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"vae.{name} must be at least 1, got {getattr(self, name)}")
+        sizes = (
+            "latent",
+            "hidden",
+            "action_embedding",
+            "obs_embedding",
+            "reward_embedding",
+            "decoder_layers",
+        )
+        counts = ("updates", "batch_trajectories", "buffer_trajectories", "latents", "decodes", "tbptt")
+        checks.at_least(self, "vae", 1, *sizes, *counts)
+        checks.at_least(self, "vae", 0, "kl_weight")
+        checks.positive(self, "vae", "lr", "max_grad_norm")
         if self.buffer_trajectories < self.batch_trajectories:
             raise ValueError(
                 f"vae.buffer_trajectories ({self.buffer_trajectories}) must hold a batch of "
                 f"vae.batch_trajectories ({self.batch_trajectories})"
             )
-        for name in ("latents", "decodes", "tbptt"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"vae.{name} must be at least 1 or None, got {getattr(self, name)}")
 
 
 class Posterior(NamedTuple):
@@ -141,9 +148,7 @@ class Encoder(nn.Module):
         batch, steps, hidden_size = *projected.shape[:2], self.config.hidden
         step_index = jnp.arange(steps)
         cut = (
-            (step_index % self.config.tbptt == 0)
-            if self.config.tbptt is not None
-            else jnp.zeros(steps, bool)
+            (step_index % self.config.tbptt == 0) if self.config.tbptt is not None else jnp.zeros(steps, bool)
         )
 
         def step(hidden: Array, now: tuple[Array, Array, Array]) -> tuple[Array, Array]:
@@ -246,12 +251,12 @@ class Draws(NamedTuple):
     Attributes:
         noise: (B, T + 1, L) standard normal, one per belief.
         latents: (B, E) which beliefs are decoded, in 0..T.
-        steps: (B, E, D) at which steps, in 0..T - 1.
+        steps: (B, E, D) at which steps, in 0..T - 1; None for all of them.
     """
 
     noise: Array
     latents: Array
-    steps: Array
+    steps: Array | None
 
 
 def draw(config: VaeConfig, key: Array, batch: int, steps: int, dtype: jnp.dtype) -> Draws:
@@ -263,10 +268,16 @@ def draw(config: VaeConfig, key: Array, batch: int, steps: int, dtype: jnp.dtype
     else:
         latents = jax.random.randint(latent_key, (batch, config.latents), 0, steps + 1)
     if config.decodes is None:
-        chosen = jnp.broadcast_to(jnp.arange(steps), (*latents.shape, steps))
-    else:
-        chosen = jax.random.randint(step_key, (*latents.shape, config.decodes), 0, steps)
-    return Draws(noise, latents, chosen)
+        return Draws(noise, latents, None)
+    return Draws(noise, latents, jax.random.randint(step_key, (*latents.shape, config.decodes), 0, steps))
+
+
+def _at_steps(per_step: Array, steps: Array | None, latents: int) -> Array:
+    """What stands at the drawn steps: per_step (B, T, F) to (B, E, D, F), or (B, 1, T, F) for all."""
+    if steps is None:
+        return per_step[:, None]
+    batch, _, decodes = steps.shape
+    return take_steps(per_step, steps.reshape(batch, -1)).reshape(batch, latents, decodes, -1)
 
 
 def negative_elbo(
@@ -289,15 +300,14 @@ def negative_elbo(
     z = jnp.take_along_axis(z, draws.latents[..., None], axis=1)
     latent_part = decoder.apply(params["decoder"], z, method="latent_part")
     step_part = decoder.apply(params["decoder"], trajectory, method="step_part")
-    batch, latents, decodes = draws.steps.shape
-    flat = draws.steps.reshape(batch, latents * decodes)
-    first = take_steps(step_part, flat).reshape(batch, latents, decodes, -1) + latent_part[:, :, None]
-    predicted = decoder.apply(params["decoder"], first, method="decode").reshape(flat.shape)
-    target = jnp.take_along_axis(trajectory.reward, flat, axis=1)
-    counts = jnp.take_along_axis(trajectory.valid, flat, axis=1)
-    reconstruction = (jnp.square(predicted - target) * counts).sum(axis=1).mean()
+    latents = draws.latents.shape[1]
+    first = _at_steps(step_part, draws.steps, latents) + latent_part[:, :, None]
+    predicted = decoder.apply(params["decoder"], first, method="decode")
+    facts = jnp.stack([trajectory.reward, trajectory.valid.astype(predicted.dtype)], axis=-1)
+    target, counts = jnp.moveaxis(_at_steps(facts, draws.steps, latents), -1, 0)
+    reconstruction = (jnp.square(predicted - target) * counts).sum(axis=(1, 2)).mean()
     kl = jnp.take_along_axis(kl_chain(posterior), draws.latents, axis=1).sum(axis=1).mean()
-    metrics = {"reconstruction": reconstruction / (latents * decodes), "kl": kl / latents}
+    metrics = {"reconstruction": reconstruction / predicted[0].size, "kl": kl / latents}
     return reconstruction + encoder.config.kl_weight * kl, metrics
 
 

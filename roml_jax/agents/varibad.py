@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from roml_jax import checks
 from roml_jax import replay as replay_lib
 from roml_jax.agents import ppo, vae
 from roml_jax.agents.base import Agent
@@ -21,6 +22,7 @@ from roml_jax.types import Array, EnvSpec, Metrics, Rollout, Transition
 
 _STD_EPS = 1e-8  # in the variance: a feature that was constant so far has deviation 1e-4
 _REWARD_CLIP = 10.0
+_MANY_FRAMES = 2**30  # the counter only tells whether learning may start; it must not wrap
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,9 @@ class VaribadConfig:
     vae: vae.VaeConfig = field(default_factory=vae.VaeConfig)
     learning_starts: int = 5000
     """Frames collected before anything but the reward statistics is learned."""
+
+    def __post_init__(self) -> None:
+        checks.at_least(self, "", 0, "learning_starts")
 
 
 class Rates(NamedTuple):
@@ -69,22 +74,22 @@ class VaribadBelief(NamedTuple):
     posterior: vae.Posterior
 
 
-class _Networks(NamedTuple):
+class Networks(NamedTuple):
     policy: Policy
     encoder: vae.Encoder
     decoder: vae.RewardDecoder
 
 
-def _networks(spec: EnvSpec, config: VaribadConfig) -> _Networks:
+def make_networks(spec: EnvSpec, config: VaribadConfig) -> Networks:
     p = config.ppo
-    return _Networks(
+    return Networks(
         Policy(spec.action, p.layers, p.obs_embedding, p.latent_embedding, p.init),
         vae.Encoder(config.vae, spec.obs_size, spec.action.size),
         vae.RewardDecoder(config.vae, spec.obs_size, spec.action.size),
     )
 
 
-def _trajectory(rollout: Rollout) -> vae.Trajectory:
+def trajectory_of(rollout: Rollout) -> vae.Trajectory:
     n, k, h = rollout.reward.shape
     return vae.Trajectory(
         rollout.obs,
@@ -94,7 +99,7 @@ def _trajectory(rollout: Rollout) -> vae.Trajectory:
     )
 
 
-def _init(key: Array, spec: EnvSpec, config: VaribadConfig, networks: _Networks) -> VaribadState:
+def _init(key: Array, spec: EnvSpec, config: VaribadConfig, networks: Networks) -> VaribadState:
     k, h, d, a = spec.episodes, spec.horizon, spec.obs_size, spec.action.size
     obs, latent = jnp.zeros(d), jnp.zeros(2 * config.vae.latent)
     row = vae.Trajectory(
@@ -125,7 +130,9 @@ def _init(key: Array, spec: EnvSpec, config: VaribadConfig, networks: _Networks)
     )
 
 
-def _policy_inputs(config: VaribadConfig, stats: Statistics, obs: Array, latent: Array) -> tuple[Array, Array]:
+def _policy_inputs(
+    config: VaribadConfig, stats: Statistics, obs: Array, latent: Array
+) -> tuple[Array, Array]:
     obs = statistics.normalize(obs, stats.obs)
     return obs, statistics.normalize(latent, stats.latent) if config.ppo.normalise_latent else latent
 
@@ -161,7 +168,7 @@ def normalise_rewards(
 
 
 def _policy_batch(
-    state: VaribadState, stats: Statistics, networks: _Networks, config: VaribadConfig, rollout: Rollout,
+    state: VaribadState, stats: Statistics, networks: Networks, config: VaribadConfig, rollout: Rollout,
     reward: Array, weights: Array,
 ) -> ppo.PpoBatch:  # fmt: skip
     """Advantages under the acting policy's values, log-probabilities under the new statistics."""
@@ -171,7 +178,7 @@ def _policy_batch(
     _, value = networks.policy.apply(
         state.policy, *_policy_inputs(config, state.statistics, flat_obs, flat_latent)
     )
-    value = value.reshape(n, k, h)
+    value = jnp.where(rollout.valid, value.reshape(n, k, h), 0.0)  # nothing follows an early end
     # a task that the sampler filters out teaches nothing: no advantage, its own value as target
     kept = rollout.valid & (jnp.arange(h) < h - 1) & (weights > 0)[:, None, None]
     advantage = ppo.gae(reward, value, kept.astype(reward.dtype), config.ppo.gamma, config.ppo.gae_lambda)
@@ -189,8 +196,8 @@ def _policy_batch(
     )
 
 
-def _update_policy(
-    state: VaribadState, networks: _Networks, config: VaribadConfig, rollout: Rollout, reward: Array,
+def update_policy(
+    state: VaribadState, networks: Networks, config: VaribadConfig, rollout: Rollout, reward: Array,
     weights: Array, key: Array, progress: Array,
 ) -> tuple[VaribadState, Metrics]:  # fmt: skip
     flat = lambda x: x.reshape(-1, x.shape[-1])  # noqa: E731
@@ -207,8 +214,8 @@ def _update_policy(
     return state._replace(policy=policy, policy_opt=policy_opt, statistics=stats), metrics
 
 
-def _update_belief(
-    state: VaribadState, networks: _Networks, config: VaribadConfig, trajectories: vae.Trajectory, key: Array
+def update_belief(
+    state: VaribadState, networks: Networks, config: VaribadConfig, trajectories: vae.Trajectory, key: Array
 ) -> tuple[VaribadState, Metrics]:
     """One gradient step per leading entry of ``trajectories`` (updates, B, ...)."""
     transform = vae.optimiser(config.vae)
@@ -226,11 +233,14 @@ def _update_belief(
 
     keys = jax.random.split(key, config.vae.updates)
     (belief, belief_opt), metrics = jax.lax.scan(step, (state.belief, state.belief_opt), (trajectories, keys))
-    return state._replace(belief=belief, belief_opt=belief_opt), jax.tree.map(lambda m: m.mean(axis=0), metrics)
+    return state._replace(belief=belief, belief_opt=belief_opt), jax.tree.map(
+        lambda m: m.mean(axis=0), metrics
+    )
 
 
 def _when(condition: Array, update: Any, state: VaribadState) -> tuple[VaribadState, Metrics]:
     """Runs an update or leaves the state, with NaN for the metrics that were not computed."""
+    update = jax.jit(update)  # so that its shapes and the branch share one trace
 
     def skip() -> tuple[VaribadState, Metrics]:
         _, metrics = jax.eval_shape(update)
@@ -240,10 +250,10 @@ def _when(condition: Array, update: Any, state: VaribadState) -> tuple[VaribadSt
 
 
 def _update(
-    state: VaribadState, networks: _Networks, config: VaribadConfig, rollout: Rollout, weights: Array,
+    state: VaribadState, networks: Networks, config: VaribadConfig, rollout: Rollout, weights: Array,
     key: Array, progress: Array,
 ) -> tuple[VaribadState, Metrics]:  # fmt: skip
-    trajectory = _trajectory(rollout)
+    trajectory = trajectory_of(rollout)
     policy_key, sample_key, belief_key = jax.random.split(key, 3)
     return_stats, reward = normalise_rewards(
         state.statistics.return_, trajectory.reward * trajectory.valid, config.ppo.gamma
@@ -252,18 +262,19 @@ def _update(
     ring = replay_lib.add(state.replay, trajectory)
     sample_keys = jax.random.split(sample_key, config.vae.updates)
     sampled = jax.vmap(lambda k: replay_lib.sample(ring, k, config.vae.batch_trajectories))(sample_keys)
-    before, frames = state.frames, state.frames + reward.size
+    before = state.frames
+    frames = jnp.minimum(before + reward.size, _MANY_FRAMES)
     learner = state._replace(
         replay=ring._replace(rows=()), statistics=state.statistics._replace(return_=return_stats)
     )
     learns = (before > 0) & (frames >= config.learning_starts)
 
     def learn() -> tuple[VaribadState, Metrics]:
-        policy, ppo_metrics = _update_policy(
+        policy, ppo_metrics = update_policy(
             learner, networks, config, rollout, reward.reshape(rollout.reward.shape), weights, policy_key,
             progress,
         )  # fmt: skip
-        both, vae_metrics = _update_belief(policy, networks, config, sampled, belief_key)
+        both, vae_metrics = update_belief(policy, networks, config, sampled, belief_key)
         metrics = {f"ppo/{name}": value for name, value in ppo_metrics.items()}
         return both, metrics | {f"vae/{name}": value for name, value in vae_metrics.items()}
 
@@ -288,7 +299,7 @@ def make(spec: EnvSpec, num_tasks: int, config: VaribadConfig) -> Agent:
         raise ValueError(
             f"{num_tasks} tasks per iteration do not fit vae.buffer_trajectories={config.vae.buffer_trajectories}"
         )
-    networks = _networks(spec, config)
+    networks = make_networks(spec, config)
 
     def posterior(state: VaribadState, hidden: Array) -> VaribadBelief:
         belief = networks.encoder.apply(state.belief["encoder"], hidden, method="posterior")
@@ -317,7 +328,7 @@ def make(spec: EnvSpec, num_tasks: int, config: VaribadConfig) -> Agent:
         begin=begin,
         act=act,
         observe=observe,
-        adapt=lambda state, belief, episode, key: belief,
+        adapt=None,
         update=lambda state, rollout, weights, key, progress: _update(
             state, networks, config, rollout, weights, key, progress
         ),

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax.numpy as jnp
 
-from roml_jax.registry import Registry
+from roml_jax.registry import NoOptions, Registry, options_class
 from roml_jax.tasks import TaskFamily
 from roml_jax.types import Array, EnvSpec
 
@@ -82,6 +82,15 @@ _registry: Registry[Env] = Registry("env")
 register = _registry.register
 names = _registry.names
 get = _registry.get
+
+
+def from_options(name: str, options: Any) -> Env:
+    """Builds an environment from its options: a dataclass is its own, a function takes them."""
+    constructor = get(name)
+    kind = options_class(constructor)
+    if kind is constructor:
+        return options
+    return constructor() if kind is NoOptions else constructor(config=options)
 
 
 def make(name: str, **options: Any) -> Env:

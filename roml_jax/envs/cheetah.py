@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import mujoco
 
-from roml_jax import tasks
+from roml_jax import checks, tasks
 from roml_jax.envs.base import EnvState
 from roml_jax.envs.physics import mjx as mjx_engine
 from roml_jax.envs.physics.base import ModelLeaves, Physics, PhysicsState
@@ -53,6 +53,9 @@ class CheetahMass:
     frame_skip: int = 5
     """Physics steps of 0.01 s per control step."""
 
+    def __post_init__(self) -> None:
+        checks.at_least(self, "env", 1, "iterations", "ls_iterations", "frame_skip")
+
     @property
     def spec(self) -> EnvSpec:
         """20 numbers, 6 torques that the model clamps to [-1, 1], 2 episodes of 200 steps."""
@@ -60,7 +63,7 @@ class CheetahMass:
 
     @property
     def family(self) -> tasks.TaskFamily:
-        """m = 2^x, x uniform on [-1, 1]."""
+        """M = 2^x, x uniform on [-1, 1]."""
         return tasks.log_beta(("mass",))
 
     @cached_property

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from roml_jax import tasks
+from roml_jax import checks, tasks
 from roml_jax.envs.base import EnvState
 from roml_jax.types import Array, Discrete, EnvSpec
 
@@ -59,6 +59,9 @@ class KhazadDum:
 
     mean_noise: float = 0.1
     """Mean of the prior over tau, which is exponential."""
+
+    def __post_init__(self) -> None:
+        checks.positive(self, "env", "mean_noise")
 
     @property
     def spec(self) -> EnvSpec:

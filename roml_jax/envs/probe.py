@@ -26,8 +26,9 @@ def _constant_reset(key: Array, task: Array) -> EnvState:
 class ProbeObservation:
     """Repeat the observation: reward -(a - obs)^2, the task is irrelevant.
 
-    Optimal return 0 per episode; the best constant action earns -1/3 per step. Fails if the
-    observation, the Gaussian head or the critic is broken.
+    Optimal return 0 per episode; the best constant action earns -1/3 per step. Under
+    boundary="terminal" the first action of a later episode cannot see its signal: the optimum there is
+    -1/3. Fails if the observation, the Gaussian head or the critic is broken.
     """
 
     @property
@@ -86,10 +87,8 @@ class ProbeMemory:
 class ProbeRisk:
     """A gamble that pays on most tasks: action 1 pays 1, but ``loss`` on the worst tenth; action 0 pays 0.
 
-    Nothing tells the tasks apart within a step, and the gamble's outcome is shown by the reward
-    only at steps where ``informative`` holds; by default it never is: the reward of the whole
-    episode comes with its first action. Optimal mean return per episode: 0.9 - 0.5 = 0.4, by
-    gambling. Optimal CVaR_0.1 of a task's mean return: 0, by not gambling. So a learner on uniform
+    Only the first action counts, and nothing tells the tasks apart before it. Optimal mean return per
+    episode: 0.9 - 0.5 = 0.4, by gambling. Optimal CVaR_0.1 of a task's mean return: 0, by not gambling. So a learner on uniform
     tasks must gamble and one on the hardest tasks must not: fails if the sampler is broken.
     """
 

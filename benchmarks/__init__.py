@@ -1,0 +1,1 @@
+"""Commands that measure; every figure in the documentation comes from one of them."""

@@ -1,0 +1,37 @@
+"""Range checks for configuration dataclasses: one clear line where a number cannot be."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+
+def _numbers(owner: Any, name: str) -> tuple[float, ...]:
+    """A field's numbers: itself, its entries if a tuple, none if None."""
+    value = getattr(owner, name)
+    if value is None:
+        return ()
+    return tuple(value) if isinstance(value, tuple) else (value,)
+
+
+def _require(owner: Any, group: str, names: tuple[str, ...], holds: Any, wanted: str) -> None:
+    for name in names:
+        if not all(holds(number) for number in _numbers(owner, name)):
+            dotted = f"{group}.{name}" if group else name
+            raise ValueError(f"{dotted} must be {wanted}, got {getattr(owner, name)}")
+
+
+def at_least(owner: Any, group: str, minimum: int, *names: str) -> None:
+    """Raises ValueError unless the named fields are finite and at least ``minimum``; None passes."""
+    _require(owner, group, names, lambda x: math.isfinite(x) and x >= minimum, f"at least {minimum}")
+
+
+def positive(owner: Any, group: str, *names: str) -> None:
+    """Raises ValueError unless the named fields are finite and above 0; None passes."""
+    _require(owner, group, names, lambda x: math.isfinite(x) and x > 0, "positive and finite")
+
+
+def share(owner: Any, group: str, *names: str, zero: bool = True) -> None:
+    """Raises ValueError unless the named fields lie in [0, 1], or in (0, 1] if not ``zero``."""
+    wanted = "in [0, 1]" if zero else "in (0, 1]"
+    _require(owner, group, names, lambda x: 0 <= x <= 1 and (zero or x > 0), wanted)
