@@ -74,9 +74,9 @@ class Config:
     """Keep compiled programs in the user's cache folder, so that the next start is quick."""
     eval: EvalConfig = field(default_factory=EvalConfig)
     protocol: Protocol = field(default_factory=Protocol)
-    env_options: Any = NoOptions()
-    agent_options: Any = NoOptions()
-    sampler_options: Any = NoOptions()
+    env_options: Any = field(default_factory=NoOptions)
+    agent_options: Any = field(default_factory=NoOptions)
+    sampler_options: Any = field(default_factory=NoOptions)
 
     def __post_init__(self) -> None:
         checks.positive(self, "", "frames")

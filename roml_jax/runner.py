@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,20 +51,21 @@ def make_folder(config: Config) -> Path:
 
 
 class _Programs(NamedTuple):
-    chunk: Any
-    evaluate: Any
-    test: Any
+    """Compiled functions; the final test's compiles while training already runs."""
+
+    chunk: Callable[..., Any]
+    evaluate: Callable[..., Any]
+    test: concurrent.futures.Future[Callable[..., Any]]
 
 
-def _compile(parts: experiment.Experiment, state: meta.MetaState) -> _Programs:
-    """Compiles training and evaluations side by side: tracing is serial, XLA is not."""
-    lowered = [
-        jax.jit(parts.train.chunk, donate_argnums=0).lower(state, jnp.int32(0)),
-        jax.jit(parts.evaluate).lower(state.learner),
-        jax.jit(parts.test).lower(state.learner),
-    ]
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        return _Programs(*pool.map(lambda program: program.compile(), lowered))
+def _compile(
+    parts: experiment.Experiment, state: meta.MetaState, pool: concurrent.futures.Executor
+) -> _Programs:
+    """Compiles training and evaluation side by side: tracing is serial, XLA is not."""
+    chunk = jax.jit(parts.train.chunk, donate_argnums=0).lower(state, jnp.int32(0))
+    compiling = pool.submit(chunk.compile)
+    evaluation, test = (jax.jit(f).lower(state.learner) for f in (parts.evaluate, parts.test))
+    return _Programs(evaluate=evaluation.compile(), chunk=compiling.result(), test=pool.submit(test.compile))
 
 
 def _summaries(returns: Any, config: Config) -> list[dict[str, float]]:
@@ -139,19 +141,17 @@ def run(config: Config, console: Console) -> Path:
     console.print(f"[bold]{config.env}[/] x {config.sampler} x {config.agent}, "
                   f"{parts.num_iterations} iterations of {parts.frames_per_iteration} frames, "
                   f"{len(config.seeds)} seed(s), into {folder}", soft_wrap=True)  # fmt: skip
-    log = _Log(folder, config)
-    try:
+    with contextlib.closing(_Log(folder, config)) as log, concurrent.futures.ThreadPoolExecutor() as pool:
         with console.status("compiling ..."):
             start = time.monotonic()
             keys = jnp.stack([jax.random.key(seed) for seed in config.seeds])
             state = jax.jit(parts.train.init)(keys)
-            programs = _compile(parts, state)
+            programs = _compile(parts, state, pool)
         console.print(f"compiled in {metrics.duration(time.monotonic() - start)}")
         state = _loop(config, parts, programs, state, log, console)
-        final = _summaries(programs.test(state.learner), config)
+        with console.status("testing ..."):
+            final = _summaries(programs.test.result()(state.learner), config)
         log.write("test/", final, parts.num_iterations, parts.num_iterations * parts.frames_per_iteration)
-    finally:
-        log.close()
     console.print(result_table(config, final))
     with console.status("saving the checkpoint ..."):
         checkpoint.save(folder / "checkpoint", state)

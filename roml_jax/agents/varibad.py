@@ -75,12 +75,15 @@ class VaribadBelief(NamedTuple):
 
 
 class Networks(NamedTuple):
+    """The modules; their parameters are in the state."""
+
     policy: Policy
     encoder: vae.Encoder
     decoder: vae.RewardDecoder
 
 
 def make_networks(spec: EnvSpec, config: VaribadConfig) -> Networks:
+    """Modules of the sizes that an environment and the options ask for."""
     p = config.ppo
     return Networks(
         Policy(spec.action, p.layers, p.obs_embedding, p.latent_embedding, p.init),
@@ -90,6 +93,7 @@ def make_networks(spec: EnvSpec, config: VaribadConfig) -> Networks:
 
 
 def trajectory_of(rollout: Rollout) -> vae.Trajectory:
+    """What the auto-encoder learns from: a rollout's episodes in sequence, rewards (N, K H)."""
     n, k, h = rollout.reward.shape
     return vae.Trajectory(
         rollout.obs,
@@ -200,6 +204,18 @@ def update_policy(
     state: VaribadState, networks: Networks, config: VaribadConfig, rollout: Rollout, reward: Array,
     weights: Array, key: Array, progress: Array,
 ) -> tuple[VaribadState, Metrics]:  # fmt: skip
+    """PPO on a rollout: new input statistics, then all epochs.
+
+    Args:
+        state: parameters, optimiser and statistics before.
+        networks: modules.
+        config: options.
+        rollout: N tasks.
+        reward: (N, K, H) as the policy is to see them (scaled).
+        weights: (N,) tasks of weight 0 enter no advantage.
+        key: permutations.
+        progress: () share of the run done, for annealing.
+    """
     flat = lambda x: x.reshape(-1, x.shape[-1])  # noqa: E731
     stats = state.statistics._replace(
         obs=statistics.update(state.statistics.obs, flat(rollout.obs[:, :, :-1])),
@@ -297,7 +313,8 @@ def make(spec: EnvSpec, num_tasks: int, config: VaribadConfig) -> Agent:
         )
     if num_tasks > config.vae.buffer_trajectories:
         raise ValueError(
-            f"{num_tasks} tasks per iteration do not fit vae.buffer_trajectories={config.vae.buffer_trajectories}"
+            f"{num_tasks} tasks per iteration do not fit "
+            f"vae.buffer_trajectories={config.vae.buffer_trajectories}"
         )
     networks = make_networks(spec, config)
 

@@ -1,0 +1,117 @@
+"""Options from code, files and the command line; every mistake is one clear line."""
+
+import pytest
+import yaml
+
+from roml_jax import config, envs, experiment
+
+
+def test_presets_are_the_papers():
+    kd = config.make("khazad_dum")
+    assert (kd.frames, kd.alpha, kd.num_tasks) == (8e6, 0.01, 32)
+    assert kd.sampler_options.min_share == 0.05
+    assert kd.agent_options.ppo.gamma == 0.999
+    cheetah = config.make("cheetah_mass", "uniform")
+    assert (cheetah.frames, cheetah.alpha, cheetah.num_tasks) == (3e7, 0.05, 16)
+    assert cheetah.agent_options.ppo.layers == (128, 128)
+    assert experiment.make(cheetah).num_iterations == 4687
+    assert experiment.make(kd).num_iterations == 1953
+
+
+@pytest.mark.parametrize("env", envs.names())
+@pytest.mark.parametrize("sampler", ["cem", "uniform"])
+def test_the_saved_configuration_reads_back_as_itself(env, sampler, tmp_path):
+    made = config.make(env, sampler, seeds=[1, 2], **{"ppo.lr": 1e-3, "vae.tbptt": None})
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(config.to_mapping(made)))
+    again = config.parse(["--config", str(path)])
+    assert config.to_mapping(again) == config.to_mapping(made)
+    assert again.seeds == (1, 2)
+    assert again.agent_options == made.agent_options
+
+
+def test_later_sources_win(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("env: khazad_dum\nalpha: 0.2\nppo:\n  lr: 0.5\n  clip: 0.3\n")
+    parsed = config.parse(["--config", str(path), "--ppo.lr", "0.25", "--seed", "7"])
+    assert parsed.alpha == 0.2  # the file over the preset
+    assert parsed.agent_options.ppo.lr == 0.25  # the command line over the file
+    assert parsed.agent_options.ppo.clip == 0.3
+    assert parsed.agent_options.ppo.gamma == 0.999  # the preset over the default
+    assert parsed.seeds == (7,)
+
+
+WRONG = {
+    "env": ("--env cheetah_mas", "did you mean 'cheetah_mass'"),
+    "sampler": ("--sampler cme", "did you mean 'cem'"),
+    "agent": ("--agent varibat", "did you mean 'varibad'"),
+    "option": ("--ppo.l 3", "did you mean --ppo.lr"),
+    "other_env_option": ("--env khazad_dum --env.frame_skip 3", "unknown option --env.frame_skip"),
+    "sampler_without_options": ("--sampler uniform --sampler.min_share 0.1", "unknown option"),
+    "type": ("--ppo.lr fast", "--ppo.lr"),
+    "missing_value": ("--frames", "--frames"),
+    "negative_frames": ("--frames -5", "frames must be positive"),
+    "infinite_frames": ("--frames inf", "frames must be positive and finite"),
+    "too_few_frames": ("--env khazad_dum --frames 100", "less than one iteration of 4096"),
+    "alpha": ("--alpha 0", "alpha must be in (0, 1]"),
+    "alpha_above": ("--alpha 1.5", "alpha must be in (0, 1]"),
+    "seeds": ("--seeds 1 1", "distinct"),
+    "huge_seed": ("--seeds 99999999999999999999", "2^32"),
+    "layers": ("--ppo.layers 0", "ppo.layers must be at least 1"),
+    "entropy": ("--ppo.entropy_coef nan", "ppo.entropy_coef"),
+    "share": ("--sampler.min_share 2", "sampler.min_share must be in (0, 1]"),
+    "choice": ("--protocol.boundary here", "boundary"),
+    "minibatches": ("--env khazad_dum --ppo.minibatches 7", "do not divide"),
+    "horizon": ("--protocol.horizon 0", "protocol.horizon must be at least 1"),
+    "frame_skip": ("--env cheetah_mass --env.frame_skip 0", "env.frame_skip must be at least 1"),
+    "config": ("--config nowhere.yaml", "cannot read nowhere.yaml"),
+    "word": ("khazad_dum", "khazad_dum"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_input_is_one_line(case):
+    command, expected = WRONG[case]
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        experiment.make(config.parse(command.split()))
+    assert isinstance(caught.value, config.ConfigError | config.UnknownNameError)
+    message = str(caught.value)
+    assert expected in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("a: [1", "is not YAML"),
+        ("- 1\n- 2", "must hold options by name"),
+        ("ppo:\n  lrr: 1", "did you mean --ppo.lr"),
+        ("alpha: much", "alpha"),
+    ],
+)
+def test_wrong_files_are_one_line_that_names_the_file(content, expected, tmp_path):
+    path = tmp_path / "wrong.yaml"
+    path.write_text(content)
+    with pytest.raises(config.ConfigError) as caught:
+        config.parse(["--config", str(path)])
+    assert expected in str(caught.value)
+    assert "wrong.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_help_is_readable(capsys):
+    with pytest.raises(SystemExit) as left:
+        config.parse(["--help"])
+    assert left.value.code == 0
+    text = capsys.readouterr().out
+    for word in (
+        "--env",
+        "--sampler",
+        "--seeds",
+        "--frames",
+        "--alpha",
+        "--ppo.lr",
+        "--sampler.batch-size",
+        "Example:",
+    ):
+        assert word in text

@@ -1,0 +1,90 @@
+"""The command line as a user meets it."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import yaml
+
+from roml_jax import checkpoint, config, experiment, train
+
+SMALL = (
+    "--env probe_memory --num-tasks 8 --frames 1920 --chunk 4 --eval.interval 6 --eval.tasks 16 --eval.test-tasks 32 "
+    "--vae.buffer-trajectories 32 --vae.batch-trajectories 4 --sampler.batch-size 16 --learning-starts 0"
+).split()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "first"
+    assert train.main([*SMALL, "--seeds", "3", "4", "--out", str(folder)]) == 0
+    return folder
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_leaves_metrics_configuration_and_checkpoint(finished):
+    assert {path.name for path in finished.iterdir()} == {"metrics.jsonl", "config.yaml", "checkpoint"}
+    saved = yaml.safe_load((finished / "config.yaml").read_text())
+    assert saved["env"] == "probe_memory"
+    assert saved["sampler.batch_size"] == 16
+    lines = rows(finished)
+    assert {line["seed"] for line in lines} == {3, 4}
+    evaluated = [line["iteration"] for line in lines if "eval/cvar" in line and line["seed"] == 3]
+    assert evaluated == [0, 6, 12, 15]  # before training, at the interval, at the end
+    trained = [line for line in lines if "train/return" in line and line["seed"] == 3]
+    assert [line["iteration"] for line in trained] == [4, 6, 10, 12, 15]
+    assert trained[-1]["frames"] == 15 * 128
+    assert all(np.isfinite(value) for value in trained[-1].values())
+    tests = [line for line in lines if "test/return_mean" in line]
+    assert len(tests) == 2
+    assert tests[0]["test/cvar"] <= tests[0]["test/return_mean"]
+
+
+def test_the_checkpoint_is_the_whole_state(finished):
+    """Restored into the shapes of init, it continues: the same test returns as the run wrote."""
+    made = config.parse(["--config", str(finished / "config.yaml")])
+    parts = experiment.make(made)
+    shapes = jax.eval_shape(parts.train.init, jnp.stack([jax.random.key(seed) for seed in made.seeds]))
+    state = checkpoint.restore(finished / "checkpoint", shapes)
+    assert int(state.iteration) == 15
+    returns = np.asarray(jax.jit(parts.test)(state.learner))
+    written = [line["test/return_mean"] for line in rows(finished) if "test/return_mean" in line]
+    np.testing.assert_allclose(returns.mean(axis=(1, 2)), written, rtol=1e-5)
+    state, metrics = jax.jit(parts.train.chunk)(state, jnp.int32(1))
+    assert np.isfinite(np.asarray(metrics["train/return"][0])).all()
+
+
+def test_nothing_is_overwritten(finished, capsys):
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    assert train.main([*SMALL, "--out", str(finished)]) == 2
+    assert "not empty" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
+
+
+@pytest.mark.parametrize("out", ["file/inside", "file"])
+def test_a_folder_that_cannot_be_made_is_one_line(out, tmp_path, capsys):
+    (tmp_path / "file").write_text("kept")
+    assert train.main([*SMALL, "--out", str(tmp_path / out)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+@pytest.mark.parametrize("command", ["--env humanoid_mas", "--ppo.lrr 1", "--alpha 7"])
+def test_wrong_input_ends_with_code_2_and_one_line(command):
+    done = subprocess.run(
+        [sys.executable, "-m", "roml_jax.train", *command.split()],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
