@@ -175,8 +175,9 @@ def test_every_batch_has_its_reference_slots_whatever_the_calls():
     proposal = tasks.beta_proposal(1)
     state = cem.init(config, proposal, jax.random.key(3), 1)
     flags = []
+    draw = jax.jit(lambda state, key, n: cem.sample(config, proposal, state, key, n), static_argnums=2)
     for n in (50, 100, 300, 62):
-        state, _, log_w, is_ref = cem.sample(config, proposal, state, jax.random.key(n), n)
+        state, _, log_w, is_ref = draw(state, jax.random.key(n), n)
         flags.append(np.asarray(is_ref))
         assert (np.asarray(log_w)[flags[-1]] == 0).all()
     batches = np.concatenate(flags).reshape(4, 128)

@@ -48,4 +48,5 @@ def test_cem_avoids_the_gamble_that_uniform_takes():
         returns = jnp.asarray(train("probe_risk", sampler))
         summary = evaluate.summarise(returns, 0.1)
         assert float(summary["return_mean"]) == pytest.approx(0.4 if gambles else 0.0, abs=0.15)
-        assert float(summary["cvar"]) == pytest.approx(-5.0 if gambles else 0.0, abs=0.01)
+        # of 1,000 held-out tasks about a tenth are bad: the worst tenth may hold a few good ones
+        assert float(summary["cvar"]) == pytest.approx(-5.0 if gambles else 0.0, abs=0.8)

@@ -12,10 +12,11 @@ import yaml
 
 from roml_jax import checkpoint, config, experiment, train
 
-SMALL = (
-    "--env probe_memory --num-tasks 8 --frames 1920 --chunk 4 --eval.interval 6 --eval.tasks 16 --eval.test-tasks 32 "
-    "--vae.buffer-trajectories 32 --vae.batch-trajectories 4 --sampler.batch-size 16 --learning-starts 0"
-).split()
+SMALL = """
+    --env probe_memory --num-tasks 8 --frames 1920 --chunk 4 --learning-starts 0 --sampler.batch-size 16
+    --eval.interval 6 --eval.tasks 16 --eval.test-tasks 32
+    --vae.buffer-trajectories 32 --vae.batch-trajectories 4
+""".split()  # noqa: SIM905
 
 
 @pytest.fixture(scope="module")
