@@ -29,7 +29,7 @@ from benchmarks import machine
 from roml_jax import config as config_lib
 from roml_jax import experiment
 from roml_jax.agents import varibad
-from roml_jax.types import Discrete
+from roml_jax.types import Discrete, TaskWeights
 
 ENVS = ("khazad_dum", "cheetah_mass")
 
@@ -116,7 +116,7 @@ def _learner_layers(
         return parts.learner.collect(learner, tasks, key)[1:]
 
     def policy(learner: Any, rollout: Any) -> Any:
-        weights = jnp.ones(tasks.shape[0])
+        weights = TaskWeights(jnp.ones(tasks.shape[0]), jnp.ones(tasks.shape[0]))
         return varibad.update_policy(
             learner, networks, agent_config, rollout, rollout.reward, weights, key, progress
         )[0].policy

@@ -53,7 +53,7 @@ class Config:
     env: str = "khazad_dum"
     """Environment to train on; its options are --env.*"""
     sampler: str = "cem"
-    """How training tasks are chosen: 'cem' (RoML) or 'uniform' (the plain learner); options --sampler.*"""
+    """How training tasks are chosen: 'cem' (RoML), 'uniform' (plain) or another; options --sampler.*"""
     agent: str = "varibad"
     """The meta-learner that is made robust."""
     seeds: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--seed"])] = (0,)
@@ -220,7 +220,7 @@ def _apply(config: Config, tokens: Sequence[str], source: str) -> Config:
         with contextlib.redirect_stderr(said):
             return tyro.cli(
                 type(config), default=config, args=list(tokens), prog="python -m roml_jax.train",
-                description=HELP,
+                description=_help(),
             )  # fmt: skip
     except SystemExit as exit_:
         if exit_.code in (0, None):
@@ -244,9 +244,13 @@ def _one_line(box: str) -> str:
     return re.sub(r"^Error parsing [\w.-]+: (?=\S+ must )", "", text)
 
 
-HELP = """Trains a meta-learner that is robust to its hardest tasks (RoML).
+def _help() -> str:
+    return f"""Trains a meta-learner that is robust to its hardest tasks (RoML).
 
 Example: python -m roml_jax.train --env khazad_dum --sampler cem --frames 2e6 --seeds 0 1 2
+
+Environments: {", ".join(envs.names())}.
+Samplers: {", ".join(samplers.names())}. Agents: {", ".join(agents.names())}.
 
 Defaults are the paper's for the chosen environment. The run's folder gets config.yaml, metrics.jsonl
 and a checkpoint of the whole state; nothing is ever overwritten. The options below are those of the

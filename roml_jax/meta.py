@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from roml_jax.samplers import TaskSampler
-from roml_jax.types import Array, Metrics
+from roml_jax.types import Array, Metrics, TaskWeights
 
 
 class MetaLearner(NamedTuple):
@@ -19,14 +19,14 @@ class MetaLearner(NamedTuple):
         init: (key) -> L.
         collect: (L, tasks (N, d), key) -> (L, experience, returns (N,)), a task's return being the
             score that the sampler goes by.
-        update: (L, experience, weights (N,), key, progress) -> (L, metrics).
+        update: (L, experience, TaskWeights (N,), key, progress) -> (L, metrics).
         test: (L, tasks (M, d), key) -> returns (M, K) of greedy behaviour.
         warmup: (L, tasks, key) -> (L, returns), filling replays before learning; None for none.
     """
 
     init: Callable[[Array], Any]
     collect: Callable[[Any, Array, Array], tuple[Any, Any, Array]]
-    update: Callable[[Any, Any, Array, Array, Array], tuple[Any, Metrics]]
+    update: Callable[[Any, Any, TaskWeights, Array, Array], tuple[Any, Metrics]]
     test: Callable[[Any, Array, Array], Array]
     warmup: Callable[[Any, Array, Array], tuple[Any, Array]] | None
 

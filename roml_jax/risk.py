@@ -83,20 +83,49 @@ def weighted_quantile(x: Array, weights: Array, q: Array | float, where: Array |
     return jnp.where(where.any(), value, jnp.inf)
 
 
-def cvar(returns: Array, alpha: Array | float) -> Array:
+def cvar(returns: Array, alpha: Array | float, where: Array | None = None) -> Array:
     """Conditional value at risk: the mean over the lowest ceil(alpha * n) returns.
 
     Args:
         returns: (n, ...) the statistic runs over the first axis.
         alpha: risk level in (0, 1]; may be traced.
+        where: (n, ...) bool, which returns count; all of them if None.
 
     Returns:
-        (...) the mean of the worst share; at least one return counts. NaN if any return is NaN: a
-        diverged task must not leave the tail unseen.
+        (...) the mean of the worst share, of at least one return. NaN if nothing counts, or if one
+        that counts is NaN: a diverged task must not leave the tail unseen.
     """
-    n = returns.shape[0]
+    where = jnp.ones(returns.shape, bool) if where is None else where
+    total = where.sum(axis=0)
     # float32 products such as 0.07 * 100 land just above the whole number they mean
-    count = jnp.clip(jnp.ceil(jnp.asarray(alpha) * n * (1 - 1e-6)), 1, n)
-    rank = jnp.arange(n).reshape((n,) + (1,) * (returns.ndim - 1))
-    worst = jnp.where(rank < count, jnp.sort(returns, axis=0), 0)
-    return jnp.where(jnp.isnan(returns).any(axis=0), jnp.nan, worst.sum(axis=0) / count)
+    count = jnp.clip(jnp.ceil(jnp.asarray(alpha) * total * (1 - 1e-6)), 1, jnp.maximum(total, 1))
+    rank = jnp.arange(returns.shape[0]).reshape((-1,) + (1,) * (returns.ndim - 1))
+    ordered = jnp.sort(jnp.where(where, returns, jnp.inf), axis=0)
+    worst = jnp.where(rank < count, ordered, 0).sum(axis=0) / count
+    known = (total > 0) & ~(where & jnp.isnan(returns)).any(axis=0)
+    return jnp.where(known, worst, jnp.nan)
+
+
+def masked_mean(x: Array, where: Array) -> Array:
+    """Mean of x[where]; NaN if nothing counts."""
+    return jnp.where(where, x, 0).sum() / where.sum()
+
+
+def tail_level(mean: Array, returns: Array, where: Array) -> Array:
+    """The level alpha at which CVaR_alpha of returns[where] equals ``mean``, linear between samples.
+
+    Args:
+        mean: () e.g. the mean return of tasks that a sampler chose.
+        returns: (n,) of tasks from the prior.
+        where: (n,) bool, which count.
+
+    Returns:
+        () in [1 / count, 1]; NaN if nothing counts.
+    """
+    count = where.sum()
+    rank = jnp.arange(1, returns.shape[0] + 1)
+    ordered = jnp.sort(jnp.where(where, returns, jnp.inf))
+    running = jnp.cumsum(jnp.where(rank <= count, ordered, 0)) / rank
+    running = jnp.where(rank <= count, running, jnp.inf)
+    level = jnp.interp(mean, running, jnp.minimum(rank, count) / count)
+    return jnp.where(count > 0, level, jnp.nan)

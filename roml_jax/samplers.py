@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from roml_jax import cem as cem_lib
+from roml_jax import checks, proposals, risk
 from roml_jax.registry import NoOptions, Registry, options_class
 from roml_jax.tasks import TaskFamily
-from roml_jax.types import Array, Metrics, TaskDraw
+from roml_jax.types import Array, Metrics, TaskDraw, TaskWeights
 
 
 class TaskSampler(NamedTuple):
@@ -21,31 +24,38 @@ class TaskSampler(NamedTuple):
         sample: (S, key, n) -> (S, TaskDraw) of n tasks.
         update: (S, draw, returns (n,), key, progress) -> (S, metrics); returns in the draw's order,
             progress in [0, 1] the share of the run done before this iteration.
-        weights: (S, returns (n,), progress) -> (n,) ones, except for samplers that filter tasks
-            after the fact: a task of weight 0 enters no advantage.
+        weights: (S, returns (n,), progress) -> TaskWeights (n,), ones except for samplers that
+            filter tasks after the fact.
         phi: (S) -> (p,) the parameters of the current task distribution, for people to look at.
     """
 
     init: Callable[[Array], Any]
     sample: Callable[[Any, Array, int], tuple[Any, TaskDraw]]
     update: Callable[[Any, TaskDraw, Array, Array, Array], tuple[Any, Metrics]]
-    weights: Callable[[Any, Array, Array], Array]
+    weights: Callable[[Any, Array, Array], TaskWeights]
     phi: Callable[[Any], Array]
 
 
-def _no_weights(state: Any, returns: Array, progress: Array) -> Array:
+Schedule = Callable[[Array], Array]
+
+
+def _constant(alpha: float) -> Schedule:
+    return lambda progress: jnp.full_like(progress, alpha)
+
+
+def _falling(alpha: float) -> Schedule:
+    """From 1 down to alpha, reached at four fifths of the run (the reference's soft variants)."""
+    return lambda progress: jnp.maximum(1 - (1 - alpha) * progress / 0.8, alpha)
+
+
+def _all_count(state: Any, returns: Array, progress: Array) -> TaskWeights:
     del state, progress
-    return jnp.ones_like(returns)
+    return TaskWeights(jnp.ones_like(returns), jnp.ones_like(returns))
 
 
 def uniform(family: TaskFamily, alpha: float) -> TaskSampler:
     """Tasks from the prior: the meta-learner as it was published."""
-    del alpha
     proposal = family.proposal
-
-    def init(key: Array) -> tuple[()]:
-        del key
-        return ()
 
     def sample(state: tuple[()], key: Array, n: int) -> tuple[tuple[()], TaskDraw]:
         u = proposal.sample(proposal.phi0, key, n)
@@ -54,18 +64,21 @@ def uniform(family: TaskFamily, alpha: float) -> TaskSampler:
     def update(
         state: tuple[()], draw: TaskDraw, returns: Array, key: Array, progress: Array
     ) -> tuple[tuple[()], Metrics]:
-        del draw, returns, key, progress
-        return state, {}
+        del draw, key, progress
+        known = ~jnp.isnan(returns)
+        return state, {
+            "ref_mean": risk.masked_mean(returns, known),
+            "ref_cvar": risk.cvar(returns, alpha, known),
+        }
 
-    return TaskSampler(init, sample, update, _no_weights, lambda state: proposal.phi0)
+    return TaskSampler(lambda key: (), sample, update, _all_count, lambda state: proposal.phi0)
 
 
-def cem(family: TaskFamily, alpha: float, config: cem_lib.CemConfig) -> TaskSampler:
-    """RoML: the cross-entropy method moves the task distribution toward the lowest returns."""
-    proposal = family.proposal
-
+def _cross_entropy(
+    family: TaskFamily, proposal: proposals.Proposal, schedule: Schedule, config: cem_lib.CemConfig
+) -> TaskSampler:
     def init(key: Array) -> cem_lib.CemState:
-        return cem_lib.init(config, proposal, key, len(family.names))
+        return cem_lib.init(config, proposal, key)
 
     def sample(state: cem_lib.CemState, key: Array, n: int) -> tuple[cem_lib.CemState, TaskDraw]:
         state, u, log_w, is_ref = cem_lib.sample(config, proposal, state, key, n)
@@ -74,12 +87,159 @@ def cem(family: TaskFamily, alpha: float, config: cem_lib.CemConfig) -> TaskSamp
     def update(
         state: cem_lib.CemState, draw: TaskDraw, returns: Array, key: Array, progress: Array
     ) -> tuple[cem_lib.CemState, Metrics]:
-        del progress
-        drawn = (draw.u, draw.log_w, draw.is_ref)
+        drawn, alpha = (draw.u, draw.log_w, draw.is_ref), schedule(jnp.asarray(progress, returns.dtype))
         state, metrics = cem_lib.update(config, proposal, state, drawn, returns, alpha, key)
-        return state, metrics | {"updates": state.batch.astype(returns.dtype)}
+        return state, metrics._asdict() | {"updates": state.batch.astype(returns.dtype), "alpha": alpha}
 
-    return TaskSampler(init, sample, update, _no_weights, lambda state: state.phi)
+    return TaskSampler(init, sample, update, _all_count, lambda state: state.phi)
+
+
+def cem(family: TaskFamily, alpha: float, config: cem_lib.CemConfig) -> TaskSampler:
+    """RoML: the cross-entropy method moves the task distribution toward the lowest returns."""
+    return _cross_entropy(family, family.proposal, _constant(alpha), config)
+
+
+def cem_soft(family: TaskFamily, alpha: float, config: cem_lib.CemConfig) -> TaskSampler:
+    """As ``cem``, with a risk level that falls from 1 to alpha over the first four fifths of the run."""
+    return _cross_entropy(family, family.proposal, _falling(alpha), config)
+
+
+def oracle(family: TaskFamily, alpha: float, config: cem_lib.CemConfig) -> TaskSampler:
+    """Moves to the top alpha of the range, known to be hardest; references stay.
+
+    Raises:
+        ValueError: for a family of more than one dimension or a prior that is not uniform in u.
+    """
+    if not (family.proposal.uniform_prior and family.proposal.dims == 1):
+        raise ValueError(
+            "sampler=oracle needs one task dimension whose prior is uniform (or log-uniform) on a range, "
+            f"not {', '.join(family.names)}; take sampler=cem"
+        )
+    return _cross_entropy(family, proposals.top_of_unit_interval(alpha), _constant(alpha), config)
+
+
+@dataclass(frozen=True)
+class NaiveConfig:
+    """The naive alternative to the cross-entropy method."""
+
+    pool: int = 100
+    """Tasks drawn from the prior once and kept."""
+    batch_size: int = 128
+    """Scored tasks between two choices of the hardest."""
+
+    def __post_init__(self) -> None:
+        checks.at_least(self, "sampler", 1, "pool", "batch_size")
+
+
+class NaiveState(NamedTuple):
+    """The pool and what is known of it.
+
+    Attributes:
+        u: (P, d) the pool.
+        score: (P,) each task's latest return, NaN before its first.
+        hard: (P,) bool, the tasks now drawn from.
+        drawn: how many of the pool's first walk have been handed out.
+        scored: scores since the last choice.
+    """
+
+    u: Array
+    score: Array
+    hard: Array
+    drawn: Array
+    scored: Array
+
+
+def naive(family: TaskFamily, alpha: float, config: NaiveConfig) -> TaskSampler:
+    """A fixed pool of prior tasks, of which the worst alpha by their latest returns are trained on.
+
+    The pool is walked once in order; then tasks come uniformly, with replacement, from the worst. (The
+    reference finds the worst but goes on drawing from the whole pool; here the choice has its effect.)
+    """
+    proposal = family.proposal
+    num_hard = max(1, -int(-alpha * config.pool // 1))
+
+    def init(key: Array) -> NaiveState:
+        u = proposal.sample(proposal.phi0, key, config.pool)
+        nothing = jnp.zeros((), jnp.int32)
+        unknown = jnp.full(config.pool, jnp.nan, u.dtype)
+        return NaiveState(u, unknown, jnp.ones(config.pool, bool), nothing, nothing)
+
+    def sample(state: NaiveState, key: Array, n: int) -> tuple[NaiveState, TaskDraw]:
+        walk = state.drawn + jnp.arange(n)
+        random = jax.random.categorical(key, jnp.where(state.hard, 0.0, -jnp.inf), shape=(n,))
+        u = state.u[jnp.where(walk < config.pool, walk, random)]
+        drawn = jnp.minimum(state.drawn + n, config.pool)
+        return state._replace(drawn=drawn), TaskDraw(
+            u, family.decode(u), jnp.zeros(n, u.dtype), jnp.zeros(n, bool)
+        )
+
+    def update(
+        state: NaiveState, draw: TaskDraw, returns: Array, key: Array, progress: Array
+    ) -> tuple[NaiveState, Metrics]:
+        del key, progress
+        index = jnp.abs(draw.u[:, None] - state.u[None]).sum(axis=-1).argmin(axis=1)
+        score = state.score.at[index].set(jnp.where(jnp.isnan(returns), state.score[index], returns))
+        scored = state.scored + returns.shape[0]
+        closes = scored >= config.batch_size
+        # a task never scored comes last: the worst are chosen among those that were
+        rank = jnp.argsort(jnp.argsort(jnp.where(jnp.isnan(score), jnp.inf, score)))
+        hard = jnp.where(closes, rank < num_hard, state.hard)
+        known = ~jnp.isnan(score)
+        metrics = {
+            "ref_mean": risk.masked_mean(score, known),
+            "ref_cvar": risk.cvar(score, alpha, known),
+            "sample_mean": risk.masked_mean(returns, ~jnp.isnan(returns)),
+            "selected_share": hard.mean(dtype=score.dtype),
+        }
+        return NaiveState(state.u, score, hard, state.drawn, jnp.where(closes, 0, scored)), metrics
+
+    def phi(state: NaiveState) -> Array:
+        return (state.u * state.hard[:, None]).sum(axis=0) / state.hard.sum()
+
+    return TaskSampler(init, sample, update, _all_count, phi)
+
+
+@dataclass(frozen=True)
+class TailConfig:
+    """CVaR-ML: tasks from the prior, of which only the worst teach the policy."""
+
+    level: Literal["advantage", "loss"] = "advantage"
+    """Where the others are left out: 'advantage', before advantages are normalised, so that they still
+    enter with a constant (the reference); 'loss', altogether."""
+    tasks_per_group: int = 1
+    """Tasks whose returns are summed and filtered together; the reference filters by process, which
+    meets two humanoid tasks per iteration."""
+
+    def __post_init__(self) -> None:
+        checks.at_least(self, "sampler", 1, "tasks_per_group")
+
+
+def _tail(family: TaskFamily, schedule: Schedule, alpha: float, config: TailConfig) -> TaskSampler:
+    def weights(state: tuple[()], returns: Array, progress: Array) -> TaskWeights:
+        del state
+        if returns.shape[0] % config.tasks_per_group:
+            raise ValueError(
+                f"{returns.shape[0]} tasks per iteration do not divide into "
+                f"sampler.tasks_per_group={config.tasks_per_group}"
+            )
+        by_group = returns.reshape(-1, config.tasks_per_group).sum(axis=1)
+        level = schedule(jnp.asarray(progress, returns.dtype))
+        known = ~jnp.isnan(by_group)
+        kept = known & (by_group <= risk.quantile(by_group, level, known))
+        keep = jnp.repeat(kept.astype(returns.dtype), config.tasks_per_group)
+        return TaskWeights(keep, keep if config.level == "loss" else jnp.ones_like(keep))
+
+    return uniform(family, alpha)._replace(weights=weights)
+
+
+def tail(family: TaskFamily, alpha: float, config: TailConfig) -> TaskSampler:
+    """CVaR-ML: of each iteration's prior tasks, only those up to the alpha-quantile teach the policy."""
+    return _tail(family, _constant(alpha), alpha, config)
+
+
+def tail_soft(family: TaskFamily, alpha: float, config: TailConfig) -> TaskSampler:
+    """As ``tail``, with a risk level that falls from 1 to alpha over the first four fifths of the run."""
+    return _tail(family, _falling(alpha), alpha, config)
 
 
 _registry: Registry[TaskSampler] = Registry("sampler")
@@ -112,3 +272,8 @@ def make(name: str, family: TaskFamily, alpha: float, config: Any = None) -> Tas
 
 register("uniform", uniform)
 register("cem", cem)
+register("cem_soft", cem_soft)
+register("oracle", oracle)
+register("naive", naive)
+register("tail", tail)
+register("tail_soft", tail_soft)

@@ -1,39 +1,25 @@
-"""Task families: what may vary between tasks, and the distributions tasks are drawn from.
+"""Task families: what varies between tasks, in which units, and how likely under the prior.
 
-A family ties a parametric ``Proposal`` over a unit parameter ``u`` to the task that the
-environment gets. The proposal at ``phi0`` is the prior. Likelihood ratios are taken over ``u``.
+A family ties a ``Proposal`` over a unit parameter u to the task that the environment gets. Families
+of named dimensions are composed with ``product``, so a task space needs no class of its own:
+
+    tasks.product({"mass": tasks.log_beta(("mass",)), "speed": tasks.beta("speed", 0.0, 7.0)})
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-import distrax
-import jax
 import jax.numpy as jnp
+import numpy as np
 
+from roml_jax import proposals
+from roml_jax.proposals import Proposal
 from roml_jax.types import Array
 
-# Float32 Beta draws near an end round to 0 or 1, where densities are 0 or infinite.
-_U_MARGIN = 1e-6
-
-
-class Proposal(NamedTuple):
-    """A parametric family of distributions over u.
-
-    Attributes:
-        phi0: (p,) the parameters at which the proposal is the prior.
-        sample: (phi (p,), key, n) -> u (n, d), kept off the ends of the interval.
-        log_prob: (phi (p,), u (n, d)) -> (n,).
-        fit: (u (n, d), weights (n,)) -> phi (p,), the weighted maximum-likelihood-like update of
-            the cross-entropy method; weights of 0 leave a draw out.
-    """
-
-    phi0: Array
-    sample: Callable[[Array, Array, int], Array]
-    log_prob: Callable[[Array, Array], Array]
-    fit: Callable[[Array, Array], Array]
+_INFINITE = (-math.inf, math.inf)
 
 
 class TaskFamily(NamedTuple):
@@ -41,10 +27,10 @@ class TaskFamily(NamedTuple):
 
     Attributes:
         names: one name per task dimension.
-        ranges: (low, high) of each dimension in the environment's units; high may be inf.
+        ranges: (low, high) of each dimension in the environment's units; may be infinite.
         proposal: distributions over u, the prior among them.
-        decode: u (..., d) -> task (..., d).
-        encode: task (..., d) -> u (..., d), for plots and users; training never inverts a task.
+        decode: u (..., du) -> task (..., d).
+        encode: task (..., d) -> u (..., du), for plots and users; training never inverts a task.
     """
 
     names: tuple[str, ...]
@@ -58,53 +44,9 @@ class TaskFamily(NamedTuple):
         return self.decode(self.proposal.sample(self.proposal.phi0, key, n))
 
 
-def _weighted_mean(u: Array, weights: Array) -> Array:
-    return (weights[:, None] * u).sum(axis=0) / weights.sum()
-
-
-def beta_proposal(dims: int, bound: float | None = 0.02) -> Proposal:
-    """Independent Beta(2 phi, 2 - 2 phi) over [0, 1] in each dimension; uniform at phi = 0.5.
-
-    Args:
-        dims: d; phi has one mean per dimension.
-        bound: the reference evaluates densities at u clipped to [bound, 1 - bound] and keeps phi
-            inside the same interval. This bounds the weights and biases them far from the prior.
-            None gives the exact density, with phi kept inside [1e-3, 1 - 1e-3].
-    """
-    phi_margin = 1e-3 if bound is None else bound
-
-    def distribution(phi: Array) -> distrax.Distribution:
-        return distrax.Independent(distrax.Beta(2 * phi, 2 - 2 * phi), reinterpreted_batch_ndims=1)
-
-    def sample(phi: Array, key: Array, n: int) -> Array:
-        u = distribution(phi).sample(seed=key, sample_shape=n)
-        return jnp.clip(u, _U_MARGIN, 1 - _U_MARGIN)
-
-    def log_prob(phi: Array, u: Array) -> Array:
-        margin = _U_MARGIN if bound is None else bound
-        return distribution(phi).log_prob(jnp.clip(u, margin, 1 - margin))
-
-    def fit(u: Array, weights: Array) -> Array:
-        return jnp.clip(_weighted_mean(u, weights), phi_margin, 1 - phi_margin)
-
-    return Proposal(jnp.full(dims, 0.5), sample, log_prob, fit)
-
-
-def exponential_proposal(mean: float) -> Proposal:
-    """Exponential with mean phi over u in (0, inf); u is the task itself."""
-
-    def sample(phi: Array, key: Array, n: int) -> Array:
-        return phi * jax.random.exponential(key, (n, phi.shape[0]), phi.dtype)
-
-    def log_prob(phi: Array, u: Array) -> Array:
-        return (-jnp.log(phi) - u / phi).sum(axis=-1)
-
-    return Proposal(jnp.full(1, mean), sample, log_prob, _weighted_mean)
-
-
-def _one_name_each(names: Sequence[str], what: str) -> tuple[str, ...]:
+def _distinct(names: Sequence[str]) -> tuple[str, ...]:
     if not names or len(set(names)) != len(names):
-        raise ValueError(f"{what} needs one distinct name per task dimension, got {list(names)}")
+        raise ValueError(f"a family needs one distinct name per task dimension, got {list(names)}")
     return tuple(names)
 
 
@@ -113,7 +55,7 @@ def beta(name: str, low: float, high: float, *, bound: float | None = 0.02) -> T
     return TaskFamily(
         names=(name,),
         ranges=((low, high),),
-        proposal=beta_proposal(1, bound),
+        proposal=proposals.beta(1, bound),
         decode=lambda u: low + (high - low) * u,
         encode=lambda task: (task - low) / (high - low),
     )
@@ -123,11 +65,11 @@ def log_beta(
     names: Sequence[str], low: float = -1.0, high: float = 1.0, *, bound: float | None = 0.02
 ) -> TaskFamily:
     """Factors 2^x with x uniform on [low, high] under the prior, independent in each dimension."""
-    names = _one_name_each(names, "log_beta")
+    names = _distinct(names)
     return TaskFamily(
         names=names,
         ranges=((2.0**low, 2.0**high),) * len(names),
-        proposal=beta_proposal(len(names), bound),
+        proposal=proposals.beta(len(names), bound),
         decode=lambda u: 2.0 ** (low + (high - low) * u),
         encode=lambda task: (jnp.log2(task) - low) / (high - low),
     )
@@ -135,10 +77,94 @@ def log_beta(
 
 def exponential(name: str, mean: float) -> TaskFamily:
     """A non-negative task, exponential with the given mean under the prior (a noise level)."""
+    identity = lambda x: x  # noqa: E731
+    return TaskFamily((name,), ((0.0, math.inf),), proposals.exponential(mean), identity, identity)
+
+
+def disk(names: Sequence[str], radius: float, *, bound: float | None = 0.02) -> TaskFamily:
+    """A point uniform on a disk under the prior (e.g. a goal); u is (r^2 / radius^2, angle / 2 pi).
+
+    The reference's inverse of the angle is off by half a turn, so its updates pull toward the
+    opposite side; here ``encode`` inverts ``decode``.
+    """
+    names = _distinct(names)
+    if len(names) != 2:
+        raise ValueError(f"a disk has two dimensions, got names {list(names)}")
+
+    def decode(u: Array) -> Array:
+        r, angle = radius * jnp.sqrt(u[..., 0]), 2 * jnp.pi * u[..., 1]
+        return jnp.stack([r * jnp.cos(angle), r * jnp.sin(angle)], axis=-1)
+
+    def encode(task: Array) -> Array:
+        turn = jnp.arctan2(task[..., 1], task[..., 0]) / (2 * jnp.pi)
+        return jnp.stack([jnp.square(task / radius).sum(axis=-1), turn % 1.0], axis=-1)
+
+    return TaskFamily(names, ((-radius, radius),) * 2, proposals.beta(2, bound), decode, encode)
+
+
+def gaussian(names: Sequence[str], mean: Sequence[float], std: Sequence[float]) -> TaskFamily:
+    """Unconstrained tasks, independent and normal under the prior."""
+    names = _distinct(names)
+    identity = lambda x: x  # noqa: E731
+    return TaskFamily(names, (_INFINITE,) * len(names), proposals.gaussian(mean, std), identity, identity)
+
+
+def gaussian_full(
+    names: Sequence[str], mean: Sequence[float], covariance: Sequence[Sequence[float]]
+) -> TaskFamily:
+    """Unconstrained tasks, jointly normal under the prior; what is hard may be a combination."""
+    names = _distinct(names)
+    proposal, identity = proposals.gaussian_full(mean, covariance), lambda x: x
+    return TaskFamily(names, (_INFINITE,) * len(names), proposal, identity, identity)
+
+
+def categorical(
+    names: Sequence[str], options: Sequence[Sequence[float]], probabilities: Sequence[float] | None = None
+) -> TaskFamily:
+    """A finite set of tasks (m, d), equally likely under the prior unless told otherwise."""
+    names, table = _distinct(names), np.asarray(options, float)
+    if table.ndim != 2 or table.shape[1] != len(names):
+        raise ValueError(f"options must be one row of {len(names)} numbers per task, got shape {table.shape}")
+    given = np.full(len(table), 1 / len(table)) if probabilities is None else probabilities
+
+    def encode(task: Array) -> Array:
+        distance = jnp.square(task[..., None, :] - jnp.asarray(table)).sum(axis=-1)
+        return distance.argmin(axis=-1)[..., None].astype(task.dtype)
+
     return TaskFamily(
-        names=(name,),
-        ranges=((0.0, float("inf")),),
-        proposal=exponential_proposal(mean),
-        decode=lambda u: u,
-        encode=lambda task: task,
+        names=names,
+        ranges=tuple(zip(table.min(axis=0).tolist(), table.max(axis=0).tolist(), strict=True)),
+        proposal=proposals.categorical(given),
+        decode=lambda u: jnp.asarray(table, u.dtype)[u[..., 0].astype(jnp.int32)],
+        encode=encode,
+    )
+
+
+def with_prior(family: TaskFamily, share: float) -> TaskFamily:
+    """The same tasks, a share of which is always drawn from the prior: weights stay below 1 / share."""
+    return family._replace(proposal=proposals.with_prior(family.proposal, share))
+
+
+def product(families: Mapping[str, TaskFamily]) -> TaskFamily:
+    """Independent families side by side, named by their keys (``key.name`` if of several dimensions)."""
+    parts = list(families.values())
+    task_ends = np.cumsum([len(part.names) for part in parts])[:-1]
+    u_ends = np.cumsum([part.proposal.dims for part in parts])[:-1]
+    names = [
+        key if len(part.names) == 1 else f"{key}.{name}"
+        for key, part in families.items()
+        for name in part.names
+    ]
+
+    def apart(x: Array, ends: np.ndarray, function: str) -> Array:
+        pieces = jnp.split(x, ends, axis=-1)
+        mapped = [getattr(part, function)(piece) for part, piece in zip(parts, pieces, strict=True)]
+        return jnp.concatenate(mapped, axis=-1)
+
+    return TaskFamily(
+        names=_distinct(names),
+        ranges=tuple(bounds for part in parts for bounds in part.ranges),
+        proposal=proposals.product([part.proposal for part in parts]),
+        decode=lambda u: apart(u, u_ends, "decode"),
+        encode=lambda task: apart(task, task_ends, "encode"),
     )

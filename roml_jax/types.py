@@ -34,6 +34,20 @@ class TaskDraw(NamedTuple):
     is_ref: Array
 
 
+class TaskWeights(NamedTuple):
+    """How much each task of an iteration teaches the policy; everything else learns from all.
+
+    Attributes:
+        keep: (N,) 1, or 0 for a task whose advantages are set to 0, and its value targets to the
+            values themselves, before advantages are normalised (where the reference filters).
+        loss: (N,) what each of the task's transitions counts in the policy's losses and in the
+            normalisation of advantages.
+    """
+
+    keep: Array
+    loss: Array
+
+
 class Transition(NamedTuple):
     """One environment step of every task in a batch, as the agent saw it.
 

@@ -58,8 +58,15 @@ def test_value_loss_against_loops(x64):
         max(huber(v - r), huber(o + np.clip(v - o, -clip, clip) - r))
         for v, o, r in zip(value, old, target, strict=True)
     ]
-    got = ppo.value_loss(*map(jnp.asarray, (value, old, target)), clip)
-    assert float(got) == pytest.approx(0.5 * np.mean(terms), rel=1e-12)
+    got = ppo.value_losses(*map(jnp.asarray, (value, old, target)), clip)
+    np.testing.assert_allclose(got, 0.5 * np.array(terms), rtol=1e-12)
+
+
+def test_advantages_are_normalised_over_what_counts(x64):
+    advantage, weight = RNG.normal(size=40) * 3 + 1, (np.arange(40) % 4 > 0).astype(float)
+    got = np.asarray(ppo.normalise_advantage(jnp.asarray(advantage), jnp.asarray(weight)))
+    counted = advantage[weight > 0]
+    np.testing.assert_allclose(got, (advantage - counted.mean()) / (counted.std(ddof=1) + 1e-5), rtol=1e-12)
 
 
 def test_gru_is_torchs_form(x64):

@@ -8,7 +8,7 @@ from cem.CEM import CEM as PackageCem
 from cem.CEM import quantile as package_quantile
 from scipy import stats
 
-from roml_jax import cem, tasks
+from roml_jax import cem, proposals, tasks
 
 BOUND = 0.02
 RNG = np.random.default_rng(1)
@@ -82,23 +82,20 @@ def test_one_update_is_the_packages(x64, monkeypatch, kind, refs, forced):
         expected_phi, expected_w, expected_selected = package.batch(u, is_ref, scores, tie_order, monkeypatch)
 
         config = cem.CemConfig(batch_size=size, min_share=min_share, soft=0.0)
-        proposal = tasks.beta_proposal(1, BOUND)
+        proposal = proposals.beta(1, BOUND)
         phi_array, u_array = jnp.array([phi]), jnp.asarray(u)[:, None]
         log_w = proposal.log_prob(proposal.phi0.astype(float), u_array) - proposal.log_prob(
             phi_array, u_array
         )
         log_w = jnp.where(is_ref, 0.0, log_w)
         np.testing.assert_allclose(np.exp(log_w), expected_w, rtol=1e-6)
-        chosen = cem.select(
-            config, jnp.asarray(scores), log_w, jnp.asarray(is_ref), alpha, jnp.asarray(tie_order)
-        )
-        np.testing.assert_array_equal(chosen.mask, expected_selected)
-        np.testing.assert_allclose(chosen.q_int, package.internal_quantile[-1], atol=1e-6)
-        np.testing.assert_allclose(chosen.q_ref, package.ref_quantile[-1], atol=1e-6)
+        q_ref = jnp.asarray(package.ref_quantile[-1])
+        chosen, _ = cem.select(config, jnp.asarray(scores), q_ref, jnp.asarray(tie_order))
+        np.testing.assert_array_equal(chosen, expected_selected)
 
         monkeypatch.setattr(jax.random, "uniform", lambda *_, **__: jnp.asarray(tie_order))  # noqa: B023
-        state = cem.init(config, proposal, jax.random.key(0), 1)._replace(phi=phi_array)
-        state, _ = cem.update(
+        state = cem.init(config, proposal, jax.random.key(0))._replace(phi=phi_array)
+        state, metrics = cem.update(
             config,
             proposal,
             state,
@@ -108,18 +105,20 @@ def test_one_update_is_the_packages(x64, monkeypatch, kind, refs, forced):
             jax.random.key(1),
         )
         np.testing.assert_allclose(state.phi[0], expected_phi, atol=1e-6)
+        np.testing.assert_allclose(metrics.q_int, package.internal_quantile[-1], atol=1e-6)
+        np.testing.assert_allclose(metrics.q_ref, package.ref_quantile[-1], atol=1e-6)
         monkeypatch.undo()
 
 
 def test_nothing_selected_leaves_phi(x64):
     config = cem.CemConfig(batch_size=8, min_share=1e-9)
-    proposal = tasks.beta_proposal(1)
-    state = cem.init(config, proposal, jax.random.key(0), 1)._replace(phi=jnp.array([0.8]))
+    proposal = proposals.beta(1)
+    state = cem.init(config, proposal, jax.random.key(0))._replace(phi=jnp.array([0.8]))
     u = jnp.full((8, 1), 0.3)
     draw = (u, jnp.zeros(8), jnp.zeros(8, bool))
     state, metrics = cem.update(config, proposal, state, draw, jnp.zeros(8), 0.05, jax.random.key(1))
     assert state.phi[0] == 0.8
-    assert metrics["selected_share"] == 0
+    assert metrics.selected_share == 0
 
 
 def test_reference_mode_of_the_package_over_batches(x64, monkeypatch):
@@ -127,8 +126,8 @@ def test_reference_mode_of_the_package_over_batches(x64, monkeypatch):
     size, num_ref = 40, 8
     package = PackageBeta(0.5, batch_size=size, ref_alpha=0.1, n_orig_per_batch=num_ref, min_batch_update=0.2)
     config = cem.CemConfig(batch_size=size, ref_share=0.2, min_share=0.2, soft=0.0, ref_mode="train_ref")
-    proposal = tasks.beta_proposal(1, BOUND)
-    state = cem.init(config, proposal, jax.random.key(0), 1)
+    proposal = proposals.beta(1, BOUND)
+    state = cem.init(config, proposal, jax.random.key(0))
     is_ref = np.arange(size) < num_ref
     for _ in range(10):
         phi = float(state.phi[0])
@@ -144,7 +143,7 @@ def test_reference_mode_of_the_package_over_batches(x64, monkeypatch):
 def test_any_number_per_call_gives_the_same_batches(x64, n):
     """Scores that come in pieces of any size close the same batches as single ones."""
     config = cem.CemConfig(batch_size=128, min_share=0.2)
-    proposal = tasks.beta_proposal(1)
+    proposal = proposals.beta(1)
     total = 600
     u = RNG.uniform(size=(total, 1))
     draw = (
@@ -155,7 +154,7 @@ def test_any_number_per_call_gives_the_same_batches(x64, n):
     scores = jnp.asarray(RNG.normal(size=total))  # distinct, so that no tie is broken by the key
 
     def feed(step):
-        state = cem.init(config, proposal, jax.random.key(0), 1)
+        state = cem.init(config, proposal, jax.random.key(0))
         update = jax.jit(lambda s, d, r: cem.update(config, proposal, s, d, r, 0.05, jax.random.key(1))[0])
         for start in range(0, total, step):
             part = slice(start, min(start + step, total))
@@ -172,8 +171,8 @@ def test_any_number_per_call_gives_the_same_batches(x64, n):
 
 def test_every_batch_has_its_reference_slots_whatever_the_calls():
     config = cem.CemConfig(batch_size=128)
-    proposal = tasks.beta_proposal(1)
-    state = cem.init(config, proposal, jax.random.key(3), 1)
+    proposal = proposals.beta(1)
+    state = cem.init(config, proposal, jax.random.key(3))
     flags = []
     draw = jax.jit(lambda state, key, n: cem.sample(config, proposal, state, key, n), static_argnums=2)
     for n in (50, 100, 300, 62):
@@ -187,14 +186,14 @@ def test_every_batch_has_its_reference_slots_whatever_the_calls():
 
 def test_diverged_task_is_left_out(x64):
     config = cem.CemConfig(batch_size=16, soft=0.0)
-    proposal = tasks.beta_proposal(1)
+    proposal = proposals.beta(1)
     u = jnp.asarray(RNG.uniform(size=(16, 1)))
     scores = u[:, 0].at[5].set(jnp.nan)
-    state = cem.init(config, proposal, jax.random.key(0), 1)
+    state = cem.init(config, proposal, jax.random.key(0))
     state, metrics = cem.update(
         config, proposal, state, (u, jnp.zeros(16), jnp.zeros(16, bool)), scores, 0.05, jax.random.key(1)
     )
-    assert metrics["diverged"] == 1
+    assert metrics.diverged == 1
     assert np.isfinite(state.phi).all()
     assert state.phi[0] < 0.5
 
@@ -203,7 +202,7 @@ def test_hardest_tasks_attract_the_distribution():
     """On return = -u the worst 5 % are u > 0.95: phi settles near their mean, 0.975, at the clip 0.98."""
     config = cem.CemConfig(batch_size=128)
     family = tasks.beta("x", 0.0, 1.0)
-    state = cem.init(config, family.proposal, jax.random.key(0), 1)
+    state = cem.init(config, family.proposal, jax.random.key(0))
 
     @jax.jit
     def batch(state, key):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from roml_jax import tasks
+from roml_jax import proposals, tasks
 
 FAMILIES = {
     "beta": tasks.beta("v", 0.0, 7.0),
@@ -48,11 +48,11 @@ def test_fit_recovers_the_mean(name):
 def test_densities_are_scipys(x64):
     u = np.linspace(0.001, 0.999, 50)[:, None]
     phi = np.array([0.8])
-    exact = tasks.beta_proposal(1, bound=None).log_prob(jnp.asarray(phi), jnp.asarray(u))
+    exact = proposals.beta(1, bound=None).log_prob(jnp.asarray(phi), jnp.asarray(u))
     np.testing.assert_allclose(exact, stats.beta.logpdf(u[:, 0], 1.6, 0.4), rtol=1e-9)
-    clipped = tasks.beta_proposal(1, bound=0.02).log_prob(jnp.asarray(phi), jnp.asarray(u))
+    clipped = proposals.beta(1, bound=0.02).log_prob(jnp.asarray(phi), jnp.asarray(u))
     np.testing.assert_allclose(clipped, stats.beta.logpdf(np.clip(u[:, 0], 0.02, 0.98), 1.6, 0.4), rtol=1e-9)
-    got = tasks.exponential_proposal(0.1).log_prob(jnp.asarray([0.3]), jnp.asarray(u))
+    got = proposals.exponential(0.1).log_prob(jnp.asarray([0.3]), jnp.asarray(u))
     np.testing.assert_allclose(got, stats.expon.logpdf(u[:, 0], scale=0.3), rtol=1e-9)
 
 
@@ -60,14 +60,14 @@ def test_densities_are_scipys(x64):
 def test_clipped_density_biases_the_weights_as_measured(phi, clipped):
     """E[f0/f] is 1 with the exact density, and what the reference's clip makes of it."""
     for bound, expected, tolerance in ((0.02, clipped, 0.03), (None, 1.0, 0.1)):
-        proposal = tasks.beta_proposal(1, bound)
+        proposal = proposals.beta(1, bound)
         u = proposal.sample(jnp.array([phi]), jax.random.key(3), 200_000)
         log_w = proposal.log_prob(proposal.phi0, u) - proposal.log_prob(jnp.array([phi]), u)
         assert float(jnp.exp(log_w).mean()) == pytest.approx(expected, rel=tolerance)
 
 
 def test_draws_stay_off_the_ends():
-    u = tasks.beta_proposal(1).sample(jnp.array([0.98]), jax.random.key(4), 10_000)
+    u = proposals.beta(1).sample(jnp.array([0.98]), jax.random.key(4), 10_000)
     assert (u > 0).all()
     assert (u < 1).all()
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from roml_jax.registry import NoOptions, Registry, options_class
-from roml_jax.types import Array, EnvSpec, Metrics, Rollout, Transition
+from roml_jax.types import Array, EnvSpec, Metrics, Rollout, TaskWeights, Transition
 
 
 class Agent(NamedTuple):
@@ -20,8 +20,8 @@ class Agent(NamedTuple):
         observe: (A, belief, Transition) -> belief, after each step.
         adapt: (A, belief, (Transition, extras), key) -> belief, between episodes, from the whole
             episode with leaves (H, N, ...); None for agents that only observe.
-        update: (A, Rollout, weights (N,), key, progress) -> (A, metrics); tasks of weight 0 are
-            filtered out of the policy's advantages, progress in [0, 1] is the share of the run done.
+        update: (A, Rollout, TaskWeights (N,), key, progress) -> (A, metrics); progress in [0, 1] is
+            the share of the run done.
     """
 
     init: Callable[[Array], Any]
@@ -29,7 +29,7 @@ class Agent(NamedTuple):
     act: Callable[[Any, Any, Array, Array, Array], tuple[Array, Any]]
     observe: Callable[[Any, Any, Transition], Any]
     adapt: Callable[[Any, Any, tuple[Transition, Any], Array], Any] | None
-    update: Callable[[Any, Rollout, Array, Array, Array], tuple[Any, Metrics]]
+    update: Callable[[Any, Rollout, TaskWeights, Array, Array], tuple[Any, Metrics]]
 
 
 _registry: Registry[Agent] = Registry("agent")

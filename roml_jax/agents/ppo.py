@@ -73,6 +73,7 @@ class PpoBatch(NamedTuple):
         value: (M,) predicted when the action was chosen.
         return_: (M,) value targets.
         advantage: (M,) normalised over the batch.
+        weight: (M,) what each transition counts in the losses; ones unless tasks are filtered.
     """
 
     obs: Array
@@ -82,6 +83,7 @@ class PpoBatch(NamedTuple):
     value: Array
     return_: Array
     advantage: Array
+    weight: Array
 
 
 def gae(reward: Array, value: Array, keep: Array, gamma: float, gae_lambda: float) -> Array:
@@ -114,16 +116,22 @@ def gae(reward: Array, value: Array, keep: Array, gamma: float, gae_lambda: floa
     return jnp.moveaxis(advantage, 0, -1)
 
 
-def normalise_advantage(advantage: Array) -> Array:
-    """Zero mean and unit (unbiased) deviation over the whole batch."""
-    return (advantage - advantage.mean()) / (advantage.std(ddof=1) + 1e-5)
+def weighted_mean(x: Array, weight: Array) -> Array:
+    """Mean of x (M,) by weight; 0 where no weight is left."""
+    return (x * weight).sum() / jnp.maximum(weight.sum(), 1e-8)
 
 
-def value_loss(value: Array, old_value: Array, return_: Array, clip: float) -> Array:
-    """Half the mean of the larger of two Huber losses: of the value, and of its clipped change."""
+def normalise_advantage(advantage: Array, weight: Array) -> Array:
+    """Zero mean and unit (unbiased) deviation over the whole batch, (M,) by weight (M,)."""
+    apart = advantage - weighted_mean(advantage, weight)
+    variance = (weight * jnp.square(apart)).sum() / jnp.maximum(weight.sum() - 1, 1)
+    return apart / (jnp.sqrt(variance) + 1e-5)
+
+
+def value_losses(value: Array, old_value: Array, return_: Array, clip: float) -> Array:
+    """Half the larger of two Huber losses, of the value and of its clipped change, (M,)."""
     clipped = old_value + jnp.clip(value - old_value, -clip, clip)
-    worse = jnp.maximum(optax.huber_loss(value, return_), optax.huber_loss(clipped, return_))
-    return 0.5 * worse.mean()
+    return 0.5 * jnp.maximum(optax.huber_loss(value, return_), optax.huber_loss(clipped, return_))
 
 
 def loss(
@@ -139,9 +147,9 @@ def loss(
     log_ratio = action_log_prob(action, distribution, batch.action) - batch.log_prob
     ratio = jnp.exp(log_ratio)
     clipped = jnp.clip(ratio, 1 - config.clip, 1 + config.clip)
-    policy = -jnp.minimum(ratio * batch.advantage, clipped * batch.advantage).mean()
-    critic = value_loss(value, batch.value, batch.return_, config.clip)
-    entropy = distribution.entropy().mean()
+    policy = -weighted_mean(jnp.minimum(ratio * batch.advantage, clipped * batch.advantage), batch.weight)
+    critic = weighted_mean(value_losses(value, batch.value, batch.return_, config.clip), batch.weight)
+    entropy = weighted_mean(distribution.entropy(), batch.weight)
     metrics = {
         "policy_loss": policy,
         "value_loss": critic,

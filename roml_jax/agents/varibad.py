@@ -18,7 +18,7 @@ from roml_jax.agents import ppo, vae
 from roml_jax.agents.base import Agent
 from roml_jax.networks import Policy, action_log_prob, choose_action
 from roml_jax.quiet import running_statistics as statistics
-from roml_jax.types import Array, EnvSpec, Metrics, Rollout, Transition
+from roml_jax.types import Array, EnvSpec, Metrics, Rollout, TaskWeights, Transition
 
 _STD_EPS = 1e-8  # in the variance: a feature that was constant so far has deviation 1e-4
 _REWARD_CLIP = 10.0
@@ -173,7 +173,7 @@ def normalise_rewards(
 
 def _policy_batch(
     state: VaribadState, stats: Statistics, networks: Networks, config: VaribadConfig, rollout: Rollout,
-    reward: Array, weights: Array,
+    reward: Array, weights: TaskWeights,
 ) -> ppo.PpoBatch:  # fmt: skip
     """Advantages under the acting policy's values, log-probabilities under the new statistics."""
     obs, latent = rollout.obs[:, :, :-1], rollout.extras
@@ -184,11 +184,12 @@ def _policy_batch(
     )
     value = jnp.where(rollout.valid, value.reshape(n, k, h), 0.0)  # nothing follows an early end
     # a task that the sampler filters out teaches nothing: no advantage, its own value as target
-    kept = rollout.valid & (jnp.arange(h) < h - 1) & (weights > 0)[:, None, None]
+    kept = rollout.valid & (jnp.arange(h) < h - 1) & (weights.keep > 0)[:, None, None]
     advantage = ppo.gae(reward, value, kept.astype(reward.dtype), config.ppo.gamma, config.ppo.gae_lambda)
     flat_obs, flat_latent = _policy_inputs(config, stats, flat_obs, flat_latent)
     action = rollout.action.reshape(n * k * h, -1)
     distribution, _ = networks.policy.apply(state.policy, flat_obs, flat_latent)
+    weight = jnp.broadcast_to(weights.loss[:, None, None], reward.shape).reshape(-1)
     return ppo.PpoBatch(
         obs=flat_obs,
         latent=flat_latent,
@@ -196,13 +197,14 @@ def _policy_batch(
         log_prob=action_log_prob(networks.policy.action, distribution, action),
         value=value.reshape(-1),
         return_=(advantage + value).reshape(-1),
-        advantage=ppo.normalise_advantage(advantage).reshape(-1),
+        advantage=ppo.normalise_advantage(advantage.reshape(-1), weight),
+        weight=weight,
     )
 
 
 def update_policy(
     state: VaribadState, networks: Networks, config: VaribadConfig, rollout: Rollout, reward: Array,
-    weights: Array, key: Array, progress: Array,
+    weights: TaskWeights, key: Array, progress: Array,
 ) -> tuple[VaribadState, Metrics]:  # fmt: skip
     """PPO on a rollout: new input statistics, then all epochs.
 
@@ -212,7 +214,7 @@ def update_policy(
         config: options.
         rollout: N tasks.
         reward: (N, K, H) as the policy is to see them (scaled).
-        weights: (N,) tasks of weight 0 enter no advantage.
+        weights: what each task teaches.
         key: permutations.
         progress: () share of the run done, for annealing.
     """
@@ -266,7 +268,7 @@ def _when(condition: Array, update: Any, state: VaribadState) -> tuple[VaribadSt
 
 
 def _update(
-    state: VaribadState, networks: Networks, config: VaribadConfig, rollout: Rollout, weights: Array,
+    state: VaribadState, networks: Networks, config: VaribadConfig, rollout: Rollout, weights: TaskWeights,
     key: Array, progress: Array,
 ) -> tuple[VaribadState, Metrics]:  # fmt: skip
     trajectory = trajectory_of(rollout)

@@ -1,0 +1,259 @@
+"""Parametric families of distributions over the unit parameter u of a task.
+
+A proposal at ``phi0`` is the prior. The cross-entropy method moves phi; likelihood ratios between
+phi0 and phi are taken over u.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import distrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from roml_jax.types import Array
+
+# Float32 Beta draws near an end round to 0 or 1, where densities are 0 or infinite.
+_U_MARGIN = 1e-6
+_EXACT_PHI_MARGIN = 1e-3
+_MIN_STD = 1e-3  # of a fitted Gaussian, in units of the prior's deviation
+
+
+class Proposal(NamedTuple):
+    """A parametric family of distributions over u.
+
+    Attributes:
+        phi0: (p,) the parameters at which the proposal is the prior.
+        sample: (phi (p,), key, n) -> u (n, d), kept off the ends of the interval.
+        log_prob: (phi (p,), u (n, d)) -> (n,).
+        fit: (u (n, d), weights (n,)) -> phi (p,), the weighted update of the cross-entropy method;
+            weights of 0 leave a draw out, weights that sum to 0 give NaN.
+        low: (p,) least value that phi may take.
+        high: (p,) greatest.
+        dims: d.
+        uniform_prior: whether u is uniform on [0, 1]^d under the prior.
+    """
+
+    phi0: Array
+    sample: Callable[[Array, Array, int], Array]
+    log_prob: Callable[[Array, Array], Array]
+    fit: Callable[[Array, Array], Array]
+    low: Array
+    high: Array
+    dims: int
+    uniform_prior: bool = False
+
+
+def _weighted_mean(x: Array, weights: Array) -> Array:
+    return (weights[:, None] * x).sum(axis=0) / weights.sum()
+
+
+def beta(dims: int, bound: float | None = 0.02) -> Proposal:
+    """Independent Beta(2 phi, 2 - 2 phi) over [0, 1] in each dimension; uniform at phi = 0.5.
+
+    Args:
+        dims: d; phi has one mean per dimension.
+        bound: the reference evaluates densities at u clipped to [bound, 1 - bound] and keeps phi
+            inside the same interval. This bounds the weights and biases them far from the prior.
+            None gives the exact density, with phi kept inside [1e-3, 1 - 1e-3].
+    """
+    margin = _U_MARGIN if bound is None else bound
+    phi_margin = _EXACT_PHI_MARGIN if bound is None else bound
+
+    def distribution(phi: Array) -> distrax.Distribution:
+        return distrax.Independent(distrax.Beta(2 * phi, 2 - 2 * phi), reinterpreted_batch_ndims=1)
+
+    def sample(phi: Array, key: Array, n: int) -> Array:
+        u = distribution(phi).sample(seed=key, sample_shape=n)
+        return jnp.clip(u, _U_MARGIN, 1 - _U_MARGIN)
+
+    def log_prob(phi: Array, u: Array) -> Array:
+        return distribution(phi).log_prob(jnp.clip(u, margin, 1 - margin))
+
+    low, high = jnp.full(dims, phi_margin), jnp.full(dims, 1 - phi_margin)
+
+    def fit(u: Array, weights: Array) -> Array:
+        return jnp.clip(_weighted_mean(u, weights), phi_margin, 1 - phi_margin)
+
+    return Proposal(jnp.full(dims, 0.5), sample, log_prob, fit, low, high, dims, uniform_prior=True)
+
+
+def exponential(mean: float) -> Proposal:
+    """Exponential with mean phi over u in (0, inf); phi is the weighted mean, unclipped."""
+
+    def sample(phi: Array, key: Array, n: int) -> Array:
+        return phi * jax.random.exponential(key, (n, 1), phi.dtype)
+
+    def log_prob(phi: Array, u: Array) -> Array:
+        return (-jnp.log(phi) - u / phi).sum(axis=-1)
+
+    return Proposal(
+        jnp.full(1, mean), sample, log_prob, _weighted_mean, jnp.zeros(1), jnp.full(1, jnp.inf), 1
+    )
+
+
+def gaussian(mean: Sequence[float], std: Sequence[float]) -> Proposal:
+    """Independent normals over unconstrained u; phi is the means, then the log-deviations.
+
+    The fitted deviation is kept above a thousandth of the prior's.
+    """
+    mean0, std0 = np.asarray(mean, float), np.asarray(std, float)
+    dims, floor = mean0.size, np.log(_MIN_STD * std0)
+
+    def distribution(phi: Array) -> distrax.Distribution:
+        return distrax.MultivariateNormalDiag(phi[:dims], jnp.exp(phi[dims:]))
+
+    def fit(u: Array, weights: Array) -> Array:
+        center = _weighted_mean(u, weights)
+        variance = _weighted_mean(jnp.square(u - center), weights)
+        log_std = 0.5 * jnp.log(jnp.maximum(variance, jnp.exp(2 * floor).astype(u.dtype)))
+        return jnp.concatenate([center, log_std])
+
+    return Proposal(
+        phi0=jnp.asarray(np.concatenate([mean0, np.log(std0)])),
+        sample=lambda phi, key, n: distribution(phi).sample(seed=key, sample_shape=n),
+        log_prob=lambda phi, u: distribution(phi).log_prob(u),
+        fit=fit,
+        low=jnp.asarray(np.concatenate([np.full(dims, -np.inf), floor])),
+        high=jnp.full(2 * dims, jnp.inf),
+        dims=dims,
+    )
+
+
+def gaussian_full(mean: Sequence[float], covariance: Sequence[Sequence[float]]) -> Proposal:
+    """A normal with full covariance over unconstrained u; phi is the mean, then the Cholesky factor.
+
+    The factor's lower triangle is in phi row by row. A ridge of a millionth of the prior's variances
+    keeps a fit to few draws positive definite.
+    """
+    mean0, cov0 = np.asarray(mean, float), np.asarray(covariance, float)
+    dims = mean0.size
+    rows, columns = np.tril_indices(dims)
+    ridge = np.diag(np.diag(cov0)) * _MIN_STD**2
+
+    def factor(phi: Array) -> Array:
+        return jnp.zeros((dims, dims), phi.dtype).at[rows, columns].set(phi[dims:])
+
+    def distribution(phi: Array) -> distrax.Distribution:
+        return distrax.MultivariateNormalTri(phi[:dims], factor(phi))
+
+    def fit(u: Array, weights: Array) -> Array:
+        center = _weighted_mean(u, weights)
+        apart = u - center
+        covariance = (weights[:, None] * apart).T @ apart / weights.sum()
+        lower = jnp.linalg.cholesky(covariance + ridge.astype(u.dtype))
+        return jnp.concatenate([center, lower[rows, columns]])
+
+    triangle = np.linalg.cholesky(cov0)[rows, columns]
+    on_diagonal = np.where(rows == columns, 0.0, -np.inf)
+    return Proposal(
+        phi0=jnp.asarray(np.concatenate([mean0, triangle])),
+        sample=lambda phi, key, n: distribution(phi).sample(seed=key, sample_shape=n),
+        log_prob=lambda phi, u: distribution(phi).log_prob(u),
+        fit=fit,
+        low=jnp.asarray(np.concatenate([np.full(dims, -np.inf), on_diagonal])),
+        high=jnp.full(dims + rows.size, jnp.inf),
+        dims=dims,
+    )
+
+
+def categorical(probabilities: Sequence[float], floor: float = 1e-3) -> Proposal:
+    """Over the indices of a finite set of tasks; u is the index as a float, phi the probabilities.
+
+    Args:
+        probabilities: (m,) of the prior, positive.
+        floor: least probability of any task after an update, as a share of 1 / m.
+    """
+    prior = np.asarray(probabilities, float) / np.sum(probabilities)
+    count, least = prior.size, floor / prior.size
+
+    def sample(phi: Array, key: Array, n: int) -> Array:
+        index = distrax.Categorical(probs=phi).sample(seed=key, sample_shape=n)
+        return index[:, None].astype(phi.dtype)
+
+    def log_prob(phi: Array, u: Array) -> Array:
+        return jnp.log(phi[u[:, 0].astype(jnp.int32)])
+
+    def fit(u: Array, weights: Array) -> Array:
+        totals = jax.ops.segment_sum(weights, u[:, 0].astype(jnp.int32), count)
+        return (1 - floor) * totals / weights.sum() + least
+
+    low = jnp.asarray(np.minimum(prior, least))
+    return Proposal(jnp.asarray(prior), sample, log_prob, fit, low, jnp.ones(count), 1)
+
+
+def top_of_unit_interval(alpha: float) -> Proposal:
+    """Uniform on the top 2 (1 - phi) of [0, 1]: the oracle where the hardest tasks are known to lie there.
+
+    Whatever the scores, a fit gives 1 - alpha / 2, the distribution of the top alpha.
+    """
+
+    def start(phi: Array) -> Array:
+        return jnp.clip(1 - 2 * (1 - phi[0]), 0.0, 1 - _U_MARGIN)
+
+    def sample(phi: Array, key: Array, n: int) -> Array:
+        u = jax.random.uniform(key, (n, 1), phi.dtype, minval=start(phi))
+        return jnp.clip(u, _U_MARGIN, 1 - _U_MARGIN)
+
+    def log_prob(phi: Array, u: Array) -> Array:
+        a = start(phi)
+        return jnp.where(u[:, 0] >= a, -jnp.log(1 - a), -jnp.inf)
+
+    def fit(u: Array, weights: Array) -> Array:
+        del weights
+        return jnp.full(1, 1 - alpha / 2, u.dtype)
+
+    half, one = jnp.full(1, 0.5), jnp.ones(1)
+    return Proposal(half, sample, log_prob, fit, half, one, 1, uniform_prior=True)
+
+
+def with_prior(proposal: Proposal, share: float) -> Proposal:
+    """A mixture that draws ``share`` of the tasks from the prior: no weight exceeds 1 / share."""
+    if not 0 < share < 1:
+        raise ValueError(f"the prior's share must lie in (0, 1), got {share}")
+
+    def sample(phi: Array, key: Array, n: int) -> Array:
+        which, prior_key, phi_key = jax.random.split(key, 3)
+        from_prior = jax.random.bernoulli(which, share, (n, 1))
+        prior = proposal.sample(proposal.phi0.astype(phi.dtype), prior_key, n)
+        return jnp.where(from_prior, prior, proposal.sample(phi, phi_key, n))
+
+    def log_prob(phi: Array, u: Array) -> Array:
+        return jnp.logaddexp(
+            math.log(share) + proposal.log_prob(proposal.phi0.astype(phi.dtype), u),
+            math.log1p(-share) + proposal.log_prob(phi, u),
+        )
+
+    return proposal._replace(sample=sample, log_prob=log_prob)
+
+
+def product(parts: Sequence[Proposal]) -> Proposal:
+    """Independent proposals side by side: u, phi and the bounds one after the other."""
+    phi_ends = np.cumsum([part.phi0.size for part in parts])[:-1]
+    u_ends = np.cumsum([part.dims for part in parts])[:-1]
+
+    def sample(phi: Array, key: Array, n: int) -> Array:
+        keys, phis = jax.random.split(key, len(parts)), jnp.split(phi, phi_ends)
+        drawn = [part.sample(p, k, n) for part, p, k in zip(parts, phis, keys, strict=True)]
+        return jnp.concatenate(drawn, axis=-1)
+
+    def log_prob(phi: Array, u: Array) -> Array:
+        phis, us = jnp.split(phi, phi_ends), jnp.split(u, u_ends, axis=-1)
+        terms = [part.log_prob(p, x) for part, p, x in zip(parts, phis, us, strict=True)]
+        return jnp.stack(terms).sum(axis=0)
+
+    def fit(u: Array, weights: Array) -> Array:
+        us = jnp.split(u, u_ends, axis=-1)
+        return jnp.concatenate([part.fit(x, weights) for part, x in zip(parts, us, strict=True)])
+
+    def joined(name: str) -> Array:
+        return jnp.concatenate([getattr(part, name) for part in parts])
+
+    return Proposal(
+        joined("phi0"), sample, log_prob, fit, joined("low"), joined("high"),
+        dims=sum(part.dims for part in parts), uniform_prior=all(part.uniform_prior for part in parts),
+    )  # fmt: skip
