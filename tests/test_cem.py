@@ -1,5 +1,8 @@
 """The cross-entropy method against the PyPI package that the reference descends from."""
 
+import functools
+from unittest import mock
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,13 +18,17 @@ RNG = np.random.default_rng(1)
 
 
 class PackageBeta(PackageCem):
-    """The package's method with RoML's Beta family, fed with given samples and tie choices."""
+    """The package's method with RoML's Beta family, fed with given samples, weights and tie choices."""
 
     def do_sample(self, dist):
         return self.queue.pop(0)
 
     def is_original_dist(self):
         return self.refs[self.sample_count]
+
+    def get_weight(self, x, use_original_dist=False):
+        weight = super().get_weight(x, use_original_dist)
+        return self.given_weights.pop(0) if self.given_weights else weight
 
     def pdf(self, x, dist):
         return stats.beta.pdf(np.clip(x, BOUND, 1 - BOUND), 2 * dist, 2 - 2 * dist)
@@ -30,21 +37,37 @@ class PackageBeta(PackageCem):
         w, s = np.array(weights), np.array(samples)
         return np.clip(np.mean(w * s) / np.mean(w), BOUND, 1 - BOUND)
 
-    def batch(self, u, refs, scores, tie_order, monkeypatch):
-        """Runs one whole batch; returns (phi, weights, selected)."""
-        self.queue, self.refs = list(u), [*list(refs), False]
+    def feed(self, u, refs, tie_order, monkeypatch, weights=()):
+        """Sets what the next draws are, which of a batch are references, and how ties are broken."""
+        self.queue, self.refs, self.given_weights = list(u), [*list(refs), False], list(weights)
 
         def choose(candidates, n, replace):
             assert not replace
             return sorted(candidates, key=lambda i: tie_order[i])[:n]
 
         monkeypatch.setattr(np.random, "choice", choose)
+
+    def batch(self, u, refs, scores, tie_order, monkeypatch):
+        """Runs one whole batch; returns (phi, weights, selected)."""
+        self.feed(u, refs, tie_order, monkeypatch)
         for _ in u:
             self.sample()
         weights = np.array(self.weights[-1])
         for score in scores:
             self.update(score, save=False)
         return self.sample_dist[-1], weights, np.array(self.selected_samples[-1])
+
+
+@functools.cache
+def updater(config):
+    """The jitted update of a configuration with the tie order as an argument."""
+
+    @jax.jit
+    def update(state, draw, scores, alpha, tie_order):
+        with mock.patch.object(jax.random, "uniform", return_value=tie_order):
+            return cem.update(config, proposals.beta(1, BOUND), state, draw, scores, alpha, jax.random.key(1))
+
+    return update
 
 
 def _scores(kind, size, u):
@@ -93,17 +116,9 @@ def test_one_update_is_the_packages(x64, monkeypatch, kind, refs, forced):
         chosen, _ = cem.select(config, jnp.asarray(scores), q_ref, jnp.asarray(tie_order))
         np.testing.assert_array_equal(chosen, expected_selected)
 
-        monkeypatch.setattr(jax.random, "uniform", lambda *_, **__: jnp.asarray(tie_order))  # noqa: B023
         state = cem.init(config, proposal, jax.random.key(0))._replace(phi=phi_array)
-        state, metrics = cem.update(
-            config,
-            proposal,
-            state,
-            (u_array, log_w, jnp.asarray(is_ref)),
-            jnp.asarray(scores),
-            alpha,
-            jax.random.key(1),
-        )
+        draw = (u_array, log_w, jnp.asarray(is_ref))
+        state, metrics = updater(config)(state, draw, jnp.asarray(scores), alpha, jnp.asarray(tie_order))
         np.testing.assert_allclose(state.phi[0], expected_phi, atol=1e-6)
         np.testing.assert_allclose(metrics.q_int, package.internal_quantile[-1], atol=1e-6)
         np.testing.assert_allclose(metrics.q_ref, package.ref_quantile[-1], atol=1e-6)
@@ -121,22 +136,112 @@ def test_nothing_selected_leaves_phi(x64):
     assert metrics.selected_share == 0
 
 
-def test_reference_mode_of_the_package_over_batches(x64, monkeypatch):
-    """ref_mode='train_ref': the package as published, references first, ten batches in sequence."""
-    size, num_ref = 40, 8
-    package = PackageBeta(0.5, batch_size=size, ref_alpha=0.1, n_orig_per_batch=num_ref, min_batch_update=0.2)
-    config = cem.CemConfig(batch_size=size, ref_share=0.2, min_share=0.2, soft=0.0, ref_mode="train_ref")
+OPTIONS = {
+    "references": ({}, {"ref_mode": "train_ref"}),
+    "none": ({"ref_mode": "none"}, {"ref_mode": "none"}),
+    "threshold": ({"ref_q": -0.6, "n_orig_per_batch": 0.2}, {"threshold": -0.6}),
+    # the package multiplies a 'valid' level by 100 once too often, so it gets a hundredth of it
+    "valid": ({"ref_mode": "valid", "ref_alpha": 0.001}, {"ref_mode": "valid"}),
+    "weight_clip": ({"w_clip": 1.5}, {"ref_mode": "train_ref", "weight_clip": 1.5}),
+    "unforced": ({"force_min_samples": False}, {"ref_mode": "train_ref", "force_min_share": False}),
+    "share": ({"min_batch_update": 0.5}, {"ref_mode": "train_ref", "min_share": 0.5}),
+}
+
+
+@pytest.mark.parametrize("n", [40, 16, 100])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_fifty_batches_are_the_packages(x64, monkeypatch, name, n):
+    """Every option over sequences of batches; iterations equal to a batch, smaller and larger."""
+    package_options, ours = OPTIONS[name]
+    size, alpha, total = 40, 0.1, 50 * 40
+    config = cem.CemConfig(batch_size=size, soft=0.0, **ours)
     proposal = proposals.beta(1, BOUND)
+    is_first = np.arange(size) < config.num_ref
+    monkeypatch.setattr(cem, "reference_slots", lambda *_: jnp.asarray(is_first))  # as the package: first
+    tie_order = RNG.permutation(size).astype(float)
+    package = PackageBeta(0.5, batch_size=size, **({"ref_alpha": alpha} | package_options))
     state = cem.init(config, proposal, jax.random.key(0))
-    is_ref = np.arange(size) < num_ref
-    for _ in range(10):
-        phi = float(state.phi[0])
-        u = np.where(is_ref, RNG.uniform(size=size), RNG.beta(2 * phi, 2 - 2 * phi, size=size))
-        scores = -u + 0.1 * RNG.normal(size=size)
-        expected, weights, _ = package.batch(u, is_ref, scores, np.arange(size), monkeypatch)
-        draw = (jnp.asarray(u)[:, None], jnp.log(jnp.asarray(weights)), jnp.asarray(is_ref))
-        state, _ = cem.update(config, proposal, state, draw, jnp.asarray(scores), 0.1, jax.random.key(1))
-        np.testing.assert_allclose(state.phi[0], expected, atol=1e-6)
+    if name == "valid":
+        outside = -RNG.uniform(size=200)
+        package.update_ref_scores(outside)
+        state = cem.set_reference(state, jnp.asarray(outside), alpha)
+    draw = jax.jit(lambda state, key: cem.sample(config, proposal, state, key, n))
+    for i in range(total // n):
+        state, u, log_w, is_ref = draw(state, jax.random.key(i))
+        flat = np.asarray(u)[:, 0]
+        scores = np.round(-flat + 0.1 * RNG.normal(size=n), 1)  # ties
+        weights = np.exp(np.asarray(log_w))
+        clip = config.weight_clip
+        package.feed(
+            flat,
+            is_first,
+            tie_order,
+            monkeypatch,
+            weights if clip is None else np.clip(weights, 1 / clip, clip),
+        )
+        for score in scores:
+            package.sample()
+            package.update(score, save=False)
+        state, _ = updater(config)(
+            state, (u, log_w, is_ref), jnp.asarray(scores), alpha, jnp.asarray(tie_order)
+        )
+    batches = total // n * n // size
+    assert int(state.batch) == package.batch_count == batches
+    np.testing.assert_allclose(state.history.phi[:batches, 0], package.sample_dist[:batches], atol=1e-6)
+    np.testing.assert_allclose(state.phi[0], package.sample_dist[-1], atol=1e-6)
+    np.testing.assert_allclose(state.history.metrics.q_int[:batches], package.internal_quantile, atol=1e-6)
+    np.testing.assert_allclose(state.history.metrics.q_ref[:batches], package.ref_quantile, atol=1e-6)
+    selected = np.array(package.n_update_samples) / size
+    np.testing.assert_allclose(state.history.metrics.selected_share[:batches], selected, atol=1e-12)
+
+
+def test_weights_at_draw_time_are_the_packages(x64, monkeypatch):
+    """Not injected: the package's own density ratio under the phi that the task was drawn with."""
+    size = 40
+    package = PackageBeta(0.5, batch_size=size)
+    package.sample_dist.append(0.85)
+    u = RNG.beta(1.7, 0.3, size=size)
+    is_ref = np.arange(size) < 8
+    _, weights, _ = package.batch(u, is_ref, -u, np.arange(size), monkeypatch)
+    proposal = proposals.beta(1, BOUND)
+    log_w = proposal.log_prob(jnp.array([0.5]), jnp.asarray(u)[:, None]) - proposal.log_prob(
+        jnp.array([0.85]), jnp.asarray(u)[:, None]
+    )
+    np.testing.assert_allclose(np.where(is_ref, 1, np.exp(log_w)), weights, rtol=1e-9)
+
+
+def test_soft_quantile_and_optimisation_mode(x64):
+    u = jnp.linspace(0.01, 0.99, 20)[:, None]
+    draw = (u, jnp.full(20, 3.0), jnp.zeros(20, bool))
+    proposal = proposals.beta(1, BOUND)
+    config = cem.CemConfig(batch_size=20, quantile_soft=0.75)
+    state = cem.init(config, proposal, jax.random.key(0))
+    seen = []
+    for shift in (0.0, 1.0):
+        state, metrics = cem.update(config, proposal, state, draw, u[:, 0] + shift, 0.3, jax.random.key(0))
+        seen.append(float(metrics.q_ref))
+    assert seen[1] == pytest.approx(seen[0] + 0.25)
+
+    config = cem.CemConfig(batch_size=20, optimise=True, soft=0.0)
+    state = cem.init(config, proposal, jax.random.key(0))
+    assert config.num_ref == 0
+    weighted = (u, jnp.linspace(-5, 5, 20), jnp.zeros(20, bool))
+    state, metrics = cem.update(config, proposal, state, weighted, u[:, 0], 0.3, jax.random.key(0))
+    assert float(metrics.q_ref) == -np.inf
+    assert float(state.phi[0]) == pytest.approx(float(u[:4].mean()))  # unweighted mean of the lowest fifth
+
+
+def test_history_keeps_the_last_batches():
+    config = cem.CemConfig(batch_size=4, history=3)
+    proposal = proposals.beta(1)
+    state = cem.init(config, proposal, jax.random.key(0))
+    step = jax.jit(lambda s, d, r: cem.update(config, proposal, s, d, r, 0.5, jax.random.key(0))[0])
+    phis = []
+    for i in range(5):
+        phis.append(float(state.phi[0]))
+        u = jax.random.uniform(jax.random.key(i), (4, 1))
+        state = step(state, (u, jnp.zeros(4), jnp.zeros(4, bool)), u[:, 0])
+    np.testing.assert_allclose(state.history.phi[:, 0], [phis[3], phis[4], phis[2]])
 
 
 @pytest.mark.parametrize("n", [1, 16, 40, 128, 300])
