@@ -1,0 +1,85 @@
+"""The cross-entropy method for people who will not go functional: an object with sample and update.
+
+The habit is that of the ``cross-entropy-method`` package; the mathematics is ``roml_jax.cem``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from roml_jax import cem
+from roml_jax.tasks import TaskFamily
+from roml_jax.types import Array
+
+
+class CrossEntropyMethod:
+    """Draws one task at a time and learns from one score at a time.
+
+    Attributes:
+        state: the functional state, a pytree; it can be saved, restored and handed to ``cem.update``.
+    """
+
+    def __init__(
+        self, family: TaskFamily, alpha: float, config: cem.CemConfig | None = None, seed: int = 0
+    ) -> None:
+        """Starts at the prior.
+
+        Args:
+            family: the tasks.
+            alpha: risk level in (0, 1].
+            config: options; ``CemConfig()`` if None.
+            seed: of all draws.
+        """
+        if not 0 < alpha <= 1:
+            raise ValueError(f"alpha must lie in (0, 1], got {alpha}")
+        self._config = config or cem.CemConfig()
+        self._proposal, self._alpha = family.proposal, alpha
+        key, self._key = jax.random.split(jax.random.key(seed))
+        self.state = cem.init(self._config, family.proposal, key)
+        self._waiting: list[tuple[Array, Array, Array]] = []
+
+        def draw(state: cem.CemState, key: Array) -> Any:
+            state, u, log_w, is_ref = cem.sample(self._config, self._proposal, state, key, 1)
+            weight = cem.weights_of(self._config, log_w)
+            return state, (u, log_w, is_ref), family.decode(u)[0], weight[0]
+
+        def learn(state: cem.CemState, drawn: Any, score: Array, key: Array) -> cem.CemState:
+            return cem.update(self._config, self._proposal, state, drawn, score[None], alpha, key)[0]
+
+        self._draw, self._learn = jax.jit(draw), jax.jit(learn)
+
+    @property
+    def phi(self) -> np.ndarray:
+        """Parameters of the current distribution, (p,)."""
+        return np.asarray(self.state.phi)
+
+    def _next_key(self) -> Array:
+        self._key, key = jax.random.split(self._key)
+        return key
+
+    def sample(self) -> tuple[np.ndarray, float]:
+        """The next task (d,) and its weight, prior density over current density."""
+        self.state, drawn, task, weight = self._draw(self.state, self._next_key())
+        self._waiting.append(drawn)
+        return np.asarray(task), float(weight)
+
+    def update(self, score: float) -> None:
+        """The score of the earliest task that has none yet; higher is better, NaN leaves it out.
+
+        Raises:
+            ValueError: if every drawn task has its score.
+        """
+        if not self._waiting:
+            raise ValueError("update() needs a task: call sample() first, once per score")
+        drawn = self._waiting.pop(0)
+        self.state = self._learn(
+            self.state, drawn, jnp.asarray(score, self.state.phi.dtype), self._next_key()
+        )
+
+    def update_ref_scores(self, scores: np.ndarray) -> None:
+        """Scores of prior tasks from outside, for ``ref_mode="valid"``."""
+        self.state = cem.set_reference(self.state, jnp.asarray(scores), self._alpha)

@@ -1,0 +1,141 @@
+"""What must hold whatever the scores: hypothesis searches for scores that break it."""
+
+import functools
+
+import hypothesis.extra.numpy as hnp
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from roml_jax import cem, proposals
+
+SIZE, ALPHA = 16, 0.2
+PROPOSALS = {
+    "beta": proposals.beta(1),
+    "beta_exact_3": proposals.beta(3, bound=None),
+    "exponential": proposals.exponential(0.1),
+    "gaussian": proposals.gaussian((0.0, 1.0), (1.0, 2.0)),
+    "gaussian_full": proposals.gaussian_full((0.0, 0.0), ((1.0, 0.5), (0.5, 1.0))),
+    "categorical": proposals.categorical((0.5, 0.25, 0.25)),
+    "mixture": proposals.with_prior(proposals.beta(1), 0.1),
+    "product": proposals.product([proposals.beta(1), proposals.exponential(2.0)]),
+}
+OPTIONS = {
+    "default": {},
+    "train_ref": {"ref_mode": "train_ref"},
+    "none": {"ref_mode": "none", "force_min_share": False},
+    "clipped": {"weight_clip": 2.0, "quantile_soft": 0.5},
+    "optimise": {"optimise": True, "soft": 0.0},
+    "threshold": {"threshold": 0.0},
+}
+
+
+@functools.cache
+def batch_of(proposal_name, option):
+    """A jitted batch: draws at the state's phi, takes the given scores."""
+    config, proposal = cem.CemConfig(batch_size=SIZE, history=2, **OPTIONS[option]), PROPOSALS[proposal_name]
+
+    @jax.jit
+    def batch(state, scores, key):
+        state, u, log_w, is_ref = cem.sample(config, proposal, state, key, SIZE)
+        return cem.update(config, proposal, state, (u, log_w, is_ref), scores, ALPHA, key)
+
+    return batch, cem.init(config, proposal, jax.random.key(0))
+
+
+numbers = st.floats(width=32) | st.sampled_from([0.0, 1.0, np.nan, -np.inf])
+anything = hnp.arrays(np.float32, (3, SIZE), elements=numbers)
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("name", PROPOSALS)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(scores=anything, seed=st.integers(0, 1000))
+def test_phi_stays_finite_and_inside_its_bounds(name, option, scores, seed):
+    if option not in ("default", "clipped") and name not in ("beta", "gaussian_full"):
+        return  # the options do not know the family; two of them stand for all
+    batch, state = batch_of(name, option)
+    proposal = PROPOSALS[name]
+    for row, key in zip(scores, jax.random.split(jax.random.key(seed), 3), strict=True):
+        state, figures = batch(state, jnp.asarray(row), key)
+        assert int(figures.diverged) == np.isnan(row).sum()
+    phi = np.asarray(state.phi)
+    assert np.isfinite(phi).all()
+    assert (phi >= np.asarray(proposal.low) - 1e-5).all()
+    assert (phi <= np.asarray(proposal.high) + 1e-5).all()
+    drawn = proposal.sample(state.phi, jax.random.key(0), 32)
+    assert np.isfinite(np.asarray(drawn)).all()
+    assert np.isfinite(np.asarray(proposal.log_prob(state.phi, drawn))).all()
+
+
+def close(scores, u, log_w, is_ref, **options):
+    config, proposal = cem.CemConfig(batch_size=SIZE, soft=0.0, **options), proposals.beta(1)
+    state = cem.init(config, proposal, jax.random.key(0))
+    draw = (jnp.asarray(u)[:, None], jnp.asarray(log_w), jnp.asarray(is_ref))
+    return float(_updater(config)(state, draw, jnp.asarray(scores)).phi[0])
+
+
+@functools.cache
+def _updater(config):
+    return jax.jit(
+        lambda state, draw, scores: cem.update(
+            config, proposals.beta(1), state, draw, scores, ALPHA, jax.random.key(1)
+        )[0]
+    )
+
+
+distinct = st.lists(st.integers(-1000, 1000), min_size=SIZE, max_size=SIZE, unique=True)
+
+
+@pytest.mark.parametrize("mode", ["train", "train_ref", "none"])
+@settings(max_examples=25, deadline=None)
+@given(scores=distinct, seed=st.integers(0, 1000))
+def test_neither_the_order_of_tasks_nor_a_monotone_map_of_the_scores_matters(mode, scores, seed):
+    rng, scores = np.random.default_rng(seed), np.array(scores, np.float32)
+    u, log_w = rng.uniform(size=SIZE).astype(np.float32), rng.normal(size=SIZE).astype(np.float32)
+    is_ref = rng.permutation(np.arange(SIZE) < 5)
+    plain = close(scores, u, log_w, is_ref, ref_mode=mode)
+    order = rng.permutation(SIZE)
+    shuffled = close(scores[order], u[order], log_w[order], is_ref[order], ref_mode=mode)
+    assert shuffled == pytest.approx(plain, abs=1e-5)
+    if mode == "train_ref":
+        return  # its threshold lies between two references, and other tasks may lie there too
+    mapped = np.sign(scores) * np.sqrt(np.abs(scores)) * 10 + 3
+    assert close(mapped, u, log_w, is_ref, ref_mode=mode) == pytest.approx(plain, abs=1e-5)
+
+
+SCIPY = {
+    "beta_clipped": (
+        proposals.beta(1),
+        lambda phi, u: stats.beta.logpdf(np.clip(u[:, 0], 0.02, 0.98), 2 * phi[0], 2 - 2 * phi[0]),
+        st.floats(0.03, 0.97),
+    ),
+    "beta_exact": (
+        proposals.beta(1, bound=None),
+        lambda phi, u: stats.beta.logpdf(u[:, 0], 2 * phi[0], 2 - 2 * phi[0]),
+        st.floats(0.03, 0.97),
+    ),
+    "exponential": (
+        proposals.exponential(0.1),
+        lambda phi, u: stats.expon.logpdf(u[:, 0], scale=phi[0]),
+        st.floats(0.02, 3.0),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SCIPY)
+@settings(max_examples=25, deadline=None)
+@given(data=st.data(), seed=st.integers(0, 1000))
+def test_log_weights_are_scipys_density_ratios(name, data, seed):
+    proposal, logpdf, values = SCIPY[name]
+    phi = jnp.asarray([data.draw(values)], jnp.float32)
+    config = cem.CemConfig(batch_size=SIZE)
+    state = cem.init(config, proposal, jax.random.key(0))._replace(phi=phi)
+    _, u, log_w, is_ref = cem.sample(config, proposal, state, jax.random.key(seed), SIZE)
+    u64 = np.asarray(u, np.float64)
+    expected = np.where(is_ref, 0.0, logpdf(np.asarray(proposal.phi0), u64) - logpdf(np.asarray(phi), u64))
+    np.testing.assert_allclose(log_w, expected, atol=2e-3, rtol=2e-3)

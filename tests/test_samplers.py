@@ -1,0 +1,220 @@
+"""One contract for every sampler in the registry, and what each promises beyond it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from roml_jax import cem, samplers, tasks
+from roml_jax.registry import UnknownNameError
+
+ALPHA, N = 0.2, 32
+EXACT = tasks.log_beta(("mass",), bound=None)  # task = 2^(2u - 1): the hardest are the heaviest below
+SEEKING = ("cem", "cem_soft", "oracle", "naive")
+
+
+def hardness(draw):
+    return -draw.u[:, 0]
+
+
+def advance(sampler, state, key, iterations=40, progress=1.0):
+    """Iterations on return = -u, all at the same progress."""
+
+    def step(state, key):
+        state, draw = sampler.sample(state, key, N)
+        return sampler.update(state, draw, hardness(draw), key, jnp.asarray(progress))
+
+    return jax.jit(lambda s, k: jax.lax.scan(step, s, jax.random.split(k, iterations)))(state, key)
+
+
+@pytest.mark.parametrize("name", samplers.names())
+def test_contract(name):
+    sampler = samplers.make(name, EXACT, ALPHA)
+    state = sampler.init(jax.random.key(0))
+    after, draw = jax.jit(sampler.sample, static_argnums=2)(state, jax.random.key(1), N)
+    assert draw.u.shape == draw.task.shape == (N, 1)
+    assert draw.log_w.shape == draw.is_ref.shape == (N,)
+    assert draw.is_ref.dtype == bool
+    np.testing.assert_allclose(draw.task, EXACT.decode(draw.u))
+    assert not np.asarray(draw.log_w)[np.asarray(draw.is_ref)].any()
+    weights = sampler.weights(after, hardness(draw), jnp.asarray(0.5))
+    for weight in weights:
+        assert weight.shape == (N,)
+        assert set(np.unique(weight)) <= {0.0, 1.0}
+    assert weights.keep.sum() > 0
+
+    same = lambda a, b: jax.tree.map(lambda x, y: (x.shape, x.dtype) == (y.shape, y.dtype), a, b)  # noqa: E731
+    updated, metrics = sampler.update(after, draw, hardness(draw), jax.random.key(2), jnp.asarray(0.5))
+    assert all(jax.tree.leaves(same(state, updated)))
+    assert jax.tree.structure(state) == jax.tree.structure(updated)
+    assert all(value.shape == () for value in metrics.values())
+    assert sampler.phi(updated).ndim == 1
+
+    states = jax.vmap(sampler.init)(jax.random.split(jax.random.key(3), 3))
+    keys = jax.random.split(jax.random.key(4), 3)
+    seeds = jax.vmap(lambda s, k: advance(sampler, s, k, 8)[0])(states, keys)
+    assert np.isfinite(np.asarray(jax.vmap(sampler.phi, axis_size=3)(seeds))).all()
+
+
+@pytest.mark.parametrize("name", samplers.names())
+def test_the_prior_is_what_is_drawn_first(name):
+    sampler = samplers.make(name, EXACT, ALPHA)
+    n = 100 if name == "naive" else 5000  # its pool
+    _, draw = sampler.sample(sampler.init(jax.random.key(0)), jax.random.key(1), n)
+    assert stats.kstest(np.asarray(draw.u)[:, 0], "uniform").pvalue > 1e-3
+    np.testing.assert_allclose(draw.log_w, 0.0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", samplers.names())
+def test_hard_tasks_come_more_often_after_updates(name):
+    """The share of tasks that are harder than the prior's alpha-quantile (u > 1 - alpha)."""
+    sampler = samplers.make(name, EXACT, ALPHA)
+    state, _ = advance(sampler, sampler.init(jax.random.key(0)), jax.random.key(1))
+    _, draw = sampler.sample(state, jax.random.key(2), 5000)
+    share = float((draw.u > 1 - ALPHA).mean())
+    if name in SEEKING:
+        assert share > 2.5 * ALPHA
+    else:
+        assert share == pytest.approx(ALPHA, abs=0.02)
+
+
+@pytest.mark.parametrize("name", ["cem", "cem_soft", "uniform", "tail"])
+def test_exact_weights_integrate_to_one(name):
+    sampler = samplers.make(name, EXACT, ALPHA)
+    state, _ = advance(sampler, sampler.init(jax.random.key(0)), jax.random.key(1), iterations=8)
+    _, draw = sampler.sample(state, jax.random.key(2), 200_000)
+    weights = np.exp(np.asarray(draw.log_w, np.float64))
+    error = weights.std() / np.sqrt(weights.size)
+    assert abs(weights.mean() - 1) < 5 * error + 1e-4
+
+
+def test_weighted_tail_estimates_are_unbiased():
+    """CVaR of -u under the prior, from draws far from it, by the exact weights: -(1 - alpha / 2)."""
+    proposal = EXACT.proposal
+    for phi in (0.6, 0.8):
+        u = proposal.sample(jnp.array([phi]), jax.random.key(5), 200_000)
+        log_w = proposal.log_prob(proposal.phi0, u) - proposal.log_prob(jnp.array([phi]), u)
+        terms = np.exp(np.asarray(log_w, np.float64)) * np.where(u[:, 0] > 1 - ALPHA, -u[:, 0], 0) / ALPHA
+        error = terms.std() / np.sqrt(terms.size)
+        assert abs(terms.mean() + (1 - ALPHA / 2)) < 4 * error
+
+
+FAMILIES = {
+    "beta": (tasks.beta("v", 0.0, 7.0, bound=None), lambda u: -u[:, 0]),
+    "log_beta": (tasks.log_beta(("a", "b"), bound=None), lambda u: -u[:, 0] - 0.5 * u[:, 1]),
+    "exponential": (tasks.exponential("noise", 0.1), lambda u: -u[:, 0]),
+    "disk": (tasks.disk(("x", "y"), 5.0, bound=None), lambda u: -u[:, 0]),
+    "gaussian": (tasks.gaussian(("a", "b"), (0.0, 1.0), (1.0, 2.0)), lambda u: -u[:, 0]),
+    "gaussian_full": (
+        tasks.gaussian_full(("a", "b"), (0.0, 0.0), ((1.0, 0.8), (0.8, 1.0))),
+        lambda u: -u.sum(axis=1),
+    ),
+    "categorical": (tasks.categorical(("k",), [[float(i)] for i in range(20)]), lambda u: -u[:, 0]),
+    "product": (
+        tasks.product({"mass": tasks.log_beta(("mass",), bound=None), "noise": tasks.exponential("n", 1.0)}),
+        lambda u: -u[:, 0],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_tail_level_converges_to_alpha(name):
+    """Where the return is a known function of the task, the mean of what is drawn is the prior's CVaR."""
+    family, score = FAMILIES[name]
+    config = cem.CemConfig(batch_size=512, min_share=0.05, ref_share=0.5, history=100)
+    proposal, alpha = family.proposal, 0.2
+
+    def batch(state, key):
+        state, u, log_w, is_ref = cem.sample(config, proposal, state, key, 512)
+        return cem.update(config, proposal, state, (u, log_w, is_ref), score(u), alpha, key)
+
+    scan = jax.jit(lambda s, k: jax.lax.scan(batch, s, jax.random.split(k, 100)))
+    state, figures = scan(cem.init(config, proposal, jax.random.key(0)), jax.random.key(1))
+    level = np.asarray(figures.tail_level)[40:].mean()
+    assert level == pytest.approx(alpha, abs=0.05)
+    # and the references' CVaR is the prior's, whatever phi has become
+    prior = score(proposal.sample(proposal.phi0, jax.random.key(2), 100_000))
+    exact = np.sort(np.asarray(prior))[:20_000].mean()
+    assert np.asarray(figures.ref_cvar)[40:].mean() == pytest.approx(exact, rel=0.03)
+    np.testing.assert_array_equal(state.history.metrics.tail_level[:100], figures.tail_level)
+
+
+def test_soft_cem_begins_with_everything_but_the_easiest():
+    sampler = samplers.make("cem_soft", EXACT, 0.05, cem.CemConfig(batch_size=N))
+    state, draw = sampler.sample(sampler.init(jax.random.key(0)), jax.random.key(1), N)
+    for progress, alpha in ((0.0, 1.0), (0.4, 0.525), (0.8, 0.05), (1.0, 0.05)):
+        _, metrics = sampler.update(state, draw, hardness(draw), jax.random.key(2), jnp.asarray(progress))
+        assert float(metrics["alpha"]) == pytest.approx(alpha, abs=1e-6)
+        if progress == 0:
+            assert float(metrics["selected_share"]) == (N - 1) / N
+
+
+def test_oracle_goes_half_way_to_the_top_alpha_at_each_batch():
+    sampler = samplers.make("oracle", EXACT, 0.05, cem.CemConfig(batch_size=N))
+    state, expected = sampler.init(jax.random.key(0)), 0.5
+    for _ in range(4):
+        state, _ = advance(sampler, state, jax.random.key(1), iterations=1)
+        expected = 0.5 * expected + 0.5 * 0.975
+        assert float(state.phi[0]) == pytest.approx(expected, abs=1e-6)
+    _, draw = sampler.sample(state, jax.random.key(2), 2000)
+    others = np.asarray(draw.u)[~np.asarray(draw.is_ref)]
+    assert others.min() >= 1 - 2 * (1 - expected) - 1e-6
+    np.testing.assert_allclose(
+        np.exp(np.asarray(draw.log_w))[~np.asarray(draw.is_ref)], 2 * (1 - expected), rtol=1e-4
+    )
+
+
+def test_oracle_refuses_what_has_no_known_hard_end():
+    for family in (tasks.exponential("noise", 0.1), tasks.log_beta(("a", "b"))):
+        with pytest.raises(ValueError, match="sampler=oracle needs one task dimension"):
+            samplers.make("oracle", family, 0.05)
+
+
+def test_naive_walks_its_pool_once_and_then_draws_the_worst():
+    sampler = samplers.make("naive", EXACT, 0.05, samplers.NaiveConfig(pool=20, batch_size=20))
+    state = sampler.init(jax.random.key(0))
+    pool = np.asarray(state.u)[:, 0]
+    seen = []
+    for i in range(3):  # 24 draws: the walk, and 4 more
+        state, draw = sampler.sample(state, jax.random.key(i), 8)
+        seen += np.asarray(draw.u)[:, 0].tolist()
+        state, _ = sampler.update(state, draw, hardness(draw), jax.random.key(0), jnp.asarray(0.0))
+    np.testing.assert_array_equal(seen[:20], pool)
+    _, draw = sampler.sample(state, jax.random.key(9), 200)
+    assert set(np.asarray(draw.u)[:, 0].tolist()) == {pool.max()}  # one of 20 is the worst 5 %
+
+
+def test_tail_keeps_one_task_of_sixteen():
+    returns = jnp.asarray(np.random.default_rng(0).normal(size=16), jnp.float32)
+    worst = np.arange(16) == int(returns.argmin())
+    for level in ("advantage", "loss"):
+        sampler = samplers.make("tail", EXACT, 0.05, samplers.TailConfig(level=level))
+        weights = sampler.weights((), returns, jnp.asarray(0.0))
+        np.testing.assert_array_equal(weights.keep, worst)
+        np.testing.assert_array_equal(weights.loss, worst if level == "loss" else np.ones(16))
+    soft = samplers.make("tail_soft", EXACT, 0.05)
+    assert float(soft.weights((), returns, jnp.asarray(0.0)).keep.sum()) == 16
+    assert float(soft.weights((), returns, jnp.asarray(1.0)).keep.sum()) == 1
+
+
+def test_tail_filters_groups_by_their_sums():
+    returns = jnp.array([0.0, 0.0, -3.0, 4.0, -1.0, -1.0, 5.0, 5.0])
+    sampler = samplers.make("tail", EXACT, 0.05, samplers.TailConfig(tasks_per_group=2))
+    np.testing.assert_array_equal(
+        sampler.weights((), returns, jnp.asarray(0.0)).keep, [0, 0, 0, 0, 1, 1, 0, 0]
+    )
+    with pytest.raises(ValueError, match="do not divide"):
+        sampler.weights((), returns[:7], jnp.asarray(0.0))
+
+
+def test_a_new_sampler_is_one_constructor_and_one_line():
+    def easiest(family, alpha):
+        return samplers.uniform(family, alpha)._replace(phi=lambda state: jnp.zeros(1))
+
+    with pytest.raises(UnknownNameError, match="unknown sampler 'test_easiest'"):
+        samplers.make("test_easiest", EXACT, 0.5)
+    samplers.register("test_easiest", easiest)
+    assert samplers.make("test_easiest", EXACT, 0.5).phi(()).shape == (1,)
+    with pytest.raises(ValueError, match="registered already"):
+        samplers.register("test_easiest", samplers.uniform)
