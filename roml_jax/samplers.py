@@ -77,6 +77,12 @@ def uniform(family: TaskFamily, alpha: float) -> TaskSampler:
 def _cross_entropy(
     family: TaskFamily, proposal: proposals.Proposal, schedule: Schedule, config: cem_lib.CemConfig
 ) -> TaskSampler:
+    if config.ref_mode == "valid" and config.threshold is None and not config.optimise:
+        raise ValueError(
+            "sampler.ref_mode=valid needs scores from outside (cem.set_reference), which a training run does "
+            "not have; take train or train_ref"
+        )
+
     def init(key: Array) -> cem_lib.CemState:
         return cem_lib.init(config, proposal, key)
 

@@ -19,7 +19,7 @@ def test_presets_are_the_papers():
 
 
 @pytest.mark.parametrize("env", envs.names())
-@pytest.mark.parametrize("sampler", ["cem", "uniform"])
+@pytest.mark.parametrize("sampler", ["cem", "uniform", "naive", "tail"])
 def test_the_saved_configuration_reads_back_as_itself(env, sampler, tmp_path):
     made = config.make(env, sampler, seeds=[1, 2], **{"ppo.lr": 1e-3, "vae.tbptt": None})
     path = tmp_path / "config.yaml"
@@ -65,6 +65,14 @@ WRONG = {
     "horizon": ("--protocol.horizon 0", "protocol.horizon must be at least 1"),
     "frame_skip": ("--env cheetah_mass --env.frame_skip 0", "env.frame_skip must be at least 1"),
     "config": ("--config nowhere.yaml", "cannot read nowhere.yaml"),
+    "oracle": ("--env khazad_dum --sampler oracle", "sampler=oracle needs one task dimension"),
+    "valid": ("--sampler.ref_mode valid", "needs scores from outside"),
+    "no_references": ("--sampler.ref_mode train_ref --sampler.ref_share 0", "needs reference tasks"),
+    "optimise": ("--sampler.optimise --sampler.threshold 1", "sampler.optimise knows no threshold"),
+    "weight_clip": ("--sampler.weight_clip 0.5", "sampler.weight_clip must be at least 1"),
+    "naive": ("--sampler naive --sampler.pool 0", "sampler.pool must be at least 1"),
+    "tail": ("--sampler tail --sampler.level tasks", "level"),
+    "groups": ("--sampler tail --sampler.tasks_per_group 5", "do not divide into sampler.tasks_per_group=5"),
     "word": ("khazad_dum", "khazad_dum"),
 }
 

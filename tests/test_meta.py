@@ -115,6 +115,17 @@ def test_learning_waits_for_enough_frames():
     assert int(after.learner.replay.size) == 32
 
 
+@pytest.mark.parametrize(
+    ("sampler", "option"), [("tail", {"sampler.level": "loss"}), ("naive", {"sampler.pool": 20})]
+)
+def test_other_samplers_train_too(sampler, option):
+    options = {name: value for name, value in SMALL.items() if not name.startswith("sampler.")}
+    parts = experiment.make(config.make("probe_memory", sampler, **(options | option)))
+    _, metrics = run(parts, jax.jit(parts.train.init)(keys(0)), 3)
+    for name in ("train/return", "ppo/policy_loss", "ppo/value_loss", "vae/loss"):
+        assert np.isfinite(metrics[name][1:]).all(), name
+
+
 def _exported(env, platform, **options):
     parts = small(env, **options)
     iteration = meta.make_iteration(parts.learner, parts.sampler, 8, 40)
