@@ -9,9 +9,10 @@ from roml_jax import config, evaluate, experiment
 
 
 def train(env, sampler="cem", **options):
-    """Trains with the preset; returns held-out returns (M, K)."""
-    parts = experiment.make(config.make(env, sampler, **options))
-    state = jax.jit(parts.train.init)(jax.random.split(jax.random.key(0), 1))
+    """Trains with the preset; returns held-out returns (M, K), or (S, M, K) of several seeds."""
+    made = config.make(env, sampler, **options)
+    parts = experiment.make(made)
+    state = jax.jit(parts.train.init)(jnp.stack([jax.random.key(seed) for seed in made.seeds]))
     chunk = jax.jit(parts.train.chunk, donate_argnums=0)
     done = 0
     while done < parts.num_iterations:
@@ -43,10 +44,15 @@ def test_memory_tells_which_action_pays():
 
 
 def test_cem_avoids_the_gamble_that_uniform_takes():
-    """Gambling is best on average (0.4) and ruinous on the worst tenth (-5); not gambling pays 0."""
+    """Gambling is best on average (0.6) and ruinous on the worst tenth (-3); not gambling pays 0.
+
+    The median of five seeds: before the sampler has moved, a run may settle on the other answer.
+    """
     for sampler, gambles in (("uniform", True), ("cem", False)):
-        returns = jnp.asarray(train("probe_risk", sampler))
-        summary = evaluate.summarise(returns, 0.1)
-        assert float(summary["return_mean"]) == pytest.approx(0.4 if gambles else 0.0, abs=0.15)
-        # of 1,000 held-out tasks about a tenth are bad: the worst tenth may hold a few good ones
-        assert float(summary["cvar"]) == pytest.approx(-5.0 if gambles else 0.0, abs=0.8)
+        returns = jnp.asarray(train("probe_risk", sampler, seeds=[0, 1, 2, 3, 4]))
+        runs = [evaluate.summarise(one, 0.1) for one in returns]
+        mean = np.median([float(run["return_mean"]) for run in runs])
+        cvar = np.median([float(run["cvar"]) for run in runs])
+        assert mean == pytest.approx(0.6 if gambles else 0.0, abs=0.15)
+        # of 1,000 held-out tasks about a tenth are bad: the worst tenth may hold some good ones
+        assert cvar < -1.5 if gambles else cvar > -0.1

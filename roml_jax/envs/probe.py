@@ -88,12 +88,12 @@ class ProbeRisk:
     """A gamble that pays on most tasks: action 1 pays 1, but ``loss`` on the worst tenth; action 0 pays 0.
 
     Only the first action counts, and nothing tells the tasks apart before it. Optimal mean return per
-    episode: 0.9 - 0.5 = 0.4, by gambling. Optimal CVaR_0.1 of a task's mean return: 0, by not gambling.
+    episode: 0.9 - 0.3 = 0.6, by gambling. Optimal CVaR_0.1 of a task's mean return: 0, by not gambling.
     So a learner on uniform tasks must gamble and one on the hardest tasks must not: fails if the
     sampler is broken.
     """
 
-    loss: float = -5.0
+    loss: float = -3.0
     """What the gamble costs on a bad task."""
 
     @property
