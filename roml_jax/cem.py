@@ -12,7 +12,7 @@ or more than a batch, and carry the leftovers with the weights they were drawn w
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -58,6 +58,8 @@ class CemConfig:
         checks.at_least(self, "sampler", 1, "weight_clip")
         checks.share(self, "sampler", "ref_share", "soft", "quantile_soft")
         checks.share(self, "sampler", "min_share", zero=False)
+        checks.finite(self, "sampler", "threshold")
+        checks.one_of(self, "sampler", "ref_mode", get_args(RefMode))
         if self.ref_mode == "train_ref" and self.num_ref < 1 and self.threshold is None:
             raise ValueError(
                 "sampler.ref_mode=train_ref needs reference tasks: raise sampler.ref_share above 0"
@@ -93,7 +95,8 @@ class CemMetrics(NamedTuple):
         ref_mean: mean score of the reference tasks.
         ref_cvar: their CVaR_alpha.
         sample_mean: mean score of the other tasks.
-        tail_level: the level at which the references' CVaR equals sample_mean; alpha is the aim.
+        tail_level: the level at which the references' CVaR equals sample_mean; alpha is the aim, but it
+            cannot fall below one in the number of references.
         diverged: tasks without a score (NaN), which were left out.
     """
 
@@ -109,7 +112,7 @@ class CemMetrics(NamedTuple):
 
 
 class CemHistory(NamedTuple):
-    """The last batches: phi (history, p) that each was drawn with, and its figures (history,).
+    """The last batches: phi (history, p) when each closed, before its update, and its figures (history,).
 
     Batch number k stands in row k % history; rows not yet written are NaN.
     """
@@ -206,9 +209,15 @@ def init(config: CemConfig, proposal: Proposal, key: Array) -> CemState:
 
 
 def set_reference(state: CemState, scores: Array, alpha: Array | float) -> CemState:
-    """Takes scores (n,) of tasks from the prior, from outside, for ``ref_mode="valid"``."""
+    """Takes scores (n,) of tasks from the prior, from outside, for ``ref_mode="valid"``; NaN is left out.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    if scores.shape[0] == 0:
+        raise ValueError("set_reference needs at least one score")
     valid = ~jnp.isnan(scores)
-    outside = risk.quantile(scores, risk.underlying_level(alpha, valid.sum()), valid)
+    outside = risk.quantile(risk.finite(scores), risk.underlying_level(alpha, valid.sum()), valid)
     return state._replace(outside=jnp.where(valid.any(), outside, -jnp.inf).astype(state.phi.dtype))
 
 
@@ -244,12 +253,6 @@ def sample(
     return state._replace(drawn=state.drawn + n), u, log_w, is_ref
 
 
-def _finite(score: Array) -> Array:
-    """Infinities as the largest finite numbers, in the same order: differences stay numbers."""
-    limit = jnp.finfo(score.dtype).max / 8
-    return jnp.clip(score, -limit, limit)
-
-
 def weights_of(config: CemConfig, log_w: Array) -> Array:
     """The weights that a batch's draws count with, from their log-weights."""
     if config.optimise:
@@ -274,10 +277,10 @@ def _reference_quantile(
         return jnp.full((), config.threshold, score.dtype)
     if config.ref_mode == "train":
         level = risk.underlying_level(alpha, valid.sum())
-        return risk.weighted_quantile(_finite(score), weights, level, valid)
+        return risk.weighted_quantile(risk.finite(score), weights, level, valid)
     if config.ref_mode == "train_ref":
         refs = valid & is_ref
-        q_ref = risk.quantile(_finite(score), risk.underlying_level(alpha, refs.sum()), refs)
+        q_ref = risk.quantile(risk.finite(score), risk.underlying_level(alpha, refs.sum()), refs)
         return jnp.where(refs.any(), q_ref, none)
     return outside if config.ref_mode == "valid" else none
 
@@ -297,15 +300,15 @@ def select(config: CemConfig, score: Array, q_ref: Array, tie_order: Array) -> t
     Returns:
         (chosen (B,) bool, q_int ()).
     """
-    valid, score = ~jnp.isnan(score), _finite(score)
+    valid, score = ~jnp.isnan(score), risk.finite(score)
     q_int = risk.quantile(score, config.effective_min_share, valid)
     threshold = jnp.maximum(q_int, q_ref)
     chosen = valid & (score < threshold)
     if config.force_min_share:
-        missing = jnp.floor(config.effective_min_share * config.batch_size - chosen.sum())
+        missing = int(config.effective_min_share * config.batch_size) - chosen.sum()
         tied = valid & (score == threshold)
         in_order = jnp.sort(jnp.where(tied, tie_order, jnp.inf))
-        last = in_order[jnp.maximum(missing - 1, 0).astype(jnp.int32)]
+        last = in_order[jnp.maximum(missing - 1, 0)]
         chosen |= tied & (tie_order <= last) & (missing > 0)
     return chosen, q_int
 
@@ -338,7 +341,7 @@ def _close(
     q_ref = _reference_quantile(config, batch.score, weights, batch.is_ref, alpha, state.outside)
     if config.quantile_soft:
         smoothed = config.quantile_soft * state.q_ref + (1 - config.quantile_soft) * q_ref
-        q_ref = jnp.where(jnp.isfinite(state.q_ref), smoothed, q_ref)
+        q_ref = jnp.where(jnp.isfinite(state.q_ref) & jnp.isfinite(q_ref), smoothed, q_ref)
     chosen, q_int = select(config, batch.score, q_ref, jax.random.uniform(key, batch.score.shape))
     kept = jnp.where(chosen, weights, 0.0)
     # Weights far from the prior can be tiny; only their ratios matter to the fit.

@@ -31,6 +31,18 @@ def positive(owner: Any, group: str, *names: str) -> None:
     _require(owner, group, names, lambda x: math.isfinite(x) and x > 0, "positive and finite")
 
 
+def finite(owner: Any, group: str, *names: str) -> None:
+    """Raises ValueError unless the named fields are finite numbers; None passes."""
+    _require(owner, group, names, math.isfinite, "a finite number")
+
+
+def one_of(owner: Any, group: str, name: str, choices: tuple[str, ...]) -> None:
+    """Raises ValueError unless the named field is one of the choices."""
+    value = getattr(owner, name)
+    if value not in choices:
+        raise ValueError(f"{group}.{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
 def share(owner: Any, group: str, *names: str, zero: bool = True) -> None:
     """Raises ValueError unless the named fields lie in [0, 1], or in (0, 1] if not ``zero``."""
     wanted = "in [0, 1]" if zero else "in (0, 1]"

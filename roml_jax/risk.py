@@ -11,6 +11,12 @@ import jax.numpy as jnp
 from roml_jax.types import Array
 
 
+def finite(x: Array) -> Array:
+    """Infinities as the largest finite numbers, in the same order: differences stay numbers."""
+    limit = jnp.finfo(x.dtype).max / 8
+    return jnp.clip(x, -limit, limit)
+
+
 def _lerp(low: Array, high: Array, t: Array) -> Array:
     """Interpolates so that equal ends give exactly that value: ties must stay ties."""
     return jnp.where(t < 0.5, low + (high - low) * t, high - (high - low) * (1 - t))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -162,7 +163,7 @@ def naive(family: TaskFamily, alpha: float, config: NaiveConfig) -> TaskSampler:
     reference finds the worst but goes on drawing from the whole pool; here the choice has its effect.)
     """
     proposal = family.proposal
-    num_hard = max(1, -int(-alpha * config.pool // 1))
+    num_hard = max(1, math.ceil(alpha * config.pool * (1 - 1e-6)))
 
     def init(key: Array) -> NaiveState:
         u = proposal.sample(proposal.phi0, key, config.pool)
@@ -184,17 +185,20 @@ def naive(family: TaskFamily, alpha: float, config: NaiveConfig) -> TaskSampler:
     ) -> tuple[NaiveState, Metrics]:
         del key, progress
         index = jnp.abs(draw.u[:, None] - state.u[None]).sum(axis=-1).argmin(axis=1)
-        score = state.score.at[index].set(jnp.where(jnp.isnan(returns), state.score[index], returns))
+        # a task met several times gets its mean; a diverged one keeps what it had
+        counted = ~jnp.isnan(returns)
+        met = jax.ops.segment_sum(counted.astype(returns.dtype), index, config.pool)
+        total = jax.ops.segment_sum(jnp.where(counted, returns, 0), index, config.pool)
+        score = jnp.where(met > 0, total / met, state.score)
         scored = state.scored + returns.shape[0]
         closes = scored >= config.batch_size
-        # a task never scored comes last: the worst are chosen among those that were
-        rank = jnp.argsort(jnp.argsort(jnp.where(jnp.isnan(score), jnp.inf, score)))
-        hard = jnp.where(closes, rank < num_hard, state.hard)
         known = ~jnp.isnan(score)
+        rank = jnp.argsort(jnp.argsort(jnp.where(known, score, jnp.inf)))
+        hard = jnp.where(closes & known.any(), known & (rank < num_hard), state.hard)
         metrics = {
             "ref_mean": risk.masked_mean(score, known),
             "ref_cvar": risk.cvar(score, alpha, known),
-            "sample_mean": risk.masked_mean(returns, ~jnp.isnan(returns)),
+            "sample_mean": risk.masked_mean(returns, counted),
             "selected_share": hard.mean(dtype=score.dtype),
         }
         return NaiveState(state.u, score, hard, state.drawn, jnp.where(closes, 0, scored)), metrics
@@ -218,6 +222,7 @@ class TailConfig:
 
     def __post_init__(self) -> None:
         checks.at_least(self, "sampler", 1, "tasks_per_group")
+        checks.one_of(self, "sampler", "level", ("advantage", "loss"))
 
 
 def _tail(family: TaskFamily, schedule: Schedule, alpha: float, config: TailConfig) -> TaskSampler:
@@ -228,7 +233,7 @@ def _tail(family: TaskFamily, schedule: Schedule, alpha: float, config: TailConf
                 f"{returns.shape[0]} tasks per iteration do not divide into "
                 f"sampler.tasks_per_group={config.tasks_per_group}"
             )
-        by_group = returns.reshape(-1, config.tasks_per_group).sum(axis=1)
+        by_group = risk.finite(returns).reshape(-1, config.tasks_per_group).sum(axis=1)
         level = schedule(jnp.asarray(progress, returns.dtype))
         known = ~jnp.isnan(by_group)
         kept = known & (by_group <= risk.quantile(by_group, level, known))

@@ -20,7 +20,8 @@ class CrossEntropyMethod:
     """Draws one task at a time and learns from one score at a time.
 
     Attributes:
-        state: the functional state, a pytree; it can be saved, restored and handed to ``cem.update``.
+        state: the functional state, a pytree; to continue from a saved one, save it when every drawn
+            task has its score.
     """
 
     def __init__(

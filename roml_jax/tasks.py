@@ -125,7 +125,9 @@ def categorical(
     names, table = _distinct(names), np.asarray(options, float)
     if table.ndim != 2 or table.shape[1] != len(names):
         raise ValueError(f"options must be one row of {len(names)} numbers per task, got shape {table.shape}")
-    given = np.full(len(table), 1 / len(table)) if probabilities is None else probabilities
+    given = np.full(len(table), 1 / len(table)) if probabilities is None else np.asarray(probabilities, float)
+    if given.shape != (len(table),) or not (given > 0).all():
+        raise ValueError(f"probabilities must be {len(table)} positive numbers, got {probabilities}")
 
     def encode(task: Array) -> Array:
         distance = jnp.square(task[..., None, :] - jnp.asarray(table)).sum(axis=-1)

@@ -231,6 +231,21 @@ def test_soft_quantile_and_optimisation_mode(x64):
     assert float(state.phi[0]) == pytest.approx(float(u[:4].mean()))  # unweighted mean of the lowest fifth
 
 
+def test_scores_from_outside_may_be_infinite_but_not_none(x64):
+    state = cem.init(cem.CemConfig(batch_size=4), proposals.beta(1), jax.random.key(0))
+    scores = jnp.asarray([-np.inf] * 5 + [0.0, 1.0, 2.0, 3.0, np.nan])
+    assert float(cem.set_reference(state, scores, 0.3).outside) < -1e100
+    with pytest.raises(ValueError, match="at least one score"):
+        cem.set_reference(state, jnp.zeros(0), 0.3)
+
+
+def test_least_share_is_cut_as_the_package_cuts_it():
+    """0.29 of 100 is 28.999... in binary: 28 of the tied tasks, not 29."""
+    config = cem.CemConfig(batch_size=100, min_share=0.29)
+    chosen, _ = cem.select(config, jnp.zeros(100), jnp.asarray(-jnp.inf), jnp.arange(100.0))
+    assert int(chosen.sum()) == 28
+
+
 def test_history_keeps_the_last_batches():
     config = cem.CemConfig(batch_size=4, history=3)
     proposal = proposals.beta(1)
@@ -320,7 +335,15 @@ def test_hardest_tasks_attract_the_distribution():
 
 
 @pytest.mark.parametrize(
-    "bad", [{"batch_size": 1}, {"min_share": 0.0}, {"soft": 1.5}, {"ref_mode": "train_ref", "ref_share": 0.0}]
+    "bad",
+    [
+        {"batch_size": 1},
+        {"min_share": 0.0},
+        {"soft": 1.5},
+        {"ref_mode": "trian"},
+        {"threshold": float("nan")},
+        {"ref_mode": "train_ref", "ref_share": 0.0},
+    ],
 )
 def test_impossible_options_are_refused(bad):
     with pytest.raises(ValueError, match=r"sampler\."):

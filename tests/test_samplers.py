@@ -185,6 +185,25 @@ def test_naive_walks_its_pool_once_and_then_draws_the_worst():
     assert set(np.asarray(draw.u)[:, 0].tolist()) == {pool.max()}  # one of 20 is the worst 5 %
 
 
+def test_naive_takes_the_mean_of_a_task_met_twice_and_counts_shares_as_written():
+    sampler = samplers.make("naive", EXACT, 0.07, samplers.NaiveConfig(pool=100, batch_size=100))
+    state = sampler.init(jax.random.key(0))
+    _, draw = sampler.sample(state, jax.random.key(1), 100)
+    thrice = jax.tree.map(lambda x: x[jnp.array([5, 5, 5])], draw)
+    state, _ = sampler.update(
+        state, thrice, jnp.array([1.0, 2.0, jnp.nan]), jax.random.key(0), jnp.asarray(0.0)
+    )
+    assert float(state.score[5]) == 1.5
+    state, _ = sampler.update(state, draw, hardness(draw), jax.random.key(0), jnp.asarray(0.0))
+    assert int(state.hard.sum()) == 7
+
+
+def test_tail_survives_an_infinite_return():
+    returns = jnp.zeros(16).at[3].set(-jnp.inf)
+    keep = samplers.make("tail", EXACT, 0.02).weights((), returns, jnp.asarray(0.0)).keep
+    np.testing.assert_array_equal(keep, np.arange(16) == 3)
+
+
 def test_tail_keeps_one_task_of_sixteen():
     returns = jnp.asarray(np.random.default_rng(0).normal(size=16), jnp.float32)
     worst = np.arange(16) == int(returns.argmin())

@@ -87,6 +87,11 @@ def test_draws_stay_off_the_ends():
     assert (u < 1).all()
 
 
+def test_a_finite_set_needs_a_probability_for_each():
+    with pytest.raises(ValueError, match="3 positive numbers"):
+        tasks.categorical(("k",), [[0.0], [1.0], [2.0]], [0.5, 0.5])
+
+
 def test_names_must_be_distinct():
     with pytest.raises(ValueError, match="distinct name"):
         tasks.log_beta(("mass", "mass"))
