@@ -162,22 +162,6 @@ class _Entries(NamedTuple):
     score: Array
 
 
-class Selection(NamedTuple):
-    """Which tasks of a closed batch are fitted, and why.
-
-    Attributes:
-        mask: (B,) bool.
-        q_int: the batch's own min_share-quantile.
-        q_ref: the estimate of the prior's alpha-quantile, -inf without references.
-        valid: (B,) bool, False where a score is NaN (a diverged task).
-    """
-
-    mask: Array
-    q_int: Array
-    q_ref: Array
-    valid: Array
-
-
 def init(config: CemConfig, proposal: Proposal, key: Array) -> CemState:
     """The state before the first task: phi at the prior, an empty batch.
 
