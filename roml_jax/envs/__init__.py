@@ -1,12 +1,37 @@
 """Environments whose tasks are arguments. A new one is one file and one line here."""
 
-from roml_jax.envs import cheetah, khazad_dum, probe
+from roml_jax.envs import ant, cheetah, humanoid, khazad_dum, probe
 from roml_jax.envs.base import Env, EnvState, from_options, get, make, names, register
+from roml_jax.envs.edits import Edit, TaskDimension
+from roml_jax.envs.task_env import Motion, TaskEnv, View
 
-register("cheetah_mass", cheetah.CheetahMass)
+register("ant_body", ant.body)
+register("ant_goal", ant.goal)
+register("ant_mass", ant.mass)
+register("ant_vel", ant.velocity)
+register("cheetah_body", cheetah.body)
+register("cheetah_mass", cheetah.mass)
+register("cheetah_multi", cheetah.multi)
+register("cheetah_vel", cheetah.velocity)
+register("humanoid_body", humanoid.body)
+register("humanoid_mass", humanoid.mass)
+register("humanoid_vel", humanoid.velocity)
 register("khazad_dum", khazad_dum.KhazadDum)
 register("probe_observation", probe.ProbeObservation)
 register("probe_memory", probe.ProbeMemory)
 register("probe_risk", probe.ProbeRisk)
 
-__all__ = ["Env", "EnvState", "from_options", "get", "make", "names", "register"]
+__all__ = [
+    "Edit",
+    "Env",
+    "EnvState",
+    "Motion",
+    "TaskDimension",
+    "TaskEnv",
+    "View",
+    "from_options",
+    "get",
+    "make",
+    "names",
+    "register",
+]

@@ -24,6 +24,9 @@ class EnvState(NamedTuple):
         task: (d,) the task, as the family decodes it.
         physics: the simulator's own state.
         model: the model leaves that the task edits, prepared once at the reset.
+        diverged: () bool, whether the simulation has blown up in this episode; its steps are not
+            valid from then on.
+        terms: the parts of the reward by name, scalars, where there are several.
     """
 
     obs: Array
@@ -34,6 +37,8 @@ class EnvState(NamedTuple):
     task: Array
     physics: Any
     model: Mapping[str, Array]
+    diverged: Array
+    terms: Mapping[str, Array]
 
     @classmethod
     def start(
@@ -49,6 +54,8 @@ class EnvState(NamedTuple):
             task=task,
             physics=physics,
             model=model or {},
+            diverged=jnp.zeros((), bool),
+            terms={},
         )
 
 
@@ -104,4 +111,4 @@ def make(name: str, **options: Any) -> Env:
         UnknownNameError: for a name that is not registered; the message lists the valid ones.
         TypeError: for an option that the environment does not have.
     """
-    return _registry.get(name)(**options)
+    return from_options(name, options_class(get(name))(**options))

@@ -1,109 +1,106 @@
-"""Half-cheetahs whose bodies differ between tasks. Source: RoML on gym's HalfCheetah-v2."""
+"""Half-cheetahs whose goals or bodies differ between tasks. Source: RoML on gym's HalfCheetah-v2."""
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
-from functools import cached_property
-from importlib import resources
+from typing import Literal
 
-import jax
 import jax.numpy as jnp
-import mujoco
 
-from roml_jax import checks, tasks
-from roml_jax.envs.base import EnvState
-from roml_jax.envs.physics import mjx as mjx_engine
-from roml_jax.envs.physics.base import ModelLeaves, Physics, PhysicsState
-from roml_jax.types import Array, Continuous, EnvSpec
+from roml_jax.envs.edits import Edit, TaskDimension
+from roml_jax.envs.options import MujocoOptions, build
+from roml_jax.envs.task_env import Motion, Reward, TaskEnv, gymnasium_model
+from roml_jax.types import Array
 
-_CONTROL_COST = 0.05
-_RESET_NOISE = 0.1
-_RADIUS = 0.046  # of every capsule of the model, in metres
-_OBS = {
-    "position": slice(0, 8),  # qpos without the root's x
-    "velocity": slice(8, 17),
-    "torso_xyz": slice(17, 20),  # as the last physics substep left it
+RADIUS = 0.046  # of every capsule of the model, in metres
+_LIMBS = range(1, 9)  # geom 0 is the floor
+_HEAD = 2
+_OBSERVATION = {
+    "position": lambda view: view.qpos[1:],  # without the root's x
+    "velocity": lambda view: view.qvel,
+    "torso_xyz": lambda view: view.readings["xpos"][1],  # as the last physics substep left it
 }
+_MASS = (Edit("body_mass"), Edit("geom_size", "set", _LIMBS, column=0, factor=RADIUS))
 
-
-def load_model(iterations: int, ls_iterations: int) -> mujoco.MjModel:
-    """The original MJCF, from the installed gymnasium, with the solver's iteration limits."""
-    path = resources.files("gymnasium") / "envs" / "mujoco" / "assets" / "half_cheetah.xml"
-    spec = mujoco.MjSpec.from_file(str(path))
-    spec.option.iterations = iterations
-    spec.option.ls_iterations = ls_iterations
-    with warnings.catch_warnings():
-        # the file scales its masses to 14 in all with an attribute that MuJoCo deprecates
-        warnings.filterwarnings("ignore", message=".*settotalmass.*")
-        return spec.compile()
+# Field names, one task dimension each, of the reference's three sets of ten. Many decide nothing but a
+# picture, or are zero in this model; they stay in the task so that its dimension is the reference's.
+MULTI_SETS = {
+    "a": ("actuator_gear", "actuator_lengthrange", "body_inertia", "cam_ipd", "geom_solmix",
+          "geom_solref", "jnt_margin", "jnt_stiffness", "light_pos", "mat_rgba"),
+    "b": ("cam_ipd", "cam_mat0", "dof_frictionloss", "dof_solref", "geom_friction",
+          "geom_gap", "geom_rbound", "geom_solimp", "light_specular", "mat_shininess"),
+    "c": ("body_ipos", "body_mass", "body_pos", "geom_gap", "geom_margin",
+          "jnt_range", "jnt_solref", "jnt_stiffness", "light_specular", "mat_emission"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
-class CheetahMass:
-    """Run forward; the task is a factor m in [1/2, 2] on every body's mass and every limb's radius.
+class MultiOptions(MujocoOptions):
+    """How the physics is computed, and which ten model arrays are scaled."""
 
-    Inertia and the solver's inverse weights stay those of m = 1, as in the reference.
-    """
+    set: Literal["a", "b", "c"] = "a"
+    """The reference's set of arrays."""
 
-    iterations: int = 4
-    """Constraint solver iterations; 4 is as good as MuJoCo's 100 here, 2 is another physics."""
-    ls_iterations: int = 8
-    """Line-search iterations."""
-    frame_skip: int = 5
-    """Physics steps of 0.01 s per control step."""
 
-    def __post_init__(self) -> None:
-        checks.at_least(self, "env", 1, "iterations", "ls_iterations", "frame_skip")
+def _velocity(motion: Motion) -> Array:
+    return (motion.after.qpos[0] - motion.before.qpos[0]) / motion.dt
 
-    @property
-    def spec(self) -> EnvSpec:
-        """20 numbers, 6 torques that the model clamps to [-1, 1], 2 episodes of 200 steps."""
-        return EnvSpec("cheetah_mass", _OBS, Continuous(6), horizon=200, episodes=2)
 
-    @property
-    def family(self) -> tasks.TaskFamily:
-        """M = 2^x, x uniform on [-1, 1]."""
-        return tasks.log_beta(("mass",))
+def _control_cost(motion: Motion) -> Array:
+    """On the action as given, before MuJoCo clamps it."""
+    return -0.05 * jnp.square(motion.action).sum()
 
-    @cached_property
-    def model(self) -> mujoco.MjModel:
-        """The unedited model."""
-        return load_model(self.iterations, self.ls_iterations)
 
-    @cached_property
-    def physics(self) -> Physics:
-        """The engine."""
-        return mjx_engine.make(self.model, self.frame_skip, readings=("xpos",))
+def _run(motion: Motion) -> dict[str, Array]:
+    # the root's z is its displacement from the initial height
+    return {
+        "forward": _velocity(motion),
+        "control": _control_cost(motion),
+        "height": motion.after.qpos[1],
+    }
 
-    def edit(self, task: Array) -> ModelLeaves:
-        """The model fields of a task (1,)."""
-        mass = task[0]
-        sizes = jnp.asarray(self.physics.field("geom_size"))
-        return {
-            "body_mass": mass * self.physics.field("body_mass"),
-            "geom_size": sizes.at[1:, 0].set(_RADIUS * mass),  # geom 0 is the floor
-        }
 
-    def reset(self, key: Array, task: Array) -> EnvState:
-        """Near the initial pose: qpos uniform within 0.1, qvel normal with deviation 0.1."""
-        key, pos_key, vel_key = jax.random.split(key, 3)
-        qpos0 = self.physics.qpos0
-        qpos = qpos0 + jax.random.uniform(pos_key, qpos0.shape, minval=-_RESET_NOISE, maxval=_RESET_NOISE)
-        qvel = _RESET_NOISE * jax.random.normal(vel_key, (self.model.nv,))
-        leaves = self.edit(task)
-        physics = self.physics.reset(qpos, qvel, leaves)
-        return EnvState.start(self._observe(physics), key, task, physics, leaves)
+def _track(motion: Motion) -> dict[str, Array]:
+    return {
+        "velocity": -jnp.abs(_velocity(motion) - motion.after.task[0]),
+        "control": _control_cost(motion),
+    }
 
-    def step(self, state: EnvState, action: Array) -> EnvState:
-        """One control step of 0.05 s; the cost is on the action as given, before MuJoCo clamps it."""
-        physics = self.physics.step(state.physics, action, state.model)
-        dt = self.frame_skip * self.model.opt.timestep
-        velocity = (physics.qpos[0] - state.physics.qpos[0]) / dt
-        reward = velocity - _CONTROL_COST * jnp.square(action).sum() + physics.qpos[1]
-        return state._replace(obs=self._observe(physics), reward=reward, physics=physics)
 
-    @staticmethod
-    def _observe(physics: PhysicsState) -> Array:
-        (xpos,) = physics.readings
-        return jnp.concatenate([physics.qpos[1:], physics.qvel, xpos[1]])
+def _cheetah(
+    name: str, config: MujocoOptions, dimensions: tuple[TaskDimension, ...], reward: Reward = _run
+) -> TaskEnv:
+    model = gymnasium_model("half_cheetah", config.iterations, config.ls_iterations)
+    return build(
+        name, config, model, dimensions,
+        observation=_OBSERVATION, reward=reward, readings=("xpos",), noise=(0.1, 0.1),
+    )  # fmt: skip
+
+
+def velocity(config: MujocoOptions) -> TaskEnv:
+    """Run at a target velocity, uniform on [0, 7] m/s and not observed; the body never changes."""
+    return _cheetah("cheetah_vel", config, (TaskDimension("velocity", 0.0, 7.0),), _track)
+
+
+def mass(config: MujocoOptions) -> TaskEnv:
+    """Run forward; the task is a factor in [1/2, 2] on every body's mass and every limb's radius."""
+    return _cheetah("cheetah_mass", config, (TaskDimension("mass", 0.5, 2.0, _MASS, "log"),))
+
+
+def body(config: MujocoOptions) -> TaskEnv:
+    """Run forward; the tasks are factors in [1/2, 2] on mass (and radius), damping and head length."""
+    dimensions = (
+        TaskDimension("mass", 0.5, 2.0, _MASS, "log"),
+        TaskDimension("damping", 0.5, 2.0, (Edit("dof_damping"),), "log"),
+        TaskDimension("head", 0.5, 2.0, (Edit("geom_size", rows=_HEAD, column=1),), "log"),
+    )
+    return _cheetah("cheetah_body", config, dimensions)
+
+
+def multi(config: MultiOptions) -> TaskEnv:
+    """Run forward; ten factors in [2^-1/2, 2^1/2], each on a whole array of the model."""
+    low, high = 2**-0.5, 2**0.5
+    dimensions = tuple(
+        TaskDimension(field, low, high, (Edit(field),), "log") for field in MULTI_SETS[config.set]
+    )
+    return _cheetah("cheetah_multi", config, dimensions)

@@ -2,50 +2,64 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import mujoco
-import numpy as np
 
-from roml_jax.envs.physics.base import ModelLeaves, Physics, PhysicsState
+from roml_jax.envs.physics import derived as derived_fields
+from roml_jax.envs.physics.base import Derived, ModelLeaves, Physics, PhysicsState, is_inert
 from roml_jax.quiet import mjx
 from roml_jax.types import Array
 
 _KINEMATIC = {"xpos", "xquat", "xmat", "xipos", "ximat", "geom_xpos", "site_xpos"}
 
 
-def make(model: mujoco.MjModel, frame_skip: int, readings: tuple[str, ...] = ()) -> Physics:
+def make(
+    model: mujoco.MjModel, frame_skip: int, readings: tuple[str, ...] = (), derived: Derived = "stale"
+) -> Physics:
     """An MJX engine for a compiled model.
 
     Args:
         model: with its solver settings as they are to be used.
         frame_skip: physics steps per control step.
         readings: fields of ``mjx.Data`` that observations or rewards need.
+        derived: whether to recompute what follows from the fields that a task edits.
 
     Raises:
-        NotImplementedError: from MJX, for a model feature that it lacks.
+        NotImplementedError: at the first use, from MJX, for a model feature that it lacks.
     """
-    # an engine may first be needed inside a trace, and outlives it
-    with jax.ensure_compile_time_eval():
-        device_model = mjx.put_model(model, impl="jax")
-        blank = mjx.make_data(model, impl="jax")
-    needs_only_kinematics = set(readings) <= _KINEMATIC
+
+    @functools.cache
+    def on_device() -> tuple[mjx.Model, mjx.Data]:
+        # an engine may first be needed inside a trace, and outlives it
+        with jax.ensure_compile_time_eval():
+            return mjx.put_model(model, impl="jax"), mjx.make_data(model, impl="jax")
 
     def edit(leaves: ModelLeaves) -> mjx.Model:
-        return device_model.tree_replace(dict(leaves)) if leaves else device_model
+        return on_device()[0].tree_replace(dict(leaves)) if leaves else on_device()[0]
 
     def data_of(state: PhysicsState) -> mjx.Data:
-        return blank.replace(qpos=state.qpos, qvel=state.qvel, qacc_warmstart=state.qacc_warmstart)
-
-    def state_of(data: mjx.Data) -> PhysicsState:
-        return PhysicsState(
-            data.qpos, data.qvel, data.qacc_warmstart, tuple(getattr(data, name) for name in readings)
+        return on_device()[1].replace(
+            qpos=state.qpos, qvel=state.qvel, act=state.act, qacc_warmstart=state.qacc_warmstart
         )
 
+    def state_of(data: mjx.Data) -> PhysicsState:
+        read = {name: getattr(data, name) for name in readings}
+        return PhysicsState(data.qpos, data.qvel, data.act, data.qacc_warmstart, read)
+
+    def prepare(leaves: ModelLeaves) -> ModelLeaves:
+        known = {name: leaf for name, leaf in leaves.items() if not is_inert(name)}
+        if derived == "stale" or not known:
+            return known
+        return known | derived_fields.consistent(on_device()[0], known)
+
     def reset(qpos: Array, qvel: Array, leaves: ModelLeaves) -> PhysicsState:
-        data = blank.replace(qpos=qpos, qvel=qvel)
+        data = on_device()[1].replace(qpos=qpos, qvel=qvel)
         if readings:
-            data = (mjx.kinematics if needs_only_kinematics else mjx.forward)(edit(leaves), data)
+            kinematics_do = set(readings) <= _KINEMATIC
+            data = (mjx.kinematics if kinematics_do else mjx.forward)(edit(leaves), data)
         return state_of(data)._replace(qacc_warmstart=jnp.zeros_like(qvel))
 
     def step(state: PhysicsState, ctrl: Array, leaves: ModelLeaves) -> PhysicsState:
@@ -57,4 +71,4 @@ def make(model: mujoco.MjModel, frame_skip: int, readings: tuple[str, ...] = ())
 
         return jax.lax.scan(substep, state, None, length=frame_skip)[0]
 
-    return Physics(np.array(model.qpos0), lambda name: getattr(device_model, name), reset, step)
+    return Physics("mjx", model, frame_skip, prepare, reset, step)

@@ -1,0 +1,177 @@
+"""Tasks as edits of a MuJoCo model: named dimensions, each a number that changes model fields.
+
+    TaskDimension("payload", 0.0, 5.0, (Edit("body_mass", "add", "trunk"),))
+    TaskDimension("friction", 0.3, 1.5, (Edit("geom_friction", "scale", column=0),), scale="log")
+
+A task is a vector with one number per dimension. Its edits always start from the model's own values.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+
+from roml_jax import tasks
+from roml_jax.envs.physics.base import ModelLeaves, field_of
+from roml_jax.types import Array
+
+How = Literal["scale", "set", "add"]
+Row = int | str
+
+_KINDS = {
+    "body": mujoco.mjtObj.mjOBJ_BODY,
+    "geom": mujoco.mjtObj.mjOBJ_GEOM,
+    "site": mujoco.mjtObj.mjOBJ_SITE,
+    "jnt": mujoco.mjtObj.mjOBJ_JOINT,
+    "dof": mujoco.mjtObj.mjOBJ_JOINT,
+    "qpos": mujoco.mjtObj.mjOBJ_JOINT,
+    "actuator": mujoco.mjtObj.mjOBJ_ACTUATOR,
+    "tendon": mujoco.mjtObj.mjOBJ_TENDON,
+    "eq": mujoco.mjtObj.mjOBJ_EQUALITY,
+    "pair": mujoco.mjtObj.mjOBJ_PAIR,
+}
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What a task's number t does to one model field.
+
+    Attributes:
+        field: of ``mujoco.MjModel`` (``body_mass``), or of a part (``opt.gravity``).
+        how: "scale" multiplies the original by ``factor * t``, "add" adds it, "set" replaces by it.
+        rows: which bodies, geoms, joints ...: a name or an index, or several; None for all of them.
+            Joints stand for their degrees of freedom in ``dof_*`` fields.
+        column: which column of a field with several (``geom_size``); None for all.
+        factor: multiplies t.
+    """
+
+    field: str
+    how: How = "scale"
+    rows: Row | Sequence[Row] | None = None
+    column: int | None = None
+    factor: float = 1.0
+
+
+@dataclass(frozen=True)
+class TaskDimension:
+    """One number of a task.
+
+    Attributes:
+        name: of the dimension.
+        low: end of its range.
+        high: the other.
+        edits: what it changes in the model; none where only the reward reads it.
+        scale: the prior is uniform over the number, or over its logarithm (a factor).
+    """
+
+    name: str
+    low: float
+    high: float
+    edits: tuple[Edit, ...] = ()
+    scale: Literal["linear", "log"] = "linear"
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high or not all(map(math.isfinite, (self.low, self.high))):
+            raise ValueError(
+                f"task {self.name!r} needs a finite range with low < high, got [{self.low}, {self.high}]"
+            )
+        if self.scale == "log" and self.low <= 0:
+            raise ValueError(f"task {self.name!r} on a log scale needs low > 0, got {self.low}")
+
+    def family(self) -> tasks.TaskFamily:
+        """The dimension's prior and the distributions around it."""
+        if self.scale == "linear":
+            return tasks.beta(self.name, self.low, self.high)
+        return tasks.log_beta((self.name,), math.log2(self.low), math.log2(self.high))
+
+
+def family(dimensions: Sequence[TaskDimension]) -> tasks.TaskFamily:
+    """Independent dimensions as one family."""
+    return tasks.product({dimension.name: dimension.family() for dimension in dimensions})
+
+
+def _rows(model: mujoco.MjModel, edit: Edit, row: Row) -> list[int]:
+    """The rows of a field that an index or a name means.
+
+    Raises:
+        ValueError: for a name that the model does not have; one line with the nearest.
+    """
+    count = field_of(model, edit.field).shape[0]
+    if not isinstance(row, str):
+        if not -count <= row < count:
+            raise ValueError(f"{edit.field} has {count} rows, not a row {row}")
+        return [row % count]
+    prefix = edit.field.split("_")[0]
+    if prefix not in _KINDS:
+        raise ValueError(f"rows of {edit.field} have no names; give an index instead of {row!r}")
+    kind = _KINDS[prefix]
+    index = mujoco.mj_name2id(model, kind, row)
+    if index < 0:
+        total = {mujoco.mjtObj.mjOBJ_JOINT: model.njnt}.get(kind, count)
+        valid = [name for i in range(total) if (name := mujoco.mj_id2name(model, kind, i))]
+        near = difflib.get_close_matches(row, valid, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"the model has no {prefix} named {row!r}{hint} (it has {', '.join(valid)})")
+    if prefix not in ("dof", "qpos"):
+        return [index]
+    address = model.jnt_dofadr if prefix == "dof" else model.jnt_qposadr
+    end = address[index + 1] if index + 1 < model.njnt else count
+    return list(range(address[index], end))
+
+
+def _mask(model: mujoco.MjModel, edit: Edit) -> np.ndarray:
+    """Which numbers of the field an edit touches."""
+    try:
+        original = field_of(model, edit.field)
+    except AttributeError:
+        near = difflib.get_close_matches(edit.field, dir(model), n=1, cutoff=0.6)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"a model has no field {edit.field!r}{hint}") from None
+    if not np.issubdtype(original.dtype, np.floating) or edit.field == "opt.timestep":
+        raise ValueError(f"a task cannot edit {edit.field}: it decides the program, not its numbers")
+    mask = np.zeros(original.shape, bool)
+    rows = [edit.rows] if isinstance(edit.rows, int | str) else edit.rows
+    where = slice(None) if rows is None else sorted({i for row in rows for i in _rows(model, edit, row)})
+    if edit.column is None:
+        mask[where] = True
+    elif original.ndim < 2 or not 0 <= edit.column < original.shape[1]:
+        raise ValueError(f"{edit.field} of shape {original.shape} has no column {edit.column}")
+    else:
+        mask[where, edit.column] = True
+    return mask
+
+
+def make_apply_task(
+    model: mujoco.MjModel, dimensions: Sequence[TaskDimension]
+) -> Callable[[Array], ModelLeaves]:
+    """The function (task (d,)) -> the model fields that it replaces.
+
+    Edits of the same field are applied in order, dimension by dimension. Pure, so that a new task at
+    every reset needs no compilation.
+
+    Raises:
+        ValueError: for a field, a name or a column that the model does not have; one line.
+    """
+    steps = [
+        (index, edit, _mask(model, edit))
+        for index, dimension in enumerate(dimensions)
+        for edit in dimension.edits
+    ]
+    originals = {edit.field: field_of(model, edit.field) for _, edit, _ in steps}
+
+    def apply_task(task: Array) -> ModelLeaves:
+        leaves = {name: jnp.asarray(value, task.dtype) for name, value in originals.items()}
+        for index, edit, mask in steps:
+            number, old = edit.factor * task[index], leaves[edit.field]
+            new = {"scale": old * number, "add": old + number, "set": number}[edit.how]
+            leaves[edit.field] = jnp.where(mask, new, old)
+        return leaves
+
+    return apply_task

@@ -1,0 +1,76 @@
+"""The options that environments on a physics engine share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import mujoco
+import tyro
+
+from roml_jax import checks, tasks
+from roml_jax.envs import physics
+from roml_jax.envs.edits import TaskDimension, family, make_apply_task
+from roml_jax.envs.physics import Derived, EngineName
+from roml_jax.envs.task_env import Observation, Reward, TaskEnv, noisy_start
+
+
+@dataclass(frozen=True)
+class MujocoOptions:
+    """How the physics is computed."""
+
+    physics: Annotated[EngineName, tyro.conf.arg(prefix_name=False)] = "auto"
+    """Engine: 'mjx' (any device), 'mujoco' (its C engine, on the CPU); 'auto' takes MJX on accelerators
+    and the C engine on a CPU."""
+    derived: Derived = "stale"
+    """Quantities that follow from the edited ones (inertia, the solver's inverse weights): 'stale', those
+    of the unedited model (the reference); 'consistent', recomputed for every task."""
+    iterations: int = 4
+    """Constraint solver iterations."""
+    ls_iterations: int = 8
+    """Line-search iterations of the constraint solver."""
+    frame_skip: int = 5
+    """Physics steps per control step."""
+
+    def __post_init__(self) -> None:
+        checks.at_least(self, "env", 1, "iterations", "ls_iterations", "frame_skip")
+
+
+def build(
+    name: str,
+    config: MujocoOptions,
+    model: mujoco.MjModel,
+    dimensions: tuple[TaskDimension, ...],
+    *,
+    observation: Observation,
+    reward: Reward,
+    readings: tuple[str, ...],
+    noise: tuple[float, float],
+    normal_velocity: bool = True,
+    prior: tasks.TaskFamily | None = None,
+) -> TaskEnv:
+    """One of the paper's environments: two episodes of 200 steps that never end early.
+
+    Args:
+        name: the registry's.
+        config: the engine's options.
+        model: with its solver settings.
+        dimensions: what varies.
+        observation: named parts.
+        reward: named terms.
+        readings: what observation and reward read of MuJoCo's data.
+        noise: of the reset, on positions and velocities.
+        normal_velocity: whether velocities start normal or uniform.
+        prior: over the tasks, where it is not one of independent dimensions.
+    """
+    return TaskEnv(
+        name=name,
+        physics=physics.make(config.physics, model, config.frame_skip, readings, config.derived),
+        family=prior or family(dimensions),
+        apply_task=make_apply_task(model, dimensions),
+        observation=observation,
+        reward=reward,
+        start=noisy_start(model, *noise, normal_velocity=normal_velocity),
+        horizon=200,
+        episodes=2,
+    )

@@ -1,0 +1,309 @@
+"""Any MuJoCo model as an environment whose tasks are edits of the model, or numbers that its reward reads."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+
+from roml_jax.envs import edits, physics
+from roml_jax.envs.base import EnvState
+from roml_jax.envs.physics import Derived, EngineName, ModelLeaves, Physics, PhysicsState
+from roml_jax.tasks import TaskFamily
+from roml_jax.types import Array, Continuous, EnvSpec
+
+# A speed in m/s or rad/s, or a position in m, that no working robot has: beyond it a task has blown up.
+_BLOWN_UP = 1e4
+
+
+class View(NamedTuple):
+    """What an observation, a reward or an end of an episode may read, at one moment of one environment.
+
+    Attributes:
+        qpos: (nq,) positions.
+        qvel: (nv,) velocities.
+        readings: fields of MuJoCo's data that the environment declared.
+        task: (d,).
+        leaves: the model fields that the task replaced.
+        base: the unedited model.
+    """
+
+    qpos: Array
+    qvel: Array
+    readings: Mapping[str, Array]
+    task: Array
+    leaves: ModelLeaves
+    base: mujoco.MjModel
+
+    def field(self, name: str) -> Array:
+        """A model field as this task has it."""
+        return self.leaves[name] if name in self.leaves else jnp.asarray(physics.field_of(self.base, name))
+
+
+class Motion(NamedTuple):
+    """One control step.
+
+    Attributes:
+        before: the moment it started.
+        after: the moment it ended.
+        action: (nu,) as the policy gave it.
+        ctrl: (nu,) the same, clamped to the actuators' ranges as MuJoCo does.
+        dt: seconds between the two.
+    """
+
+    before: View
+    after: View
+    action: Array
+    ctrl: Array
+    dt: float
+
+
+Observation = Mapping[str, Callable[[View], Array]]
+Reward = Callable[[Motion], Mapping[str, Array]]
+Start = Callable[[Array], tuple[Array, Array]]
+
+
+def noisy_start(
+    model: mujoco.MjModel, position: float, velocity: float, *, normal_velocity: bool = True
+) -> Start:
+    """Episodes start near the model's initial position.
+
+    Args:
+        model: whose qpos0 and quaternions it takes.
+        position: qpos is uniform within this of qpos0; quaternions are normalised afterwards.
+        velocity: deviation of qvel, or its bound if not ``normal_velocity``.
+        normal_velocity: normal, else uniform.
+    """
+    quaternions = [
+        slice(address, address + 4)
+        for address in (
+            adr + (3 if kind == mujoco.mjtJoint.mjJNT_FREE else 0)
+            for adr, kind in zip(model.jnt_qposadr, model.jnt_type, strict=True)
+            if kind in (mujoco.mjtJoint.mjJNT_FREE, mujoco.mjtJoint.mjJNT_BALL)
+        )
+    ]
+    qpos0 = np.array(model.qpos0)
+
+    def start(key: Array) -> tuple[Array, Array]:
+        position_key, velocity_key = jax.random.split(key)
+        qpos = qpos0 + jax.random.uniform(position_key, qpos0.shape, minval=-position, maxval=position)
+        for part in quaternions:
+            qpos = qpos.at[part].divide(jnp.linalg.norm(qpos[part]))
+        draw = jax.random.normal(velocity_key, (model.nv,))
+        if not normal_velocity:
+            draw = jax.random.uniform(velocity_key, (model.nv,), minval=-1.0)
+        return qpos, velocity * draw
+
+    return start
+
+
+def load(source: str | Path | mujoco.MjSpec | mujoco.MjModel) -> mujoco.MjModel:
+    """A compiled model from a file's path, MJCF text, a spec, or itself.
+
+    Raises:
+        ValueError: where MuJoCo cannot read it; one line.
+    """
+    if isinstance(source, mujoco.MjModel):
+        return source
+    try:
+        if isinstance(source, mujoco.MjSpec):
+            return source.compile()
+        text = str(source)
+        is_text = text.lstrip().startswith("<")
+        return (mujoco.MjModel.from_xml_string if is_text else mujoco.MjModel.from_xml_path)(text)
+    except ValueError as error:
+        raise ValueError(f"MuJoCo cannot read the model: {' '.join(str(error).split())}") from None
+
+
+def default_observation(model: mujoco.MjModel) -> Observation:
+    """All positions but a free root's place in the plane, and all velocities."""
+    free = model.njnt > 0 and model.jnt_type[0] == mujoco.mjtJoint.mjJNT_FREE
+    return {"position": lambda view: view.qpos[2 if free else 0 :], "velocity": lambda view: view.qvel}
+
+
+@dataclass(frozen=True, eq=False)
+class TaskEnv:
+    """An environment on a physics engine (an ``Env``): pure and unbatched, callers vmap it.
+
+    A task that blows up is contained: from the step on that made a position or a velocity infinite or
+    absurd its state stands still, its steps are not valid and ``diverged`` is set.
+
+    Attributes:
+        name: of the environment.
+        physics: the engine.
+        family: the tasks and their prior.
+        apply_task: (task (d,)) -> the model fields that it replaces.
+        observation: named parts, in order, each (View) -> (k,).
+        reward: (Motion) -> named terms (), which are summed.
+        start: (key) -> (qpos, qvel).
+        horizon: H, steps per episode.
+        episodes: K, episodes per task.
+        terminate: (View) -> () bool, whether the episode ends early; None for never.
+    """
+
+    name: str
+    physics: Physics
+    family: TaskFamily
+    apply_task: Callable[[Array], ModelLeaves]
+    observation: Observation
+    reward: Reward
+    start: Start
+    horizon: int
+    episodes: int = 2
+    terminate: Callable[[View], Array] | None = None
+
+    @classmethod
+    def from_mjcf(
+        cls,
+        source: str | Path | mujoco.MjSpec | mujoco.MjModel,
+        *,
+        tasks: Sequence[edits.TaskDimension],
+        reward: Reward,
+        observation: Observation | None = None,
+        frame_skip: int = 1,
+        horizon: int = 200,
+        episodes: int = 2,
+        start: Start | None = None,
+        terminate: Callable[[View], Array] | None = None,
+        readings: Sequence[str] = (),
+        engine: EngineName = "auto",
+        derived: Derived = "consistent",
+        name: str = "robot",
+    ) -> TaskEnv:
+        """Anybody's robot.
+
+        Args:
+            source: a path, MJCF text, an ``MjSpec`` or an ``MjModel``.
+            tasks: what varies.
+            reward: named terms of one control step.
+            observation: named parts; by default positions and velocities.
+            frame_skip: physics steps per control step.
+            horizon: H.
+            episodes: K.
+            start: initial states; by default within 0.01 of the model's.
+            terminate: ends an episode early.
+            readings: fields of MuJoCo's data that the functions read beside qpos and qvel.
+            engine: "auto", "mjx" or "mujoco".
+            derived: "consistent" recomputes inertia and solver constants from the edited fields.
+            name: of the environment.
+
+        Raises:
+            ValueError: for a model, a field or a name that cannot be; one line.
+        """
+        model = load(source)
+        return cls(
+            name=name,
+            physics=physics.make(engine, model, frame_skip, tuple(readings), derived),
+            family=edits.family(tasks),
+            apply_task=edits.make_apply_task(model, tasks),
+            observation=observation or default_observation(model),
+            reward=reward,
+            start=start or noisy_start(model, 0.01, 0.01),
+            horizon=horizon,
+            episodes=episodes,
+            terminate=terminate,
+        )
+
+    @cached_property
+    def spec(self) -> EnvSpec:
+        """Sizes and names; the action space has the actuators' own ranges."""
+        state = jax.eval_shape(self._blank)
+        parts, end = {}, 0
+        for name, shape in state.items():
+            parts[name] = slice(end, end + shape.shape[0])
+            end += shape.shape[0]
+        low, high = self._ctrl_range
+        action = Continuous(self.physics.model.nu, float(low.min()), float(high.max()))
+        return EnvSpec(self.name, parts, action, self.horizon, self.episodes)
+
+    @cached_property
+    def _ctrl_range(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where MuJoCo clamps each actuator; infinite for one without limits."""
+        model = self.physics.model
+        limited = model.actuator_ctrllimited.astype(bool)
+        return (
+            np.where(limited, model.actuator_ctrlrange[:, 0], -np.inf),
+            np.where(limited, model.actuator_ctrlrange[:, 1], np.inf),
+        )
+
+    def _blank(self) -> Mapping[str, Array]:
+        """The parts of an observation, for their shapes."""
+        task = self.family.decode(jnp.full(self.family.proposal.dims, 0.5))
+        leaves = self.physics.prepare(self.apply_task(task))
+        qpos, qvel = self.start(jax.random.key(0))
+        return self._parts(self._view(self.physics.reset(qpos, qvel, leaves), task, leaves))
+
+    def _view(self, state: PhysicsState, task: Array, leaves: ModelLeaves) -> View:
+        return View(state.qpos, state.qvel, state.readings, task, leaves, self.physics.model)
+
+    def _parts(self, view: View) -> dict[str, Array]:
+        return {name: jnp.ravel(part(view)) for name, part in self.observation.items()}
+
+    def _observe(self, view: View) -> Array:
+        return jnp.concatenate(list(self._parts(view).values()))
+
+    def _motion(self, before: View, after: View, action: Array) -> Motion:
+        low, high = self._ctrl_range
+        return Motion(before, after, action, jnp.clip(action, low, high), self.physics.dt)
+
+    def reset(self, key: Array, task: Array) -> EnvState:
+        """Starts an episode of a task (d,); the task's model fields are computed here, once."""
+        key, start_key = jax.random.split(key)
+        qpos, qvel = self.start(start_key)
+        leaves = self.physics.prepare(self.apply_task(task))
+        state = self.physics.reset(qpos, qvel, leaves)
+        view = self._view(state, task, leaves)
+        terms = self.reward(self._motion(view, view, jnp.zeros(self.physics.model.nu)))
+        nothing = {name: jnp.zeros((), qpos.dtype) for name in terms}
+        return EnvState.start(self._observe(view), key, task, state, leaves)._replace(terms=nothing)
+
+    def step(self, state: EnvState, action: Array) -> EnvState:
+        """One control step with an action (nu,)."""
+        before = self._view(state.physics, state.task, state.model)
+        motion = self._motion(before, before, action)
+        moved = self.physics.step(state.physics, motion.ctrl, state.model)
+        sound = jnp.array([(jnp.abs(x) < _BLOWN_UP).all() for x in (moved.qpos, moved.qvel)]).all()
+        live = sound & ~state.done
+        kept = jax.tree.map(lambda new, old: jnp.where(live, new, old), moved, state.physics)
+        after = self._view(kept, state.task, state.model)
+        terms = {
+            name: jnp.where(live, term, 0.0).astype(state.reward.dtype)
+            for name, term in self.reward(motion._replace(after=after)).items()
+        }
+        ends = ~sound if self.terminate is None else ~sound | self.terminate(after)
+        return state._replace(
+            obs=self._observe(after),
+            reward=sum(terms.values(), jnp.zeros_like(state.reward)),
+            done=state.done | ends,
+            valid=live,
+            diverged=state.diverged | (~sound & ~state.done),
+            terms=terms,
+            physics=kept,
+        )
+
+
+def gymnasium_model(name: str, iterations: int | None = None, ls_iterations: int | None = None) -> mujoco.MjModel:
+    """One of the MJCF files in the installed gymnasium, with Newton's solver.
+
+    Args:
+        name: of the file, without its ending.
+        iterations: constraint solver iterations; None for the file's own.
+        ls_iterations: line-search iterations; None for MuJoCo's default.
+    """
+    spec = mujoco.MjSpec.from_file(str(resources.files("gymnasium") / f"envs/mujoco/assets/{name}.xml"))
+    spec.option.solver = mujoco.mjtSolver.mjSOL_NEWTON  # MJX has no PGS, which the humanoid's file asks for
+    spec.option.iterations = iterations or spec.option.iterations
+    spec.option.ls_iterations = ls_iterations or spec.option.ls_iterations
+    with warnings.catch_warnings():
+        # the cheetah's file scales its masses to 14 in all with an attribute that MuJoCo deprecates
+        warnings.filterwarnings("ignore", message=".*settotalmass.*")
+        return spec.compile()
