@@ -1,0 +1,186 @@
+"""The constants that MuJoCo derives from a model's other fields, for models that a task has edited.
+
+MuJoCo computes them when it compiles a model (``mj_setConst``), so a model with another mass, another
+pose or another armature keeps the inverse weights, lengths and sums of the original ("stale") until
+they are recomputed ("consistent"). Here that is a pure function of ``mjx.Model``: it runs inside
+``jit``, and under ``vmap`` only what the edited leaves reach is batched.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+
+from roml_jax.envs.physics.base import ModelLeaves
+from roml_jax.quiet import mjx
+from roml_jax.types import Array
+
+_SLIDERS_ONLY = 2  # body_simple of a body whose joints are all slides along its inertial axes
+
+
+def inertia_scaled(original_mass: Array, original_inertia: Array, new_mass: Array) -> Array:
+    """Principal inertias after a uniform change of density: they scale with their body's mass.
+
+    Args:
+        original_mass: (nbody,) kg.
+        original_inertia: (nbody, 3) kg m^2.
+        new_mass: (nbody,) kg.
+
+    Returns:
+        (nbody, 3). A body that had no mass has no density to scale, and keeps its inertia.
+    """
+    massive = original_mass > 0
+    ratio = jnp.where(massive, new_mass / jnp.where(massive, original_mass, 1.0), 1.0)
+    return original_inertia * ratio[:, None]
+
+
+def consistent(model: mjx.Model, edits: ModelLeaves) -> ModelLeaves:
+    """A task's edits, with all that follows from them.
+
+    Args:
+        model: the original, unbatched.
+        edits: the leaves that the task replaces. A new ``body_mass`` without a ``body_inertia`` is a
+            change of density: the inertia follows it.
+
+    Returns:
+        The edits, the inertia if it follows, and ``set_const`` of the edited model; a derived leaf among
+        the edits is overwritten.
+    """
+    if "body_mass" in edits and "body_inertia" not in edits:
+        inertia = inertia_scaled(model.body_mass, model.body_inertia, edits["body_mass"])
+        edits = {**edits, "body_inertia": inertia}
+    return {**edits, **set_const(model.tree_replace(dict(edits)))}
+
+
+def set_const(model: mjx.Model) -> ModelLeaves:
+    """The leaves that ``mujoco.mj_setConst`` would recompute, from the model's own other leaves.
+
+    All are taken at ``qpos0``: subtree masses; the diagonal of the mass matrix M; for every dof, body
+    and tendon the diagonal of J M^-1 J' that scales its constraints; tendon lengths; the acceleration
+    that a unit of actuator force gives; the second anchor of each ``connect``. Left out is what MJX
+    holds only for cameras and lights, and what MuJoCo itself fixes when it compiles: statistics,
+    ``tendon_lengthspring``, the relative pose of a ``weld`` and damping given as a ratio.
+
+    Args:
+        model: unbatched, on MJX's own JAX implementation. Bodies that move must have mass or armature;
+            a singular M gives NaN.
+
+    Returns:
+        Leaves for ``model.tree_replace``, with the shapes and dtypes of the model's own; only those
+        that the model has (no tendon fields without tendons).
+
+    Raises:
+        ValueError: for a model of another implementation.
+
+    Source: the definitions of MuJoCo 4.0, ``engine_setconst.c``.
+    """
+    if model.impl != mjx.Impl.JAX:
+        raise ValueError(f"set_const needs a model of MJX's jax implementation, got {model.impl.value}")
+    # accelerators multiply matrices in reduced precision unless told otherwise
+    with jax.default_matmul_precision("highest"):
+        data = mjx.com_pos(model, mjx.kinematics(model, _data_at_qpos0(model)))
+        data = mjx.crb(model, mjx.tendon(model, data))
+        rigid_diagonal = jnp.diagonal(mjx.full_m(model, data))
+        data = mjx.transmission(model, mjx.tendon_armature(model, data))
+        leaves = {
+            "body_subtreemass": jnp.asarray(_is_ancestor(model), model.body_mass.dtype).T @ model.body_mass,
+            "dof_M0": rigid_diagonal,
+            **_inverse_weights(model, data, mjx.full_m(model, data)),
+        }
+        if model.ntendon:
+            leaves["tendon_length0"] = data.ten_length
+        if np.any(_connects_bodies(model)):
+            leaves["eq_data"] = _anchors(model, data)
+    return leaves
+
+
+def _data_at_qpos0(model: mjx.Model) -> mjx.Data:
+    """Blank data: only shapes come from ``make_data``, which would place its arrays on one device."""
+    shapes = jax.eval_shape(lambda m: mjx.make_data(m, impl="jax"), model)
+    data = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    data = data.replace(qpos=model.qpos0)
+    if not model.nmocap:
+        return data
+    mocap_bodies = np.array([np.flatnonzero(model.body_mocapid == i)[0] for i in range(model.nmocap)])
+    return data.replace(mocap_pos=model.body_pos[mocap_bodies], mocap_quat=model.body_quat[mocap_bodies])
+
+
+def _is_ancestor(model: mjx.Model) -> np.ndarray:
+    """(nbody, nbody) bool: whether body j is body i or one of its ancestors."""
+    mask = np.eye(model.nbody, dtype=bool)
+    for body in range(1, model.nbody):  # parents come before children
+        mask[body] |= mask[model.body_parentid[body]]
+    return mask
+
+
+def _inverse_weights(model: mjx.Model, data: mjx.Data, mass_matrix: Array) -> dict[str, Array]:
+    """Everything that needs M^-1, from one factorisation M = L L'.
+
+    The diagonal of J M^-1 J' is the sum of squares along each row of J L'^-1.
+    """
+    factor = jnp.linalg.cholesky(mass_matrix)
+    inverse_factor = jax.scipy.linalg.solve_triangular(factor, jnp.eye(model.nv), lower=True)
+
+    def inverse_inertia(jacobian: Array) -> Array:
+        return jnp.square(jacobian @ inverse_factor.T).sum(-1)
+
+    leaves = {
+        "dof_invweight0": _dof_weights(model, jnp.square(inverse_factor).sum(0)),
+        "body_invweight0": _body_weights(model, inverse_inertia(_com_jacobians(model, data))),
+    }
+    if model.ntendon:
+        leaves["tendon_invweight0"] = inverse_inertia(data._impl.ten_J)
+    if model.nu:
+        accelerations = data._impl.actuator_moment @ inverse_factor.T @ inverse_factor
+        leaves["actuator_acc0"] = jnp.linalg.norm(accelerations, axis=-1)
+    return leaves
+
+
+def _com_jacobians(model: mjx.Model, data: mjx.Data) -> Array:
+    """(nbody, 6, nv): linear and angular velocity of each body's centre of mass by dof."""
+    moves = _is_ancestor(model)[:, model.dof_bodyid]
+    angular, linear = data.cdof[:, :3], data.cdof[:, 3:]
+    offset = data.xipos - data.subtree_com[model.body_rootid]
+    linear_at_com = linear + jnp.cross(angular, offset[:, None])
+    twist = jnp.concatenate([linear_at_com, jnp.broadcast_to(angular, linear_at_com.shape)], -1)
+    return (twist * moves[..., None]).swapaxes(-1, -2)
+
+
+def _body_weights(model: mjx.Model, diagonal: Array) -> Array:
+    """(nbody, 2): translation and rotation means of (nbody, 6); 0 for static bodies."""
+    weights = diagonal.reshape(model.nbody, 2, 3).mean(-1)
+    sliders = model.body_simple == _SLIDERS_ONLY
+    weights = jnp.where(sliders[:, None], jnp.stack([_inverse_mass(model), 0 * weights[:, 1]], -1), weights)
+    return jnp.where((model.body_weldid == 0)[:, None], 0.0, weights)
+
+
+def _dof_weights(model: mjx.Model, diagonal: Array) -> Array:
+    """(nv,): M^-1's diagonal, averaged over the three dofs of a rotation or a free translation."""
+    joint = model.dof_jntid
+    offset = np.arange(model.nv) - model.jnt_dofadr[joint]
+    group = 2 * joint + (offset >= 3)
+    same = group[:, None] == group
+    mean = jnp.asarray(same / same.sum(1, keepdims=True), diagonal.dtype) @ diagonal
+    sliders = model.body_simple[model.dof_bodyid] == _SLIDERS_ONLY
+    return jnp.where(sliders, _inverse_mass(model)[model.dof_bodyid], mean)
+
+
+def _inverse_mass(model: mjx.Model) -> Array:
+    """(nbody,): what MuJoCo takes for bodies that only slide, so without their armature."""
+    return 1 / jnp.maximum(mujoco.mjMINVAL, model.body_mass)
+
+
+def _connects_bodies(model: mjx.Model) -> np.ndarray:
+    """(neq,) bool: the equality constraints whose second anchor MuJoCo derives."""
+    return (model.eq_type == mujoco.mjtEq.mjEQ_CONNECT) & (model.eq_objtype == mujoco.mjtObj.mjOBJ_BODY)
+
+
+def _anchors(model: mjx.Model, data: mjx.Data) -> Array:
+    """``eq_data`` with the anchors of each ``connect`` at one point at ``qpos0``."""
+    (constraints,) = np.nonzero(_connects_bodies(model))
+    first, second = model.eq_obj1id[constraints], model.eq_obj2id[constraints]
+    anchor = data.xpos[first] + jnp.einsum("nij,nj->ni", data.xmat[first], model.eq_data[constraints, :3])
+    local = jnp.einsum("nji,nj->ni", data.xmat[second], anchor - data.xpos[second])
+    return model.eq_data.at[constraints, 3:6].set(local)
