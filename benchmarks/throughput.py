@@ -122,7 +122,7 @@ def _learner_layers(
         )[0].policy
 
     def belief(learner: Any, rollout: Any) -> Any:
-        rows = varibad.trajectory_of(rollout)
+        rows = varibad.trajectory_of(rollout, spec.action)
         index = jnp.arange(agent_config.vae.batch_trajectories) % tasks.shape[0]
         batch = jax.tree.map(lambda x: jnp.stack([x[index]] * agent_config.vae.updates), rows)
         return varibad.update_belief(learner, networks, agent_config, batch, key)[0].belief

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -12,9 +13,20 @@ from roml_jax import checks
 from roml_jax.agents.base import Agent
 from roml_jax.envs.base import Env, EnvState
 from roml_jax.meta import MetaLearner
-from roml_jax.types import Array, Discrete, EnvSpec, Rollout, Transition
+from roml_jax.types import (
+    Array,
+    Continuous,
+    Discrete,
+    EnvSpec,
+    Metrics,
+    Outcome,
+    Rollout,
+    TaskWeights,
+    Transition,
+)
 
 Boundary = Literal["terminal", "reset"]
+ActionMap = Literal["raw", "tanh"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +42,9 @@ class Protocol:
     the episode before (the reference); 'reset', the new episode's own first observation."""
     end_flag: bool = True
     """Append a number to the observation: 1 on the last of each episode, else 0."""
+    action_map: ActionMap = "raw"
+    """What the environment gets of a continuous policy's output: 'raw', as it is (environments clamp); or
+    its 'tanh'."""
 
     def __post_init__(self) -> None:
         checks.at_least(self, "protocol", 1, "episodes", "horizon")
@@ -39,8 +54,11 @@ class Protocol:
         slices = dict(spec.obs_slices)
         if self.end_flag:
             slices["episode_end"] = slice(spec.obs_size, spec.obs_size + 1)
+        action = spec.action
+        if isinstance(action, Continuous):
+            action = replace(action, squash=self.action_map == "tanh")
         return EnvSpec(
-            spec.name, slices, spec.action, self.horizon or spec.horizon, self.episodes or spec.episodes
+            spec.name, slices, action, self.horizon or spec.horizon, self.episodes or spec.episodes
         )
 
 
@@ -55,11 +73,25 @@ class _Step(NamedTuple):
 
     reward: Array
     valid: Array
+    terms: Mapping[str, Array]
+    seen: tuple[Transition, Any] | None
+
+
+class _Episode(NamedTuple):
+    """What an episode leaves behind, (N, ...); ``seen`` with axes (H, N, ...)."""
+
+    total: Array
+    terms: Mapping[str, Array]
+    diverged: Array
     seen: tuple[Transition, Any] | None
 
 
 def _env_action(spec: EnvSpec, action: Array) -> Array:
-    return action[..., 0].astype(jnp.int32) if isinstance(spec.action, Discrete) else action
+    return (
+        action[..., 0].astype(jnp.int32)
+        if isinstance(spec.action, Discrete)
+        else spec.action.executed(action)
+    )
 
 
 def _flagged(protocol: Protocol, obs: Array, ended: Array) -> Array:
@@ -70,17 +102,36 @@ def _flagged(protocol: Protocol, obs: Array, ended: Array) -> Array:
     return jnp.concatenate([obs, flag], axis=-1)
 
 
+def _run_steps(
+    agent: Agent, env: Env, protocol: Protocol, agent_state: Any, start: _Carry, key: Array, greedy: Array,
+    record: bool,
+) -> tuple[_Carry, _Step]:  # fmt: skip
+    """The H steps of an episode, from its first observation and belief."""
+    spec = protocol.agent_spec(env.spec)
+    last = jnp.arange(spec.horizon) == spec.horizon - 1
+
+    def step(carry: _Carry, now: tuple[Array, Array]) -> tuple[_Carry, _Step]:
+        key, last = now
+        action, extras = agent.act(agent_state, carry.belief, carry.obs, key, greedy)
+        state = jax.vmap(env.step)(carry.env, _env_action(spec, action))
+        next_obs = _flagged(protocol, state.obs, last)
+        seen = Transition(carry.obs, action, state.reward, next_obs, state.valid)
+        belief = agent.observe(agent_state, carry.belief, seen)
+        whole = (seen, extras) if record else None
+        return _Carry(state, next_obs, belief), _Step(state.reward, state.valid, state.terms, whole)
+
+    return jax.lax.scan(step, start, (jax.random.split(key, spec.horizon), last))
+
+
+def _outcome(total: Array, diverged: Array, terms: Mapping[str, Array]) -> Outcome:
+    """Returns (N, K) in which an episode that diverged is as bad as the worst."""
+    return Outcome(jnp.where(diverged, total.min(axis=0), total), diverged, terms)
+
+
 def run_episodes(
-    agent: Agent,
-    env: Env,
-    protocol: Protocol,
-    agent_state: Any,
-    tasks: Array,
-    key: Array,
-    *,
-    greedy: Array,
+    agent: Agent, env: Env, protocol: Protocol, agent_state: Any, tasks: Array, key: Array, *, greedy: Array,
     record: bool = True,
-) -> tuple[Rollout | None, Array]:
+) -> tuple[Rollout | None, Outcome]:  # fmt: skip
     """Runs K episodes of H steps on each of N tasks.
 
     Episodes are scanned around steps, so that a reset costs K times, not K * H.
@@ -93,48 +144,45 @@ def run_episodes(
         tasks: (N, d).
         key: randomness of resets, environments and actions.
         greedy: (K,) bool, in which episodes to take the likeliest action.
-        record: keep everything that learning needs; else only returns.
+        record: keep everything that learning needs; else only what came of it.
 
     Returns:
-        (Rollout with leaves (N, K, H, ...) or None, undiscounted returns (N, K)).
+        (Rollout with leaves (N, K, H, ...) or None, Outcome with leaves (N, K)).
     """
     spec, n = protocol.agent_spec(env.spec), tasks.shape[0]
-    last = jnp.arange(spec.horizon) == spec.horizon - 1
 
-    def step(carry: _Carry, now: tuple[Array, Array, Array]) -> tuple[_Carry, _Step]:
-        key, last, greedy = now
-        action, extras = agent.act(agent_state, carry.belief, carry.obs, key, greedy)
-        env_state = jax.vmap(env.step)(carry.env, _env_action(spec, action))
-        next_obs = _flagged(protocol, env_state.obs, last)
-        seen = Transition(carry.obs, action, env_state.reward, next_obs, env_state.valid)
-        belief = agent.observe(agent_state, carry.belief, seen)
-        whole = (seen, extras) if record or agent.adapt else None
-        return _Carry(env_state, next_obs, belief), _Step(env_state.reward, env_state.valid, whole)
-
-    def episode(carry: tuple[Array, Any], now: tuple[Array, Array, Array]) -> tuple[tuple[Array, Any], _Step]:
+    def episode(
+        carry: tuple[Array, Any], now: tuple[Array, Array, Array]
+    ) -> tuple[tuple[Array, Any], _Episode]:
         terminal_obs, belief = carry
         key, first, greedy = now
         reset_key, act_key, adapt_key = jax.random.split(key, 3)
-        env_state = jax.vmap(env.reset)(jax.random.split(reset_key, n), tasks)
-        obs = _flagged(protocol, env_state.obs, jnp.zeros((), bool))
+        state = jax.vmap(env.reset)(jax.random.split(reset_key, n), tasks)
+        obs = _flagged(protocol, state.obs, jnp.zeros((), bool))
         if protocol.boundary == "terminal":
             obs = jnp.where(first, obs, terminal_obs)
-        steps = (jax.random.split(act_key, spec.horizon), last, jnp.broadcast_to(greedy, last.shape))
-        end, left = jax.lax.scan(step, _Carry(env_state, obs, belief), steps)
+        start, wanted = _Carry(state, obs, belief), record or agent.adapt is not None
+        end, left = _run_steps(agent, env, protocol, agent_state, start, act_key, greedy, wanted)
         belief = agent.adapt(agent_state, end.belief, left.seen, adapt_key) if agent.adapt else end.belief
-        return (end.obs, belief), left if record else left._replace(seen=None)
+        total, terms = jax.tree.map(
+            lambda x: jnp.where(left.valid, x, 0).sum(axis=0), (left.reward, dict(left.terms))
+        )
+        seen = left.seen if record else None
+        return (end.obs, belief), _Episode(total, terms, end.env.diverged, seen)
 
     begin_key, key = jax.random.split(key)
     start = (jnp.zeros((n, spec.obs_size)), agent.begin(agent_state, n, begin_key))
     first = jnp.arange(spec.episodes) == 0
     _, left = jax.lax.scan(episode, start, (jax.random.split(key, spec.episodes), first, greedy))
-    left = jax.tree.map(lambda x: jnp.moveaxis(x, 2, 0), left)  # (K, H, N, ...) to (N, K, H, ...)
-    returns = jnp.where(left.valid, left.reward, 0).sum(axis=-1)
+    outcome = _outcome(
+        *jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), (left.total, left.diverged, left.terms))
+    )
     if left.seen is None:
-        return None, returns
-    seen, extras = left.seen
+        return None, outcome
+    # (K, H, N, ...) to (N, K, H, ...)
+    seen, extras = jax.tree.map(lambda x: jnp.moveaxis(x, 2, 0), left.seen)
     obs = jnp.concatenate([seen.obs, seen.next_obs[:, :, -1:]], axis=2)
-    return Rollout(obs, seen.action, seen.reward, seen.valid, extras), returns
+    return Rollout(obs, seen.action, seen.reward, seen.valid, extras, outcome), outcome
 
 
 def make_learner(agent: Agent, env: Env, protocol: Protocol) -> MetaLearner:
@@ -143,12 +191,21 @@ def make_learner(agent: Agent, env: Env, protocol: Protocol) -> MetaLearner:
 
     def collect(state: Any, tasks: Array, key: Array) -> tuple[Any, Rollout, Array]:
         greedy = jnp.zeros(episodes, bool)
-        experience, returns = run_episodes(agent, env, protocol, state, tasks, key, greedy=greedy)
-        return state, experience, returns.sum(axis=-1)
+        experience, outcome = run_episodes(agent, env, protocol, state, tasks, key, greedy=greedy)
+        return state, experience, outcome.returns.sum(axis=-1)
+
+    def update(
+        state: Any, experience: Rollout, weights: TaskWeights, key: Array, progress: Array
+    ) -> tuple[Any, Metrics]:
+        state, metrics = agent.update(state, experience, weights, key, progress)
+        outcome = experience.outcome
+        told = {f"reward/{name}": total.mean() for name, total in outcome.terms.items()}
+        told["train/diverged"] = outcome.diverged.any(axis=1).sum().astype(outcome.returns.dtype)
+        return state, metrics | told
 
     def test(state: Any, tasks: Array, key: Array) -> Array:
         greedy = jnp.ones(episodes, bool)
-        _, returns = run_episodes(agent, env, protocol, state, tasks, key, greedy=greedy, record=False)
-        return returns
+        _, outcome = run_episodes(agent, env, protocol, state, tasks, key, greedy=greedy, record=False)
+        return outcome.returns
 
-    return MetaLearner(agent.init, collect, agent.update, test, warmup=None)
+    return MetaLearner(agent.init, collect, update, test, warmup=None)

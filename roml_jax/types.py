@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 Array = jax.Array
 Metrics = dict[str, Array]
@@ -67,6 +68,21 @@ class Transition(NamedTuple):
     valid: Array
 
 
+class Outcome(NamedTuple):
+    """How the episodes of N tasks ended.
+
+    Attributes:
+        returns: (N, K) undiscounted sums of valid rewards. An episode that diverged counts as much as
+            the worst of all N that iteration, itself included up to where it diverged.
+        diverged: (N, K) bool, whether the simulation blew up.
+        terms: (N, K) sums of the reward's parts, by name; empty where it has none.
+    """
+
+    returns: Array
+    diverged: Array
+    terms: Mapping[str, Array]
+
+
 class Rollout(NamedTuple):
     """K whole episodes of every task in a batch.
 
@@ -77,6 +93,7 @@ class Rollout(NamedTuple):
         reward: (N, K, H) raw.
         valid: (N, K, H) bool.
         extras: whatever the agent's ``act`` returned beside the action, leaves (N, K, H, ...).
+        outcome: what came of the episodes, beside what is learned from.
     """
 
     obs: Array
@@ -84,6 +101,7 @@ class Rollout(NamedTuple):
     reward: Array
     valid: Array
     extras: Any
+    outcome: Outcome
 
 
 @dataclass(frozen=True)
@@ -97,14 +115,27 @@ class Discrete:
         """How many floats an action is stored in."""
         return 1
 
+    def executed(self, action: Array) -> Array:
+        """What is carried out of a policy's output (..., 1): the same."""
+        return action
+
 
 @dataclass(frozen=True)
 class Continuous:
-    """``size`` real numbers; the environment itself clamps to [low, high] where it must."""
+    """``size`` real numbers; the environment itself clamps to [low, high] where it must.
+
+    With ``squash`` the policy's output is passed through tanh before the environment gets it; a learner
+    then models the output, and its belief takes what was carried out.
+    """
 
     size: int
     low: float = -1.0
     high: float = 1.0
+    squash: bool = False
+
+    def executed(self, action: Array) -> Array:
+        """What is carried out of a policy's output (..., A)."""
+        return jnp.tanh(action) if self.squash else action
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from roml_jax.agents import ppo, vae
 from roml_jax.agents.base import Agent
 from roml_jax.networks import Policy, action_log_prob, choose_action
 from roml_jax.quiet import running_statistics as statistics
-from roml_jax.types import Array, EnvSpec, Metrics, Rollout, TaskWeights, Transition
+from roml_jax.types import Array, Continuous, Discrete, EnvSpec, Metrics, Rollout, TaskWeights, Transition
 
 _STD_EPS = 1e-8  # in the variance: a feature that was constant so far has deviation 1e-4
 _REWARD_CLIP = 10.0
@@ -92,12 +92,12 @@ def make_networks(spec: EnvSpec, config: VaribadConfig) -> Networks:
     )
 
 
-def trajectory_of(rollout: Rollout) -> vae.Trajectory:
-    """What the auto-encoder learns from: a rollout's episodes in sequence, rewards (N, K H)."""
+def trajectory_of(rollout: Rollout, action: Discrete | Continuous) -> vae.Trajectory:
+    """What the auto-encoder learns from: a rollout's episodes in sequence, with actions as carried out."""
     n, k, h = rollout.reward.shape
     return vae.Trajectory(
         rollout.obs,
-        rollout.action.reshape(n, k * h, -1),
+        action.executed(rollout.action).reshape(n, k * h, -1),
         rollout.reward.reshape(n, k * h),
         rollout.valid.reshape(n, k * h),
     )
@@ -189,7 +189,7 @@ def _policy_batch(
     flat_obs, flat_latent = _policy_inputs(config, stats, flat_obs, flat_latent)
     action = rollout.action.reshape(n * k * h, -1)
     distribution, _ = networks.policy.apply(state.policy, flat_obs, flat_latent)
-    weight = jnp.broadcast_to(weights.loss[:, None, None], reward.shape).reshape(-1)
+    weight = (weights.loss[:, None, None] * rollout.valid).reshape(-1)
     return ppo.PpoBatch(
         obs=flat_obs,
         latent=flat_latent,
@@ -219,9 +219,10 @@ def update_policy(
         progress: () share of the run done, for annealing.
     """
     flat = lambda x: x.reshape(-1, x.shape[-1])  # noqa: E731
+    counted = rollout.valid.reshape(-1).astype(reward.dtype)
     stats = state.statistics._replace(
-        obs=statistics.update(state.statistics.obs, flat(rollout.obs[:, :, :-1])),
-        latent=statistics.update(state.statistics.latent, flat(rollout.extras)),
+        obs=statistics.update(state.statistics.obs, flat(rollout.obs[:, :, :-1]), weights=counted),
+        latent=statistics.update(state.statistics.latent, flat(rollout.extras), weights=counted),
     )
     batch = _policy_batch(state, stats, networks, config, rollout, reward, weights)
     lr = state.rates.ppo_lr * ((1 - progress) if config.ppo.anneal_lr else 1.0)
@@ -271,7 +272,7 @@ def _update(
     state: VaribadState, networks: Networks, config: VaribadConfig, rollout: Rollout, weights: TaskWeights,
     key: Array, progress: Array,
 ) -> tuple[VaribadState, Metrics]:  # fmt: skip
-    trajectory = trajectory_of(rollout)
+    trajectory = trajectory_of(rollout, networks.policy.action)
     policy_key, sample_key, belief_key = jax.random.split(key, 3)
     return_stats, reward = normalise_rewards(
         state.statistics.return_, trajectory.reward * trajectory.valid, config.ppo.gamma
@@ -337,8 +338,9 @@ def make(spec: EnvSpec, num_tasks: int, config: VaribadConfig) -> Agent:
         return choose_action(spec.action, distribution, key, greedy), latent
 
     def observe(state: VaribadState, belief: VaribadBelief, step: Transition) -> VaribadBelief:
+        action = spec.action.executed(step.action)
         hidden = networks.encoder.apply(
-            state.belief["encoder"], belief.hidden, step.action, step.next_obs, step.reward, method="observe"
+            state.belief["encoder"], belief.hidden, action, step.next_obs, step.reward, method="observe"
         )
         return posterior(state, jnp.where(step.valid[:, None], hidden, belief.hidden))
 

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 
 from roml_jax import tasks
 from roml_jax.envs.edits import Edit, TaskDimension
-from roml_jax.envs.options import MujocoOptions, build
-from roml_jax.envs.task_env import Motion, Observation, Reward, TaskEnv, gymnasium_model
+from roml_jax.envs.options import MujocoOptions, build, load
+from roml_jax.envs.task_env import Motion, Observation, Reward, TaskEnv
 from roml_jax.types import Array
 
 _TORSO = 1
@@ -60,7 +60,7 @@ def _ant(
     observation: Observation = _OBSERVATION,
     prior: tasks.TaskFamily | None = None,
 ) -> TaskEnv:
-    model = gymnasium_model("ant", config.iterations, config.ls_iterations)
+    model = load("ant", config)
     return build(
         name, config, model, dimensions, observation=observation, reward=reward, readings=("xpos",),
         noise=(0.1, 0.1), prior=prior,

@@ -8,8 +8,8 @@ from typing import Literal
 import jax.numpy as jnp
 
 from roml_jax.envs.edits import Edit, TaskDimension
-from roml_jax.envs.options import MujocoOptions, build
-from roml_jax.envs.task_env import Motion, Reward, TaskEnv, gymnasium_model
+from roml_jax.envs.options import MujocoOptions, build, load
+from roml_jax.envs.task_env import Motion, Reward, TaskEnv
 from roml_jax.types import Array
 
 RADIUS = 0.046  # of every capsule of the model, in metres
@@ -70,7 +70,7 @@ def _track(motion: Motion) -> dict[str, Array]:
 def _cheetah(
     name: str, config: MujocoOptions, dimensions: tuple[TaskDimension, ...], reward: Reward = _run
 ) -> TaskEnv:
-    model = gymnasium_model("half_cheetah", config.iterations, config.ls_iterations)
+    model = load("half_cheetah", config)
     return build(
         name, config, model, dimensions,
         observation=_OBSERVATION, reward=reward, readings=("xpos",), noise=(0.1, 0.1),

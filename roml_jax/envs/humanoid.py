@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 
 from roml_jax.envs.edits import Edit, TaskDimension
-from roml_jax.envs.options import MujocoOptions, build
-from roml_jax.envs.task_env import Motion, Reward, TaskEnv, View, gymnasium_model
+from roml_jax.envs.options import MujocoOptions, build, load
+from roml_jax.envs.task_env import Motion, Reward, TaskEnv, View
 from roml_jax.types import Array
 
 _PARTS = range(1, 18)  # geom 0 is the floor
@@ -61,7 +61,7 @@ def _humanoid(
         "body_velocity": lambda view: view.readings["cvel"],
         "actuator_force": lambda view: view.readings["qfrc_actuator"],
     }
-    model = gymnasium_model("humanoid", config.iterations, config.ls_iterations)
+    model = load("humanoid", config)
     if config.contact_inputs:
         observation["contact_force"] = lambda view: jnp.zeros(6 * model.nbody)
     return build(

@@ -12,7 +12,13 @@ from roml_jax import checks, tasks
 from roml_jax.envs import physics
 from roml_jax.envs.edits import TaskDimension, family, make_apply_task
 from roml_jax.envs.physics import Derived, EngineName
-from roml_jax.envs.task_env import Observation, Reward, TaskEnv, noisy_start
+from roml_jax.envs.task_env import Observation, Reward, TaskEnv, gymnasium_model, noisy_start
+
+
+# Solver and line-search iterations. The C engine stops by itself when it has converged; MJX under vmap
+# runs all tasks until the last is done, so its limits are the least that change nothing (docs/physics.md).
+_C_LIMITS = (100, 50)
+_MJX_LIMITS = {"half_cheetah": (4, 8), "ant": (8, 16), "humanoid": (8, 16)}
 
 
 @dataclass(frozen=True)
@@ -25,15 +31,22 @@ class MujocoOptions:
     derived: Derived = "stale"
     """Quantities that follow from the edited ones (inertia, the solver's inverse weights): 'stale', those
     of the unedited model (the reference); 'consistent', recomputed for every task."""
-    iterations: int = 4
-    """Constraint solver iterations."""
-    ls_iterations: int = 8
-    """Line-search iterations of the constraint solver."""
+    iterations: int | None = None
+    """Most iterations of the constraint solver; None for as many as the engine needs on this model."""
+    ls_iterations: int | None = None
+    """Most line-search iterations of each; None as above."""
     frame_skip: int = 5
     """Physics steps per control step."""
 
     def __post_init__(self) -> None:
         checks.at_least(self, "env", 1, "iterations", "ls_iterations", "frame_skip")
+
+
+def load(robot: str, config: MujocoOptions) -> mujoco.MjModel:
+    """One of gymnasium's models, with its solver limits for the chosen engine."""
+    limits = _MJX_LIMITS[robot] if physics.resolve(config.physics) == "mjx" else _C_LIMITS
+    chosen = (config.iterations or limits[0], config.ls_iterations or limits[1])
+    return gymnasium_model(robot, *chosen)
 
 
 def build(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -291,7 +290,9 @@ class TaskEnv:
         )
 
 
-def gymnasium_model(name: str, iterations: int | None = None, ls_iterations: int | None = None) -> mujoco.MjModel:
+def gymnasium_model(
+    name: str, iterations: int | None = None, ls_iterations: int | None = None
+) -> mujoco.MjModel:
     """One of the MJCF files in the installed gymnasium, with Newton's solver.
 
     Args:
@@ -303,7 +304,11 @@ def gymnasium_model(name: str, iterations: int | None = None, ls_iterations: int
     spec.option.solver = mujoco.mjtSolver.mjSOL_NEWTON  # MJX has no PGS, which the humanoid's file asks for
     spec.option.iterations = iterations or spec.option.iterations
     spec.option.ls_iterations = ls_iterations or spec.option.ls_iterations
-    with warnings.catch_warnings():
-        # the cheetah's file scales its masses to 14 in all with an attribute that MuJoCo deprecates
-        warnings.filterwarnings("ignore", message=".*settotalmass.*")
-        return spec.compile()
+    # MuJoCo deprecates this attribute of the cheetah's file, and says so in a log file wherever it runs
+    total_mass, spec.compiler.settotalmass = spec.compiler.settotalmass, -1
+    model = spec.compile()
+    if total_mass > 0:
+        mujoco.mj_setTotalmass(model, total_mass)
+        mujoco.mj_setConst(model, mujoco.MjData(model))
+        model.stat.meaninertia = model.dof_M0.mean()  # which mj_setConst leaves
+    return model

@@ -19,6 +19,13 @@ from roml_jax.envs.physics.base import (
 _ENGINES = {"mjx": mjx.make, "mujoco": mujoco_c.make}
 
 
+def resolve(engine: EngineName) -> str:
+    """The engine that "auto" stands for: MJX on accelerators; the C engine, many times faster there, on a CPU."""
+    if engine != "auto":
+        return engine
+    return "mujoco" if jax.default_backend() == "cpu" else "mjx"
+
+
 def make(
     engine: EngineName,
     model: mujoco.MjModel,
@@ -26,10 +33,8 @@ def make(
     readings: tuple[str, ...] = (),
     derived: Derived = "stale",
 ) -> Physics:
-    """An engine by name; "auto" is MJX on accelerators and the C engine, many times faster there, on a CPU."""
-    if engine == "auto":
-        engine = "mujoco" if jax.default_backend() == "cpu" else "mjx"
-    return _ENGINES[engine](model, frame_skip, readings, derived)
+    """An engine by name, for a compiled model; arguments as ``mjx.make``'s."""
+    return _ENGINES[resolve(engine)](model, frame_skip, readings, derived)
 
 
 __all__ = [
@@ -41,4 +46,5 @@ __all__ = [
     "field_of",
     "is_inert",
     "make",
+    "resolve",
 ]

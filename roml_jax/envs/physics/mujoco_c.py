@@ -47,7 +47,12 @@ class _Worker:
         self._readings = [getattr(self._data, name) for name in readings]
 
     def run(
-        self, rows: Iterator[int], kind: Kind, tasks: TaskRows | None, state: np.ndarray, read: list[np.ndarray]
+        self,
+        rows: Iterator[int],
+        kind: Kind,
+        tasks: TaskRows | None,
+        state: np.ndarray,
+        read: list[np.ndarray],
     ) -> None:
         """Steps or resets the rows that it takes from the shared iterator; overwrites state and read."""
         model, data = self._model, self._data
@@ -72,7 +77,12 @@ class _Host:
     """
 
     def __init__(
-        self, model: mujoco.MjModel, frame_skip: int, readings: tuple[str, ...], derived: Derived, threads: int
+        self,
+        model: mujoco.MjModel,
+        frame_skip: int,
+        readings: tuple[str, ...],
+        derived: Derived,
+        threads: int,
     ) -> None:
         self._model, self._derived, self._readings = model, derived, readings
         self._duration = frame_skip * model.opt.timestep
@@ -200,9 +210,7 @@ def make(
         state = PhysicsState(qpos, qvel, jnp.zeros(model.na, qpos.dtype), zero, {})
         if not readings:
             return state
-        return state._replace(
-            readings=call("reset", state, jnp.zeros(model.nu, qpos.dtype), leaves).readings
-        )
+        return state._replace(readings=call("reset", state, jnp.zeros(model.nu, qpos.dtype), leaves).readings)
 
     def step(state: PhysicsState, ctrl: Array, leaves: ModelLeaves) -> PhysicsState:
         return call("step", state, ctrl, leaves)

@@ -82,6 +82,7 @@ class TaskRows:
                 ratio = model.body_mass / np.where(base.body_mass > 0, base.body_mass, 1)
                 model.body_inertia[:] = base.body_inertia * ratio[:, None]
             mujoco.mj_setConst(model, self._scratch)
+            model.stat.meaninertia = model.dof_M0.mean()  # which mj_setConst leaves
         elif "body_mass" in leaves:
             # the engine divides by the stored masses of subtrees, also where inertia stays as it was:
             # with stale ones, centres of mass lie in wrong places
