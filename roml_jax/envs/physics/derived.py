@@ -59,9 +59,9 @@ def set_const(model: mjx.Model) -> ModelLeaves:
 
     All are taken at ``qpos0``: subtree masses; the diagonal of the mass matrix M; for every dof, body
     and tendon the diagonal of J M^-1 J' that scales its constraints; tendon lengths; the acceleration
-    that a unit of actuator force gives; the second anchor of each ``connect``. Left out is what MJX
-    holds only for cameras and lights, and what MuJoCo itself fixes when it compiles: statistics,
-    ``tendon_lengthspring``, the relative pose of a ``weld`` and damping given as a ratio.
+    that a unit of actuator force gives; the second anchor of each ``connect`` and the pose of each
+    ``weld`` whose file gave none. Left out is what MJX holds only for cameras and lights, and what
+    MuJoCo itself fixes when it compiles: statistics, ``tendon_lengthspring`` and damping given as a ratio.
 
     Args:
         model: unbatched, on MJX's own JAX implementation. Bodies that move must have mass or armature;
@@ -91,8 +91,8 @@ def set_const(model: mjx.Model) -> ModelLeaves:
         }
         if model.ntendon:
             leaves["tendon_length0"] = data.ten_length
-        if np.any(_connects_bodies(model)):
-            leaves["eq_data"] = _anchors(model, data)
+        if model.neq:
+            leaves["eq_data"] = _equality_data(model, data)
     return leaves
 
 
@@ -172,15 +172,37 @@ def _inverse_mass(model: mjx.Model) -> Array:
     return 1 / jnp.maximum(mujoco.mjMINVAL, model.body_mass)
 
 
-def _connects_bodies(model: mjx.Model) -> np.ndarray:
-    """(neq,) bool: the equality constraints whose second anchor MuJoCo derives."""
-    return (model.eq_type == mujoco.mjtEq.mjEQ_CONNECT) & (model.eq_objtype == mujoco.mjtObj.mjOBJ_BODY)
+def _poses_bodies(model: mjx.Model, kind: mujoco.mjtEq) -> np.ndarray:
+    """Indices of the equality constraints of a kind that are given between bodies, not sites."""
+    return np.flatnonzero((model.eq_type == kind) & (model.eq_objtype == mujoco.mjtObj.mjOBJ_BODY))
 
 
-def _anchors(model: mjx.Model, data: mjx.Data) -> Array:
-    """``eq_data`` with the anchors of each ``connect`` at one point at ``qpos0``."""
-    (constraints,) = np.nonzero(_connects_bodies(model))
-    first, second = model.eq_obj1id[constraints], model.eq_obj2id[constraints]
-    anchor = data.xpos[first] + jnp.einsum("nij,nj->ni", data.xmat[first], model.eq_data[constraints, :3])
-    local = jnp.einsum("nji,nj->ni", data.xmat[second], anchor - data.xpos[second])
-    return model.eq_data.at[constraints, 3:6].set(local)
+def _equality_data(model: mjx.Model, data: mjx.Data) -> Array:
+    """``eq_data`` with what holds each ``connect`` and ``weld`` of bodies in place at ``qpos0``."""
+    connects = _poses_bodies(model, mujoco.mjtEq.mjEQ_CONNECT)
+    first, second = model.eq_obj1id[connects], model.eq_obj2id[connects]
+    anchor = _in_body(data, second, _in_world(data, first, model.eq_data[connects, :3]))
+    eq_data = model.eq_data.at[connects, 3:6].set(anchor)
+
+    welds = _poses_bodies(model, mujoco.mjtEq.mjEQ_WELD)
+    first, second = model.eq_obj1id[welds], model.eq_obj2id[welds]
+    anchor = _in_body(data, first, _in_world(data, second, model.eq_data[welds, :3]))
+    turn = jax.vmap(_relative_rotation)(data.xquat[first], data.xquat[second])
+    pose = jnp.concatenate([anchor, turn], -1)
+    from_qpos0 = model.eq_data[welds, 11:] != 0  # otherwise the file gave the pose
+    return eq_data.at[welds, 3:10].set(jnp.where(from_qpos0, pose, model.eq_data[welds, 3:10]))
+
+
+def _in_world(data: mjx.Data, bodies: np.ndarray, points: Array) -> Array:
+    return data.xpos[bodies] + jnp.einsum("nij,nj->ni", data.xmat[bodies], points)
+
+
+def _in_body(data: mjx.Data, bodies: np.ndarray, points: Array) -> Array:
+    return jnp.einsum("nji,nj->ni", data.xmat[bodies], points - data.xpos[bodies])
+
+
+def _relative_rotation(first: Array, second: Array) -> Array:
+    """conj(first) * second, as quaternions (4,) with the real part first."""
+    w, axis, v, other = first[0], -first[1:], second[0], second[1:]
+    vector = w * other + v * axis + jnp.cross(axis, other)
+    return jnp.concatenate([(w * v - axis @ other)[None], vector])
