@@ -57,11 +57,12 @@ def consistent(model: mjx.Model, edits: ModelLeaves) -> ModelLeaves:
 def set_const(model: mjx.Model) -> ModelLeaves:
     """The leaves that ``mujoco.mj_setConst`` would recompute, from the model's own other leaves.
 
-    All are taken at ``qpos0``: subtree masses; the diagonal of the mass matrix M; for every dof, body
-    and tendon the diagonal of J M^-1 J' that scales its constraints; tendon lengths; the acceleration
-    that a unit of actuator force gives; the second anchor of each ``connect`` and the pose of each
-    ``weld`` whose file gave none. Left out is what MJX holds only for cameras and lights, and what
-    MuJoCo itself fixes when it compiles: statistics, ``tendon_lengthspring`` and damping given as a ratio.
+    All are taken at ``qpos0``: bounding radii of geoms; subtree masses; the diagonal of the mass matrix
+    M; for every dof, body and tendon the diagonal of J M^-1 J' that scales its constraints; tendon
+    lengths; the acceleration that a unit of actuator force gives; the second anchor of each ``connect``
+    and the pose of each ``weld`` whose file gave none. Left out is what MJX holds only for cameras and
+    lights, or reads nowhere (``geom_aabb``), and what MuJoCo itself fixes when it compiles: statistics,
+    ``tendon_lengthspring`` and damping given as a ratio.
 
     Args:
         model: unbatched, on MJX's own JAX implementation. Bodies that move must have mass or armature;
@@ -74,7 +75,8 @@ def set_const(model: mjx.Model) -> ModelLeaves:
     Raises:
         ValueError: for a model of another implementation.
 
-    Source: the definitions of MuJoCo 4.0, ``engine_setconst.c``.
+    Source: what ``mj_setConst`` of MuJoCo 3.17 and 4.0 computes; its inputs and outputs are listed in
+    ``mjxmacro.h``.
     """
     if model.impl != mjx.Impl.JAX:
         raise ValueError(f"set_const needs a model of MJX's jax implementation, got {model.impl.value}")
@@ -85,6 +87,7 @@ def set_const(model: mjx.Model) -> ModelLeaves:
         rigid_diagonal = jnp.diagonal(mjx.full_m(model, data))
         data = mjx.transmission(model, mjx.tendon_armature(model, data))
         leaves = {
+            "geom_rbound": _bounding_radii(model),
             "body_subtreemass": jnp.asarray(_is_ancestor(model), model.body_mass.dtype).T @ model.body_mass,
             "dof_M0": rigid_diagonal,
             **_inverse_weights(model, data, mjx.full_m(model, data)),
@@ -105,6 +108,23 @@ def _data_at_qpos0(model: mjx.Model) -> mjx.Data:
         return data
     mocap_bodies = np.array([np.flatnonzero(model.body_mocapid == i)[0] for i in range(model.nmocap)])
     return data.replace(mocap_pos=model.body_pos[mocap_bodies], mocap_quat=model.body_quat[mocap_bodies])
+
+
+def _bounding_radii(model: mjx.Model) -> Array:
+    """(ngeom,) by the sizes of primitive geoms; planes, meshes and height fields keep theirs."""
+    kinds = mujoco.mjtGeom
+    first, second, _ = jnp.moveaxis(model.geom_size, -1, 0)
+    primitives = {
+        kinds.mjGEOM_SPHERE: first,
+        kinds.mjGEOM_CAPSULE: first + second,
+        kinds.mjGEOM_CYLINDER: jnp.hypot(first, second),
+        kinds.mjGEOM_ELLIPSOID: model.geom_size.max(-1),
+        kinds.mjGEOM_BOX: jnp.linalg.norm(model.geom_size, axis=-1),
+    }
+    radii = model.geom_rbound
+    for kind, radius in primitives.items():
+        radii = jnp.where(model.geom_type == kind, radius, radii)
+    return radii
 
 
 def _is_ancestor(model: mjx.Model) -> np.ndarray:
