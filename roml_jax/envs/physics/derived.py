@@ -57,11 +57,12 @@ def consistent(model: mjx.Model, edits: ModelLeaves) -> ModelLeaves:
 def set_const(model: mjx.Model) -> ModelLeaves:
     """The leaves that ``mujoco.mj_setConst`` would recompute, from the model's own other leaves.
 
-    All are taken at ``qpos0``: subtree masses; the diagonal of the mass matrix M; for every dof, body
-    and tendon the diagonal of J M^-1 J' that scales its constraints; tendon lengths; the acceleration
-    that a unit of actuator force gives; the second anchor of each ``connect``. Left out is what MJX
-    holds only for cameras and lights, and what MuJoCo itself fixes when it compiles: statistics,
-    ``tendon_lengthspring``, the relative pose of a ``weld`` and damping given as a ratio.
+    All are taken at ``qpos0``: bounding radii of geoms; subtree masses; the diagonal of the mass matrix
+    M; for every dof, body and tendon the diagonal of J M^-1 J' that scales its constraints; tendon
+    lengths; the acceleration that a unit of actuator force gives; the second anchor of each ``connect``
+    and the pose of each ``weld`` whose file gave none. Left out is what MJX holds only for cameras and
+    lights, or reads nowhere (``geom_aabb``), and what MuJoCo itself fixes when it compiles: statistics,
+    ``tendon_lengthspring`` and damping given as a ratio.
 
     Args:
         model: unbatched, on MJX's own JAX implementation. Bodies that move must have mass or armature;
@@ -74,7 +75,8 @@ def set_const(model: mjx.Model) -> ModelLeaves:
     Raises:
         ValueError: for a model of another implementation.
 
-    Source: the definitions of MuJoCo 4.0, ``engine_setconst.c``.
+    Source: what ``mj_setConst`` of MuJoCo 3.17 and 4.0 computes; its inputs and outputs are listed in
+    ``mjxmacro.h``.
     """
     if model.impl != mjx.Impl.JAX:
         raise ValueError(f"set_const needs a model of MJX's jax implementation, got {model.impl.value}")
@@ -85,14 +87,15 @@ def set_const(model: mjx.Model) -> ModelLeaves:
         rigid_diagonal = jnp.diagonal(mjx.full_m(model, data))
         data = mjx.transmission(model, mjx.tendon_armature(model, data))
         leaves = {
+            "geom_rbound": _bounding_radii(model),
             "body_subtreemass": jnp.asarray(_is_ancestor(model), model.body_mass.dtype).T @ model.body_mass,
             "dof_M0": rigid_diagonal,
             **_inverse_weights(model, data, mjx.full_m(model, data)),
         }
         if model.ntendon:
             leaves["tendon_length0"] = data.ten_length
-        if np.any(_connects_bodies(model)):
-            leaves["eq_data"] = _anchors(model, data)
+        if model.neq:
+            leaves["eq_data"] = _equality_data(model, data)
     return leaves
 
 
@@ -105,6 +108,23 @@ def _data_at_qpos0(model: mjx.Model) -> mjx.Data:
         return data
     mocap_bodies = np.array([np.flatnonzero(model.body_mocapid == i)[0] for i in range(model.nmocap)])
     return data.replace(mocap_pos=model.body_pos[mocap_bodies], mocap_quat=model.body_quat[mocap_bodies])
+
+
+def _bounding_radii(model: mjx.Model) -> Array:
+    """(ngeom,) by the sizes of primitive geoms; planes, meshes and height fields keep theirs."""
+    kinds = mujoco.mjtGeom
+    first, second, _ = jnp.moveaxis(model.geom_size, -1, 0)
+    primitives = {
+        kinds.mjGEOM_SPHERE: first,
+        kinds.mjGEOM_CAPSULE: first + second,
+        kinds.mjGEOM_CYLINDER: jnp.hypot(first, second),
+        kinds.mjGEOM_ELLIPSOID: model.geom_size.max(-1),
+        kinds.mjGEOM_BOX: jnp.linalg.norm(model.geom_size, axis=-1),
+    }
+    radii = model.geom_rbound
+    for kind, radius in primitives.items():
+        radii = jnp.where(model.geom_type == kind, radius, radii)
+    return radii
 
 
 def _is_ancestor(model: mjx.Model) -> np.ndarray:
@@ -172,15 +192,37 @@ def _inverse_mass(model: mjx.Model) -> Array:
     return 1 / jnp.maximum(mujoco.mjMINVAL, model.body_mass)
 
 
-def _connects_bodies(model: mjx.Model) -> np.ndarray:
-    """(neq,) bool: the equality constraints whose second anchor MuJoCo derives."""
-    return (model.eq_type == mujoco.mjtEq.mjEQ_CONNECT) & (model.eq_objtype == mujoco.mjtObj.mjOBJ_BODY)
+def _poses_bodies(model: mjx.Model, kind: mujoco.mjtEq) -> np.ndarray:
+    """Indices of the equality constraints of a kind that are given between bodies, not sites."""
+    return np.flatnonzero((model.eq_type == kind) & (model.eq_objtype == mujoco.mjtObj.mjOBJ_BODY))
 
 
-def _anchors(model: mjx.Model, data: mjx.Data) -> Array:
-    """``eq_data`` with the anchors of each ``connect`` at one point at ``qpos0``."""
-    (constraints,) = np.nonzero(_connects_bodies(model))
-    first, second = model.eq_obj1id[constraints], model.eq_obj2id[constraints]
-    anchor = data.xpos[first] + jnp.einsum("nij,nj->ni", data.xmat[first], model.eq_data[constraints, :3])
-    local = jnp.einsum("nji,nj->ni", data.xmat[second], anchor - data.xpos[second])
-    return model.eq_data.at[constraints, 3:6].set(local)
+def _equality_data(model: mjx.Model, data: mjx.Data) -> Array:
+    """``eq_data`` with what holds each ``connect`` and ``weld`` of bodies in place at ``qpos0``."""
+    connects = _poses_bodies(model, mujoco.mjtEq.mjEQ_CONNECT)
+    first, second = model.eq_obj1id[connects], model.eq_obj2id[connects]
+    anchor = _in_body(data, second, _in_world(data, first, model.eq_data[connects, :3]))
+    eq_data = model.eq_data.at[connects, 3:6].set(anchor)
+
+    welds = _poses_bodies(model, mujoco.mjtEq.mjEQ_WELD)
+    first, second = model.eq_obj1id[welds], model.eq_obj2id[welds]
+    anchor = _in_body(data, first, _in_world(data, second, model.eq_data[welds, :3]))
+    turn = jax.vmap(_relative_rotation)(data.xquat[first], data.xquat[second])
+    pose = jnp.concatenate([anchor, turn], -1)
+    from_qpos0 = model.eq_data[welds, 11:] != 0  # otherwise the file gave the pose
+    return eq_data.at[welds, 3:10].set(jnp.where(from_qpos0, pose, model.eq_data[welds, 3:10]))
+
+
+def _in_world(data: mjx.Data, bodies: np.ndarray, points: Array) -> Array:
+    return data.xpos[bodies] + jnp.einsum("nij,nj->ni", data.xmat[bodies], points)
+
+
+def _in_body(data: mjx.Data, bodies: np.ndarray, points: Array) -> Array:
+    return jnp.einsum("nji,nj->ni", data.xmat[bodies], points - data.xpos[bodies])
+
+
+def _relative_rotation(first: Array, second: Array) -> Array:
+    """conj(first) * second, as quaternions (4,) with the real part first."""
+    w, axis, v, other = first[0], -first[1:], second[0], second[1:]
+    vector = w * other + v * axis + jnp.cross(axis, other)
+    return jnp.concatenate([(w * v - axis @ other)[None], vector])
