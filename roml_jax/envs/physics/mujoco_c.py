@@ -1,18 +1,13 @@
 """MuJoCo's own C engine behind a callback: the fast engine on a CPU, in double precision.
 
-The compiled program calls the host once per control step for the whole batch, seeds included, and a
-few threads share the rows. A thread owns one model and one scratch state; it copies a row's edited
-fields and state into them, so memory grows with the batch by no more than those.
+The compiled program calls the host once per control step for the whole batch, seeds included, and
+MuJoCo's thread pool (``mujoco.batch``) steps its rows, each with its own model fields.
 """
 
 from __future__ import annotations
 
-import copy
-import itertools
-import os
-import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax
@@ -20,146 +15,119 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 from jax.experimental.buffer_callback import buffer_callback
+from mujoco.batch import Batch, SimulationError
 
 from roml_jax.envs.physics.base import Derived, ModelLeaves, Physics, PhysicsState, is_inert
-from roml_jax.envs.physics.task_rows import TaskRows, assign
 from roml_jax.types import Array
 
 Kind = Literal["reset", "step"]
 
-_PARTS = ("TIME", "QPOS", "QVEL", "ACT", "WARMSTART", "CTRL")  # in the order of their bits
-_BITS = {part: int(mujoco.mjtState.__members__[f"mjSTATE_{part}"]) for part in _PARTS}
-_SIGNATURE = sum(_BITS.values())
+# What mj_setConst writes and the reference leaves as it was. Collision boxes and subtree masses are not
+# among them: were they stale, C would lose contacts and misplace centers of mass.
+_STALE = (
+    "body_invweight0", "dof_M0", "dof_invweight0", "dof_length", "tendon_length0", "tendon_invweight0",
+    "actuator_length0", "actuator_acc0", "eq_data",
+)  # fmt: skip
+_RESTART = 1e-9  # seconds
 
 
-def _state_columns(model: mujoco.MjModel) -> dict[str, slice]:
-    """Where each part stands in the vector that mj_setState reads."""
-    ends = list(itertools.accumulate(mujoco.mj_stateSize(model, bit) for bit in _BITS.values()))
-    return {part: slice(start, end) for part, start, end in zip(_PARTS, [0, *ends], ends, strict=False)}
+def write_tasks(
+    batch: Batch, base: mujoco.MjModel, leaves: Mapping[str, np.ndarray], rows: np.ndarray, derived: Derived
+) -> None:
+    """Gives some simulations of a batch their tasks' model fields, and what follows from them.
+
+    Args:
+        batch: whose model is ``base``.
+        base: the unedited model.
+        leaves: (n, ...) for all rows.
+        rows: which of them to write.
+        derived: whether inertia and the solver's constants follow too.
+
+    Raises:
+        SimulationError: from MuJoCo, for a model that cannot be.
+    """
+    for name, leaf in leaves.items():
+        batch.expand(name)[rows] = leaf[rows]
+    if derived == "consistent" and "body_mass" in leaves and "body_inertia" not in leaves:
+        ratio = leaves["body_mass"][rows] / np.where(base.body_mass > 0, base.body_mass, 1)
+        batch.expand("body_inertia")[rows] = base.body_inertia * ratio[..., None]
+    batch.set_const(rows)
+    if derived == "stale":
+        for name in _STALE:
+            if name not in leaves and batch.expanded(name) is not None:
+                batch.expand(name)[rows] = getattr(base, name)
 
 
-class _Worker:
-    """One thread's model and scratch state."""
+class _Rows:
+    """A batch of n simulations and the tasks that they hold: a cache by value."""
 
-    def __init__(self, model: mujoco.MjModel, frame_skip: int, readings: tuple[str, ...]) -> None:
-        self._model, self._frame_skip = copy.copy(model), frame_skip
-        self._data = mujoco.MjData(self._model)
-        self._readings = [getattr(self._data, name) for name in readings]
+    def __init__(self, model: mujoco.MjModel, n: int, readings: tuple[str, ...], derived: Derived) -> None:
+        self.batch = Batch(model, n)
+        self.parts = {
+            name: self.batch.bind(name) for name in ("qpos", "qvel", "act", "qacc_warmstart", "ctrl")
+        }
+        self.readings = {name: self.batch.bind(name) for name in readings}
+        self._model, self._derived = model, derived
+        self._tasks: np.ndarray | None = None
 
-    def run(
-        self,
-        rows: Iterator[int],
-        kind: Kind,
-        tasks: TaskRows | None,
-        state: np.ndarray,
-        read: list[np.ndarray],
-    ) -> None:
-        """Steps or resets the rows that it takes from the shared iterator; overwrites state and read."""
-        model, data = self._model, self._data
-        fields = [] if tasks is None else list(zip(tasks.names, tasks.values, strict=True))
-        for row in rows:
-            for name, values in fields:
-                assign(model, name, values[row])
-            mujoco.mj_setState(model, data, state[row], _SIGNATURE)
-            if kind == "step":
-                mujoco.mj_step(model, data, self._frame_skip)
-                mujoco.mj_getState(model, data, state[row], _SIGNATURE)
-            else:
-                mujoco.mj_forward(model, data)
-            for source, target in zip(self._readings, read, strict=True):
-                target[row] = source
+    def set_tasks(self, leaves: Mapping[str, np.ndarray]) -> None:
+        """Writes the rows whose leaves (n, ...) have changed."""
+        if not leaves:
+            return
+        now = np.concatenate([leaf.reshape(self.batch.nsim, -1) for leaf in leaves.values()], axis=1)
+        changed = np.ones(len(now), bool) if self._tasks is None else (self._tasks != now).any(axis=1)
+        if changed.any():
+            rows = np.flatnonzero(changed).astype(np.int32)
+            write_tasks(self.batch, self._model, leaves, rows, self._derived)
+            self._tasks = now
 
 
 class _Host:
-    """What lives on the host: threads, their models, and the fields of the rows' tasks.
-
-    All of it is a cache; results depend on the arguments of a call alone.
-    """
+    """What lives on the host; all of it is a cache, results depend on the arguments of a call alone."""
 
     def __init__(
-        self,
-        model: mujoco.MjModel,
-        frame_skip: int,
-        readings: tuple[str, ...],
-        derived: Derived,
-        threads: int,
+        self, model: mujoco.MjModel, frame_skip: int, readings: tuple[str, ...], derived: Derived
     ) -> None:
-        self._model, self._derived, self._readings = model, derived, readings
+        self._model, self._frame_skip, self._readings, self._derived = model, frame_skip, readings, derived
         self._duration = frame_skip * model.opt.timestep
-        self._columns = _state_columns(model)
-        self._workers = [_Worker(model, frame_skip, readings) for _ in range(threads)]
-        self._orders: list[queue.SimpleQueue] = []
-        self._done: queue.SimpleQueue = queue.SimpleQueue()
-        self._rows: dict[tuple[str, ...], TaskRows] = {}
+        self._rows: dict[int, _Rows] = {}
         self._lock = threading.Lock()  # two compiled programs may run at once
 
-    def _start_threads(self) -> None:
-        def serve(worker: _Worker, orders: queue.SimpleQueue) -> None:
-            while True:
-                try:
-                    worker.run(*orders.get())
-                    self._done.put(None)
-                except Exception as error:  # the caller raises it
-                    self._done.put(error)
-
-        for worker in self._workers[1:]:
-            self._orders.append(queue.SimpleQueue())
-            thread = threading.Thread(target=serve, args=(worker, self._orders[-1]), daemon=True)
-            thread.start()
-
-    def _tasks(self, leaves: Mapping[str, np.ndarray]) -> TaskRows | None:
-        if not leaves:
-            return None
-        names = tuple(leaves)
-        if names not in self._rows:
-            self._rows[names] = TaskRows(self._model, leaves, self._derived)
-        self._rows[names].update(leaves)
-        return self._rows[names]
-
     def __call__(
-        self, kind: Kind, outputs: PhysicsState, inputs: PhysicsState, ctrl: Any, leaves: ModelLeaves
+        self, kind: Kind, out: PhysicsState, state: PhysicsState, ctrl: Any, leaves: ModelLeaves
     ) -> None:
-        """Runs a batch with any leading axes; writes the next state into the outputs."""
-        outputs, inputs, ctrl, leaves = jax.tree.map(np.asarray, (outputs, inputs, ctrl, leaves))
-        lead = inputs.qpos.shape[:-1]
+        """Runs a batch with any leading axes; writes the next state into ``out``."""
+        out, state, ctrl, leaves = jax.tree.map(np.asarray, (out, state, ctrl, leaves))
+        lead = state.qpos.shape[:-1]
         n = int(np.prod(lead))
-        leaves = {name: leaf.reshape(n, *leaf.shape[len(lead) :]) for name, leaf in leaves.items()}
-        parts = {
-            "QPOS": inputs.qpos, "QVEL": inputs.qvel, "ACT": inputs.act,
-            "WARMSTART": inputs.qacc_warmstart, "CTRL": ctrl,
-        }  # fmt: skip
-        state = np.zeros((n, self._columns["CTRL"].stop))
-        for part, values in parts.items():
-            state[:, self._columns[part]] = values.reshape(n, -1)
         with self._lock:
-            read = [np.empty((n, *getattr(self._workers[0]._data, name).shape)) for name in self._readings]
-            self._share(n, kind, self._tasks(leaves), state, read)
-        if kind == "step":
-            # A state that has blown up makes MuJoCo start again from the initial one, its clock at zero.
-            restarted = abs(state[:, self._columns["TIME"]][:, 0] - self._duration) > 1e-9
-            state[restarted] = np.nan
-        targets = (outputs.qpos, outputs.qvel, outputs.act, outputs.qacc_warmstart)
-        for target, part in zip(targets, ("QPOS", "QVEL", "ACT", "WARMSTART"), strict=True):
-            target[...] = state[:, self._columns[part]].reshape(target.shape)
-        for name, values in zip(self._readings, read, strict=True):
-            outputs.readings[name][...] = values.reshape(outputs.readings[name].shape)
+            if n not in self._rows:
+                self._rows[n] = _Rows(self._model, n, self._readings, self._derived)
+            rows = self._rows[n]
+            rows.set_tasks({name: leaf.reshape(n, *leaf.shape[len(lead) :]) for name, leaf in leaves.items()})
+            for name, part in rows.parts.items():
+                part[...] = (ctrl if name == "ctrl" else getattr(state, name)).reshape(part.shape)
+            self._run(kind, rows.batch)
+            for name in ("qpos", "qvel", "act", "qacc_warmstart"):
+                target = getattr(out, name)
+                target[...] = rows.parts[name].reshape(target.shape)
+            for name, values in rows.readings.items():
+                out.readings[name][...] = values.reshape(out.readings[name].shape)
 
-    def _share(self, n: int, *order: Any) -> None:
-        """Lets the workers take rows one by one until there are none; this thread works too."""
-        if not self._orders and len(self._workers) > 1:
-            self._start_threads()
-        rows = iter(range(n))  # next() on it is atomic
-        helpers = self._orders[: max(0, n - 1)]
-        for orders in helpers:
-            orders.put((rows, *order))
-        errors = []
+    def _run(self, kind: Kind, batch: Batch) -> None:
+        """Steps or forwards all rows; those that blow up come back as NaN."""
+        if kind == "reset":
+            batch.forward()
+            return
+        clock = batch.bind("time")
+        clock[...] = 0.0
         try:
-            self._workers[0].run(rows, *order)
-        except Exception as error:
-            errors.append(error)
-        errors += [error for error in (self._done.get() for _ in helpers) if error]
-        if errors:
-            raise errors[0]
+            batch.step(nstep=self._frame_skip)
+        except SimulationError as error:
+            clock[error.ids] = np.nan
+        # a state that has blown up makes MuJoCo start again from the initial one, its clock at zero
+        restarted = ~(abs(clock - self._duration) < _RESTART)
+        batch.bind("qpos")[restarted] = np.nan
 
 
 def _shape_of_reading(data: mujoco.MjData, name: str) -> tuple[int, ...]:
@@ -169,11 +137,7 @@ def _shape_of_reading(data: mujoco.MjData, name: str) -> tuple[int, ...]:
 
 
 def make(
-    model: mujoco.MjModel,
-    frame_skip: int,
-    readings: tuple[str, ...] = (),
-    derived: Derived = "stale",
-    threads: int | None = None,
+    model: mujoco.MjModel, frame_skip: int, readings: tuple[str, ...] = (), derived: Derived = "stale"
 ) -> Physics:
     """A C engine for a compiled model.
 
@@ -183,10 +147,8 @@ def make(
         readings: fields of ``mujoco.MjData`` that observations or rewards need.
         derived: whether to recompute what follows from the fields that a task edits. Collision boxes
             and subtree masses always are.
-        threads: that share a batch; None for as many as there are cores.
     """
-    threads = threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    host = _Host(model, frame_skip, readings, derived, threads)
+    host = _Host(model, frame_skip, readings, derived)
     example = mujoco.MjData(model)
 
     def outputs(dtype: Any) -> PhysicsState:
@@ -197,20 +159,15 @@ def make(
         return PhysicsState(like(model.nq), like(model.nv), like(model.na), like(model.nv), read)
 
     def call(kind: Kind, state: PhysicsState, ctrl: Array, leaves: ModelLeaves) -> PhysicsState:
-        return _callback(
-            lambda out, *args: host(kind, out, *args),
-            outputs(state.qpos.dtype),
-            state._replace(readings={}),
-            ctrl,
-            dict(leaves),
-        )
+        args = (state._replace(readings={}), ctrl, dict(leaves))
+        return _callback(lambda out, *args: host(kind, out, *args), outputs(state.qpos.dtype), *args)
 
     def reset(qpos: Array, qvel: Array, leaves: ModelLeaves) -> PhysicsState:
-        zero = jnp.zeros_like(qvel)
-        state = PhysicsState(qpos, qvel, jnp.zeros(model.na, qpos.dtype), zero, {})
+        state = PhysicsState(qpos, qvel, jnp.zeros(model.na, qpos.dtype), jnp.zeros_like(qvel), {})
         if not readings:
             return state
-        return state._replace(readings=call("reset", state, jnp.zeros(model.nu, qpos.dtype), leaves).readings)
+        seen = call("reset", state, jnp.zeros(model.nu, qpos.dtype), leaves)
+        return state._replace(readings=seen.readings)
 
     def step(state: PhysicsState, ctrl: Array, leaves: ModelLeaves) -> PhysicsState:
         return call("step", state, ctrl, leaves)
@@ -228,9 +185,11 @@ def _callback(host: Callable[..., None], outputs: Any, *args: Any) -> Any:
     which other backends need, takes 190.
     """
     if jax.default_backend() == "cpu":
-        return buffer_callback(lambda _, out, *args: host(out, *args), outputs, vmap_method="broadcast_all")(
-            *args
-        )
+
+        def in_place(_: Any, out: Any, *args: Any) -> None:
+            host(out, *args)
+
+        return buffer_callback(in_place, outputs, vmap_method="broadcast_all")(*args)
 
     def returning(*args: Any) -> Any:
         lead = np.shape(args[0].qpos)[:-1]
