@@ -16,6 +16,7 @@ import docstring_parser
 import jax
 from rich import box
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -25,6 +26,7 @@ from roml_jax.registry import NoOptions, UnknownNameError, options_class
 from roml_jax.tasks import TaskFamily
 from roml_jax.types import Continuous, Discrete, EnvSpec
 
+_TABLE_WIDTH = 150
 _WIDE = 10_000  # columns where there is no terminal: nothing is wrapped or cut but by a column's own width
 
 
@@ -61,28 +63,28 @@ def entry(name: str) -> Entry:
     return Entry(name, constructor, config, spec, env.family)
 
 
-def listing(names: Sequence[str]) -> Table:
-    """One row per environment."""
+def listing(console: Console, names: Sequence[str]) -> None:
+    """Prints a row per environment, or a paragraph each where a table would be too narrow to read.
+
+    Raises:
+        UnknownNameError: for a name that is not registered.
+        ConfigError: if a preset is wrong.
+    """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("environment", no_wrap=True, style="bold")
-    table.add_column("observation", justify="right")
-    table.add_column("action")
-    table.add_column("K x H", no_wrap=True)
-    table.add_column("tasks: range and prior", overflow="fold", max_width=64)
-    table.add_column("alpha", justify="right")
-    table.add_column("what", overflow="fold", max_width=80)
-    for name in names:
-        e = entry(name)
-        table.add_row(
-            name,
-            str(e.spec.obs_size),
-            _action(e.spec.action),
-            f"{e.spec.episodes} x {e.spec.horizon}",
-            Text("\n".join(_grouped_tasks(e.family))),
-            f"{e.config.alpha:g}",
-            Text(_docstring(e.constructor).split("\n\n")[0].replace("\n", " ")),
-        )
-    return table
+    for head in ("environment", "observation", "action", "K x H", "tasks: range and prior", "alpha", "what"):
+        right = head in ("observation", "alpha")
+        table.add_column(head, justify="right" if right else "left", max_width=80, overflow="fold")
+    for e in map(entry, names):
+        protocol = f"{e.spec.episodes} x {e.spec.horizon}"
+        size, action, alpha = str(e.spec.obs_size), _action(e.spec.action), f"{e.config.alpha:g}"
+        tasks, what = "\n".join(_grouped_tasks(e.family)), _summary(e.constructor)
+        table.add_row(*map(Text, (e.name, size, action, protocol, tasks, alpha, what)))
+        if console.width < _TABLE_WIDTH:
+            facts = f"observation {size}; action {action}; K x H {protocol}; alpha {alpha}"
+            console.print(Text(e.name, style="bold"))
+            console.print(Padding(Text(f"{what}\n{facts}\n{tasks}"), (0, 0, 1, 4)))
+    if console.width >= _TABLE_WIDTH:
+        console.print(table)
 
 
 def details(console: Console, name: str) -> None:
@@ -127,6 +129,11 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
 
 def _docstring(constructor: Callable[..., Any]) -> str:
     return inspect.getdoc(constructor) or "(not documented)"
+
+
+def _summary(constructor: Callable[..., Any]) -> str:
+    """The docstring's first paragraph, on one line."""
+    return " ".join(_docstring(constructor).split("\n\n")[0].split())
 
 
 def _action(action: Discrete | Continuous) -> str:
@@ -189,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False)
     try:
         if name is None:
-            console.print(listing(envs.names()))
+            listing(console, envs.names())
             console.print("python -m roml_jax.envs NAME describes one.")
         else:
             details(console, name)
