@@ -31,6 +31,7 @@ class TaskFamily(NamedTuple):
         proposal: distributions over u, the prior among them.
         decode: u (..., du) -> task (..., d).
         encode: task (..., d) -> u (..., du), for plots and users; training never inverts a task.
+        priors: each dimension's prior in words, for listings; empty if nobody said.
     """
 
     names: tuple[str, ...]
@@ -38,6 +39,7 @@ class TaskFamily(NamedTuple):
     proposal: Proposal
     decode: Callable[[Array], Array]
     encode: Callable[[Array], Array]
+    priors: tuple[str, ...] = ()
 
     def sample_prior(self, key: Array, n: int) -> Array:
         """Draws n tasks from the prior, (n, d)."""
@@ -58,6 +60,7 @@ def beta(name: str, low: float, high: float, *, bound: float | None = 0.02) -> T
         proposal=proposals.beta(1, bound),
         decode=lambda u: low + (high - low) * u,
         encode=lambda task: (task - low) / (high - low),
+        priors=("uniform",),
     )
 
 
@@ -72,13 +75,17 @@ def log_beta(
         proposal=proposals.beta(len(names), bound),
         decode=lambda u: 2.0 ** (low + (high - low) * u),
         encode=lambda task: (jnp.log2(task) - low) / (high - low),
+        priors=(f"2^U({low:g}, {high:g})",) * len(names),
     )
 
 
 def exponential(name: str, mean: float) -> TaskFamily:
     """A non-negative task, exponential with the given mean under the prior (a noise level)."""
     identity = lambda x: x  # noqa: E731
-    return TaskFamily((name,), ((0.0, math.inf),), proposals.exponential(mean), identity, identity)
+    return TaskFamily(
+        (name,), ((0.0, math.inf),), proposals.exponential(mean), identity, identity,
+        priors=(f"exponential, mean {mean:g}",),
+    )  # fmt: skip
 
 
 def disk(names: Sequence[str], radius: float, *, bound: float | None = 0.02) -> TaskFamily:
@@ -99,14 +106,20 @@ def disk(names: Sequence[str], radius: float, *, bound: float | None = 0.02) -> 
         turn = jnp.arctan2(task[..., 1], task[..., 0]) / (2 * jnp.pi)
         return jnp.stack([jnp.square(task / radius).sum(axis=-1), turn % 1.0], axis=-1)
 
-    return TaskFamily(names, ((-radius, radius),) * 2, proposals.beta(2, bound), decode, encode)
+    return TaskFamily(
+        names, ((-radius, radius),) * 2, proposals.beta(2, bound), decode, encode,
+        priors=(f"uniform on a disk of radius {radius:g}",) * 2,
+    )  # fmt: skip
 
 
 def gaussian(names: Sequence[str], mean: Sequence[float], std: Sequence[float]) -> TaskFamily:
     """Unconstrained tasks, independent and normal under the prior."""
     names = _distinct(names)
     identity = lambda x: x  # noqa: E731
-    return TaskFamily(names, (_INFINITE,) * len(names), proposals.gaussian(mean, std), identity, identity)
+    return TaskFamily(
+        names, (_INFINITE,) * len(names), proposals.gaussian(mean, std), identity, identity,
+        priors=tuple(f"normal, mean {m:g}, deviation {s:g}" for m, s in zip(mean, std, strict=True)),
+    )  # fmt: skip
 
 
 def gaussian_full(
@@ -115,7 +128,13 @@ def gaussian_full(
     """Unconstrained tasks, jointly normal under the prior; what is hard may be a combination."""
     names = _distinct(names)
     proposal, identity = proposals.gaussian_full(mean, covariance), lambda x: x
-    return TaskFamily(names, (_INFINITE,) * len(names), proposal, identity, identity)
+    std = np.sqrt(np.diagonal(np.asarray(covariance, float)))
+    return TaskFamily(
+        names, (_INFINITE,) * len(names), proposal, identity, identity,
+        priors=tuple(
+            f"jointly normal, mean {m:g}, deviation {s:g}" for m, s in zip(mean, std, strict=True)
+        ),
+    )  # fmt: skip
 
 
 def categorical(
@@ -139,6 +158,7 @@ def categorical(
         proposal=proposals.categorical(given),
         decode=lambda u: jnp.asarray(table, u.dtype)[u[..., 0].astype(jnp.int32)],
         encode=encode,
+        priors=(f"one of {len(table)}{'' if probabilities is None else ', weighted'}",) * len(names),
     )
 
 
@@ -169,4 +189,6 @@ def product(families: Mapping[str, TaskFamily]) -> TaskFamily:
         proposal=proposals.product([part.proposal for part in parts]),
         decode=lambda u: apart(u, u_ends, "decode"),
         encode=lambda task: apart(task, task_ends, "encode"),
+        # a part that nobody described leaves its own places empty
+        priors=tuple(text for part in parts for text in part.priors or ("",) * len(part.names)),
     )

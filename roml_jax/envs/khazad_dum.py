@@ -1,13 +1,14 @@
 """Khazad-Dum: a short narrow bridge that the task's noise makes deadly, and a long wide one.
 
 The agent starts south of an abyss and the goal lies north of it. The noise level is the task; it
-acts on the narrow bridge only and is never observed. Source: RoML, section 5.1.
+acts on the narrow bridge only and is not observed unless an option says so. Source: RoML, section 5.1.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cached_property
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,27 +16,22 @@ import numpy as np
 
 from roml_jax import checks, tasks
 from roml_jax.envs.base import EnvState
-from roml_jax.types import Array, Discrete, EnvSpec
+from roml_jax.types import Array, Continuous, Discrete, EnvSpec
 
-WIDTH, HEIGHT = 11, 9
-GOAL = (2, 7)
+Actions = Literal["discrete", "continuous"]
+Observation = Literal["bilinear", "one_hot", "position"]
+
+ROUTES = ("short", "long", "fall", "stay")
+"""How an episode went, in the order of ``KhazadDum.routes``: over the narrow bridge, over the wide one,
+into the abyss, or not to the goal in time."""
+
 _MOVES = np.array([(-1, 0), (1, 0), (0, -1), (0, 1)], np.float32)
-_REWARD_SCALE = 32.0  # an episode of 32 steps has returns of order one
-
-
-def _abyss() -> np.ndarray:
-    """(WIDTH, HEIGHT) bool: rows 3 to 5 but for the bridges at x = 2 and x = 7 to 9."""
-    cells = np.zeros((WIDTH, HEIGHT), bool)
-    cells[1, 3:6] = True
-    cells[3:7, 3:6] = True
-    return cells
-
-
-def _walls() -> np.ndarray:
-    """(WIDTH, HEIGHT) bool: the border."""
-    cells = np.ones((WIDTH, HEIGHT), bool)
-    cells[1:-1, 1:-1] = False
-    return cells
+START = (0.5, 2.5)  # of x and of y
+BANK = 2  # rows of land south and north of the abyss
+NARROW = 2  # column of the narrow bridge
+WIDE = 3  # columns of the wide bridge, the last ones of the map
+_NARROW_END = 3.0  # noise acts left of it, half a cell into the abyss
+_PAPER_HORIZON, _PAPER_DETOUR = 32, 17
 
 
 class Walk(NamedTuple):
@@ -46,62 +42,185 @@ class Walk(NamedTuple):
     reached: Array
 
 
-def observe(position: Array) -> Array:
-    """Bilinear weights of the four cells around a position (2,), (99,), cell (x, y) at x * 9 + y."""
-    along_x = jnp.maximum(0.0, 1.0 - jnp.abs(position[0] - jnp.arange(WIDTH)))
-    along_y = jnp.maximum(0.0, 1.0 - jnp.abs(position[1] - jnp.arange(HEIGHT)))
-    return jnp.outer(along_x, along_y).reshape(-1)
-
-
 @dataclass(frozen=True)
 class KhazadDum:
-    """The grid world of RoML with task tau, the standard deviation of the narrow bridge's noise."""
+    """The grid world of RoML with task tau, the standard deviation of the narrow bridge's noise.
+
+    The paper's map, 11 cells wide and 9 high (# wall, ~ abyss, s start, G goal)::
+
+        y
+        8  ###########
+        7  #.G.......#
+        6  #.........#
+        5  #~.~~~~...#
+        4  #~.~~~~...#
+        3  #~.~~~~...#
+        2  #ss.......#
+        1  #ss.......#
+        0  ###########
+           0123456789  x
+
+    Every size follows the same rule. Walls are all around. South and north of the abyss lie two rows of
+    land; the start is the south-west corner, uniform in [0.5, 2.5]^2, and the goal the cell (2, height - 2).
+    The narrow bridge is the column x = 2, the wide one the last three columns within the walls; the rest
+    of the rows between the banks is abyss. So a greater width makes the detour longer, a greater height
+    both bridges. The horizon, by which rewards are divided, keeps the paper's 32 steps for a detour of 17.
+    """
 
     mean_noise: float = 0.1
-    """Mean of the prior over tau, which is exponential."""
+    """Mean of the prior over tau, which is exponential; in cells."""
+    actions: Actions = "discrete"
+    """'discrete': one cell to -x, +x, -y or +y (the paper); 'continuous': a displacement (x, y) in cells,
+    one longer than 1 (in the Euclidean norm, so in every direction alike) shortened to 1."""
+    observation: Observation = "bilinear"
+    """'bilinear': weights of the four cells around the position (the paper); 'one_hot': the cell;
+    'position': x and y, scaled to [-1, 1] between the walls."""
+    see_task: bool = False
+    """Append tau to the observation, for learners that need not find it out."""
+    width: int = 11
+    """Cells from wall to wall along x, walls included, at least 8: how far away the wide bridge is."""
+    height: int = 9
+    """Cells from wall to wall along y, walls included, at least 7: how long the bridges are."""
 
     def __post_init__(self) -> None:
         checks.positive(self, "env", "mean_noise")
+        checks.one_of(self, "env", "actions", ("discrete", "continuous"))
+        checks.one_of(self, "env", "observation", ("bilinear", "one_hot", "position"))
+        checks.at_least(self, "env", NARROW + WIDE + 3, "width")
+        checks.at_least(self, "env", 2 * BANK + 3, "height")
 
     @property
     def spec(self) -> EnvSpec:
-        """99 cells, four moves, 4 episodes of 32 steps."""
-        return EnvSpec("khazad_dum", {"cells": slice(0, WIDTH * HEIGHT)}, Discrete(4), horizon=32, episodes=4)
+        """The paper's: 99 cells, four moves, 4 episodes of 32 steps."""
+        slices = {"position": slice(0, 2)}
+        if self.observation != "position":
+            slices = {"cells": slice(0, self.width * self.height)}
+        if self.see_task:
+            (own,) = slices.values()
+            slices["task"] = slice(own.stop, own.stop + 1)
+        action = Discrete(4) if self.actions == "discrete" else Continuous(2)
+        return EnvSpec("khazad_dum", slices, action, self._horizon, episodes=4)
 
     @property
     def family(self) -> tasks.TaskFamily:
         """tau, exponential."""
         return tasks.exponential("noise", self.mean_noise)
 
+    @property
+    def goal(self) -> tuple[int, int]:
+        """The goal's cell, north of the narrow bridge."""
+        return NARROW, self.height - 2
+
+    @cached_property
+    def walls(self) -> np.ndarray:
+        """(width, height) bool: the border."""
+        cells = np.ones((self.width, self.height), bool)
+        cells[1:-1, 1:-1] = False
+        return cells
+
+    @cached_property
+    def abyss(self) -> np.ndarray:
+        """(width, height) bool: the rows between the banks but for the two bridges."""
+        cells = np.zeros((self.width, self.height), bool)
+        cells[1 : -1 - WIDE, 1 + BANK : -1 - BANK] = True
+        cells[NARROW] = False
+        return cells
+
+    @property
+    def _horizon(self) -> int:
+        # from the start's cell (1, 1) along the south bank, over the wide bridge, back to the goal
+        wide = self.width - 1 - WIDE
+        detour = (wide - 1) + (self.goal[1] - 1) + (wide - self.goal[0])
+        return -(-_PAPER_HORIZON * detour // _PAPER_DETOUR)
+
     def reset(self, key: Array, task: Array) -> EnvState:
         """Starts south of the abyss, uniformly in [0.5, 2.5]^2."""
         key, start_key = jax.random.split(key)
-        position = jax.random.uniform(start_key, (2,), minval=0.5, maxval=2.5)
+        position = jax.random.uniform(start_key, (2,), minval=START[0], maxval=START[1])
         walk = Walk(position, jnp.zeros((), bool), jnp.zeros((), bool))
-        return EnvState.start(observe(position), key, task, walk)
+        return EnvState.start(self.observe(position, task), key, task, walk)
 
     def step(self, state: EnvState, action: Array) -> EnvState:
-        """Moves one cell; ``action`` () integer: -x, +x, -y, +y."""
+        """Moves; ``action`` is an integer () for -x, +x, -y, +y, or a displacement (2,) in cells.
+
+        The noise is that of tau however far the agent moves, and only where a move ends counts: one
+        that would end in a wall is not made, one that ends in the abyss is the last.
+        """
         key, noise_key = jax.random.split(state.key)
         walk, tau = state.physics, state.task[0]
         unresolved = ~(walk.fallen | walk.reached)
-        on_narrow_bridge = (walk.position[1] > 2.5) & (walk.position[1] < 5.5) & (walk.position[0] < 3)
-        noisy = unresolved & on_narrow_bridge
-        move = jnp.asarray(_MOVES)[jnp.asarray(action, jnp.int32)]
+        noisy = unresolved & self._beside_abyss(walk.position) & (walk.position[0] < _NARROW_END)
+        move = self._displacement(action)
         move = move + jnp.where(noisy, tau * jax.random.normal(noise_key, (2,)), 0.0)
-        target = jnp.clip(walk.position + move, 0.0, jnp.array([WIDTH - 1.0, HEIGHT - 1.0]))
-        cell = jnp.round(target).astype(jnp.int32)
-        blocked = jnp.asarray(_walls())[cell[0], cell[1]]
+        target = jnp.clip(walk.position + move, 0.0, jnp.array([self.width - 1.0, self.height - 1.0]))
+        blocked = self._lies_in(self.walls, target)
         position = jnp.where(blocked | ~unresolved, walk.position, target)
-        cell = jnp.round(position).astype(jnp.int32)
 
-        reaches = unresolved & (cell == jnp.array(GOAL)).all()
-        falls = unresolved & jnp.asarray(_abyss())[cell[0], cell[1]]
-        distance = jnp.abs(position - jnp.array(GOAL, position.dtype)).sum()
+        reaches = unresolved & self._is_at_goal(position)
+        falls = unresolved & self._lies_in(self.abyss, position)
+        distance = jnp.abs(position - jnp.array(self.goal, position.dtype)).sum()
         moving = jnp.maximum(-distance / 5, -1.0) - jnp.where(noisy, 3 * tau, 0.0) + 5.0 * reaches
         resolved = jnp.where(walk.reached, 0.0, -1.0)
-        reward = jnp.where(unresolved, moving, resolved) / _REWARD_SCALE
+        reward = jnp.where(unresolved, moving, resolved) / self._horizon
         walk = Walk(position, walk.fallen | falls, walk.reached | reaches)
-        return state._replace(
-            obs=observe(position), reward=reward.astype(state.reward.dtype), key=key, physics=walk
-        )
+        obs = self.observe(position, state.task)
+        return state._replace(obs=obs, reward=reward.astype(state.reward.dtype), key=key, physics=walk)
+
+    def observe(self, position: Array, task: Array) -> Array:
+        """Observation (D,) of a position (2,) in cells; cell (x, y) is number x * height + y."""
+        if self.observation == "bilinear":
+            along_x = jnp.maximum(0.0, 1.0 - jnp.abs(position[0] - jnp.arange(self.width)))
+            along_y = jnp.maximum(0.0, 1.0 - jnp.abs(position[1] - jnp.arange(self.height)))
+            obs = jnp.outer(along_x, along_y).reshape(-1)
+        elif self.observation == "one_hot":
+            x, y = jnp.round(position).astype(jnp.int32)
+            obs = jax.nn.one_hot(x * self.height + y, self.width * self.height, dtype=position.dtype)
+        else:
+            obs = 2 * position / jnp.array([self.width - 1.0, self.height - 1.0]) - 1
+        return jnp.concatenate([obs, task.astype(obs.dtype)]) if self.see_task else obs
+
+    def positions(self, obs: Array) -> Array:
+        """Positions (..., 2) in cells that observations (..., D or more) show; a one-hot's cell centres."""
+        obs = jnp.asarray(obs)
+        if self.observation == "position":
+            return (obs[..., :2] + 1) / 2 * jnp.array([self.width - 1.0, self.height - 1.0])
+        cells = obs[..., : self.width * self.height].reshape(*obs.shape[:-1], self.width, self.height)
+        x = (cells.sum(axis=-1) * jnp.arange(self.width)).sum(axis=-1)
+        y = (cells.sum(axis=-2) * jnp.arange(self.height)).sum(axis=-1)
+        return jnp.stack([x, y], axis=-1)
+
+    def routes(self, positions: Array) -> Array:
+        """How episodes went: indices (...) into ``ROUTES`` for positions (..., T, 2) in cells.
+
+        The last position says whether the goal was reached, for a resolved walk stays where it is; the
+        bridge is the last one that the agent stood on. So the first position may belong to the
+        episode before, as it does in rollouts with ``boundary="terminal"``.
+        """
+        positions = jnp.asarray(positions)
+        end, times = positions[..., -1, :], jnp.arange(positions.shape[-2])
+        last = jnp.where(self._beside_abyss(positions), times, -1).argmax(axis=-1)
+        x = jnp.take_along_axis(positions[..., 0], last[..., None], axis=-1)[..., 0]
+        short, long, fall, stay = range(len(ROUTES))
+        reached = jnp.where(x < _NARROW_END, short, long)
+        missed = jnp.where(self._lies_in(self.abyss, end), fall, stay)
+        return jnp.where(self._is_at_goal(end), reached, missed)
+
+    def _displacement(self, action: Array) -> Array:
+        if self.actions == "discrete":
+            return jnp.asarray(_MOVES)[jnp.asarray(action, jnp.int32)]
+        action = jnp.asarray(action)
+        return action / jnp.sqrt(jnp.maximum(jnp.square(action).sum(), 1.0))
+
+    def _beside_abyss(self, position: Array) -> Array:
+        """Whether positions (..., 2) lie in the rows of the abyss, where only bridges carry."""
+        south = BANK + 0.5
+        return (position[..., 1] > south) & (position[..., 1] < self.height - 1 - south)
+
+    def _is_at_goal(self, position: Array) -> Array:
+        return (jnp.round(position).astype(jnp.int32) == jnp.array(self.goal)).all(axis=-1)
+
+    @staticmethod
+    def _lies_in(cells: np.ndarray, position: Array) -> Array:
+        """Whether positions (..., 2) lie in one of the cells (width, height) that are True."""
+        cell = jnp.round(position).astype(jnp.int32)
+        return jnp.asarray(cells)[cell[..., 0], cell[..., 1]]

@@ -1,0 +1,211 @@
+"""What environments there are: ``python -m roml_jax.envs``, or one in detail with its name."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import inspect
+import math
+import sys
+import typing
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import docstring_parser
+import jax
+from rich import box
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from roml_jax import config as config_lib
+from roml_jax import envs
+from roml_jax.registry import NoOptions, UnknownNameError, options_class
+from roml_jax.tasks import TaskFamily
+from roml_jax.types import Continuous, Discrete, EnvSpec
+
+_TABLE_WIDTH = 150
+_WIDE = 10_000  # columns where there is no terminal: nothing is wrapped or cut but by a column's own width
+
+
+class Entry(NamedTuple):
+    """An environment as ``python -m roml_jax.train --env NAME`` makes it, preset included.
+
+    Attributes:
+        name: the registry's.
+        constructor: what is registered.
+        config: of a run.
+        spec: with K and H as the run's protocol has them.
+        family: the tasks.
+    """
+
+    name: str
+    constructor: Callable[..., envs.Env]
+    config: config_lib.Config
+    spec: EnvSpec
+    family: TaskFamily
+
+
+def entry(name: str) -> Entry:
+    """Looks an environment up and builds it.
+
+    Raises:
+        UnknownNameError: for a name that is not registered.
+        ConfigError: if its preset is wrong.
+    """
+    constructor = envs.get(name)
+    config = config_lib.make(name)
+    env = envs.from_options(name, config.env_options)
+    protocol = config.protocol.agent_spec(env.spec)
+    spec = dataclasses.replace(env.spec, horizon=protocol.horizon, episodes=protocol.episodes)
+    return Entry(name, constructor, config, spec, env.family)
+
+
+def listing(console: Console, names: Sequence[str]) -> None:
+    """Prints a row per environment, or a paragraph each where a table would be too narrow to read.
+
+    Raises:
+        UnknownNameError: for a name that is not registered.
+        ConfigError: if a preset is wrong.
+    """
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for head in ("environment", "observation", "action", "K x H", "tasks: range and prior", "alpha", "what"):
+        right = head in ("observation", "alpha")
+        table.add_column(head, justify="right" if right else "left", max_width=80, overflow="fold")
+    for e in map(entry, names):
+        protocol = f"{e.spec.episodes} x {e.spec.horizon}"
+        size, action, alpha = str(e.spec.obs_size), _action(e.spec.action), f"{e.config.alpha:g}"
+        tasks, what = "\n".join(_grouped_tasks(e.family)), _summary(e.constructor)
+        table.add_row(*map(Text, (e.name, size, action, protocol, tasks, alpha, what)))
+        if console.width < _TABLE_WIDTH:
+            facts = f"observation {size}; action {action}; K x H {protocol}; alpha {alpha}"
+            console.print(Text(e.name, style="bold"))
+            console.print(Padding(Text(f"{what}\n{facts}\n{tasks}"), (0, 0, 1, 4)))
+    if console.width >= _TABLE_WIDTH:
+        console.print(table)
+
+
+def details(console: Console, name: str) -> None:
+    """Prints all there is to know of one environment.
+
+    Raises:
+        UnknownNameError: for a name that is not registered.
+        ConfigError: if its preset is wrong.
+    """
+    e = entry(name)
+    console.print(Text(name, style="bold"))
+    console.print()
+    console.print(Text(_docstring(e.constructor)))
+    console.print()
+    console.print(
+        f"{e.spec.episodes} episodes of {e.spec.horizon} steps per task, alpha {e.config.alpha:g}; "
+        f"action: {_action(e.spec.action)}"
+    )
+    parts = [
+        (part, f"{where.start}:{where.stop}", str(where.stop - where.start))
+        for part, where in e.spec.obs_slices.items()
+    ]
+    console.print(_table((f"observation ({e.spec.obs_size})", "slice", "numbers"), parts))
+    console.print(_table(("task", "range", "prior"), _tasks(e.family)))
+    options = _options(e.constructor, e.config.env_options)
+    if options:
+        console.print(_table(("option", "default", "what"), options))
+    else:
+        console.print("\nno options")
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, head in enumerate(heads):
+        # the last column's words wrap, names and numbers never
+        last = i == len(heads) - 1
+        table.add_column(head, no_wrap=not last, overflow="fold", max_width=100 if last else None)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table
+
+
+def _docstring(constructor: Callable[..., Any]) -> str:
+    return inspect.getdoc(constructor) or "(not documented)"
+
+
+def _summary(constructor: Callable[..., Any]) -> str:
+    """The docstring's first paragraph, on one line."""
+    return " ".join(_docstring(constructor).split("\n\n")[0].split())
+
+
+def _action(action: Discrete | Continuous) -> str:
+    if isinstance(action, Discrete):
+        return f"discrete, {action.n}"
+    return f"continuous, {action.size}"
+
+
+def _interval(low: float, high: float) -> str:
+    left = f"({low:g}" if math.isinf(low) else f"[{low:.4g}"
+    return f"{left}, {high:.4g}{')' if math.isinf(high) else ']'}"
+
+
+def _tasks(family: TaskFamily) -> list[tuple[str, str, str]]:
+    """Name, range and prior of each task dimension."""
+    priors = [text or "not described" for text in family.priors or ("",) * len(family.names)]
+    ranges = [_interval(*bounds) for bounds in family.ranges]
+    return list(zip(family.names, ranges, priors, strict=True))
+
+
+def _grouped_tasks(family: TaskFamily) -> list[str]:
+    """A line for all neighbouring dimensions of one range and prior."""
+    groups = groupby(_tasks(family), key=lambda task: task[1:])
+    return [
+        f"{', '.join(name for name, _, _ in same)} in {interval}: {prior}"
+        for (interval, prior), same in groups
+    ]
+
+
+def _options(constructor: Callable[..., Any], options: Any) -> list[tuple[str, str, str]]:
+    """Flag, value and help of each option; the values are those of the environment's preset."""
+    kind = options_class(constructor)
+    if kind is NoOptions:
+        return []
+    said = {
+        param.arg_name: " ".join((param.description or "").split())
+        for base in reversed(kind.__mro__[:-1])  # a subclass's words win
+        for param in docstring_parser.parse_from_object(base).params
+    }
+    hints = typing.get_type_hints(kind, include_extras=True)
+    return [
+        (_flag(field.name, hints[field.name]), str(getattr(options, field.name)), said.get(field.name, ""))
+        for field in dataclasses.fields(kind)
+    ]
+
+
+def _flag(name: str, hint: Any) -> str:
+    """The option on the command line: --env.NAME unless its annotation takes the prefix off."""
+    bare = any(getattr(extra, "prefix_name", None) is False for extra in getattr(hint, "__metadata__", ()))
+    return f"--{name}" if bare else f"--env.{name}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints the list, or one environment; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m roml_jax.envs", description="Lists all environments, or describes one."
+    )
+    parser.add_argument("env", nargs="?", help="describe this one: its options, observation and tasks")
+    name = parser.parse_args(argv).env
+    console = Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False)
+    try:
+        if name is None:
+            listing(console, envs.names())
+            console.print("python -m roml_jax.envs NAME describes one.")
+        else:
+            details(console, name)
+    except (config_lib.ConfigError, UnknownNameError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_platforms", "cpu")  # a listing has no business on an accelerator
+    sys.exit(main())
