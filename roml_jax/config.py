@@ -96,6 +96,7 @@ _COMPONENTS = (
 )
 _PREFIX = {name: prefix for name, _, _, prefix in _COMPONENTS}
 _NOT_SAVED = ("out", "config")
+_SHORT = {"physics": "env.physics"}
 
 
 def schema(env: str, sampler: str, agent: str) -> type[Config]:
@@ -210,10 +211,18 @@ def _check_names(tokens: Sequence[str], config: Config, source: str) -> None:
             raise ConfigError(f"{source}unknown option --{given}{hint} (--help lists them all)")
 
 
+def _in_full(tokens: Sequence[str], config: Config) -> list[str]:
+    """Tokens with short names, of which an option must exist, replaced by the full ones."""
+    full = {f"--{short}": f"--{name}" for short, name in _SHORT.items() if name in to_mapping(config)}
+    heads = (token.partition("=") for token in tokens)
+    return [full.get(head, head) + equals + value for head, equals, value in heads]
+
+
 def _apply(config: Config, tokens: Sequence[str], source: str) -> Config:
     """Parses tokens over a configuration; every error becomes one line."""
     if not tokens:
         return config
+    tokens = _in_full(tokens, config)
     _check_names(tokens, config, source)
     said = io.StringIO()
     try:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
 
 import mujoco
-import tyro
 
 from roml_jax import checks, tasks
 from roml_jax.envs import physics
@@ -25,9 +23,9 @@ _MJX_LIMITS = {"half_cheetah": (4, 8), "ant": (8, 16), "humanoid": (8, 16)}
 class MujocoOptions:
     """How the physics is computed."""
 
-    physics: Annotated[EngineName, tyro.conf.arg(prefix_name=False)] = "auto"
+    physics: EngineName = "auto"
     """Engine: 'mjx' (any device), 'mujoco' (its C engine, on the CPU); 'auto' takes MJX on accelerators
-    and the C engine on a CPU."""
+    and the C engine on a CPU. --physics for short."""
     derived: Derived = "stale"
     """Quantities that follow from the edited ones (inertia, the solver's inverse weights): 'stale', those
     of the unedited model (the reference); 'consistent', recomputed for every task."""

@@ -311,4 +311,7 @@ def gymnasium_model(
         mujoco.mj_setTotalmass(model, total_mass)
         mujoco.mj_setConst(model, mujoco.MjData(model))
         model.stat.meaninertia = model.dof_M0.mean()  # which mj_setConst leaves
+    # Engines up to 3.3, the reference's among them, took the larger of two geoms' margins; today's add
+    # them up. All geoms of these files have the same one.
+    model.geom_margin *= 0.5
     return model
