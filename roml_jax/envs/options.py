@@ -12,7 +12,6 @@ from roml_jax.envs.edits import TaskDimension, family, make_apply_task
 from roml_jax.envs.physics import Derived, EngineName
 from roml_jax.envs.task_env import Observation, Reward, TaskEnv, gymnasium_model, noisy_start
 
-
 # Solver and line-search iterations. The C engine stops by itself when it has converged; MJX under vmap
 # runs all tasks until the last is done, so its limits are the least that change nothing (docs/physics.md).
 _C_LIMITS = (100, 50)

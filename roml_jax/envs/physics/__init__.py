@@ -20,7 +20,7 @@ _ENGINES = {"mjx": mjx.make, "mujoco": mujoco_c.make}
 
 
 def resolve(engine: EngineName) -> str:
-    """The engine that "auto" stands for: MJX on accelerators; the C engine, many times faster there, on a CPU."""
+    """The engine that "auto" stands for: MJX on accelerators; on a CPU the C engine, many times faster."""
     if engine != "auto":
         return engine
     return "mujoco" if jax.default_backend() == "cpu" else "mjx"
