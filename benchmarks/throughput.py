@@ -1,6 +1,7 @@
 """How fast each layer runs, from the bare physics to the whole meta-iteration.
 
     python -m benchmarks.throughput [--env khazad_dum cheetah_mass] [--repeats 5] [--out FILE]
+    python -m benchmarks.throughput --layers env --physics mujoco mjx --env ant_mass --option num_tasks=256
 
 Every layer is compiled once (timed apart), then all layers are timed in turn, round after round, so
 that a machine whose speed drifts drifts under all of them; figures are medians. Each environment
@@ -25,11 +26,12 @@ import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import machine
+from benchmarks import bare, machine
 from roml_jax import config as config_lib
 from roml_jax import experiment
 from roml_jax.agents import varibad
-from roml_jax.types import Discrete, TaskWeights
+from roml_jax.envs import TaskEnv
+from roml_jax.types import TaskWeights
 
 ENVS = ("khazad_dum", "cheetah_mass")
 
@@ -53,52 +55,14 @@ def _jitted(function: Callable[..., Any], *args: Any) -> Callable[[], Any]:
     return lambda: jax.block_until_ready(compiled(*args))
 
 
-def _random_actions(space: Any, key: jax.Array, n: int) -> jax.Array:
-    if isinstance(space, Discrete):
-        return jax.random.randint(key, (n,), 0, space.n)
-    return jax.random.uniform(key, (n, space.size), minval=space.low, maxval=space.high)
-
-
-def _env_layers(parts: experiment.Experiment, tasks: jax.Array, steps: int) -> list[Layer]:
+def _env_layers(env: Any, tasks: jax.Array, steps: int) -> list[Layer]:
     """The bare physics (where there is one) and the environment, under random actions."""
-    n, env = tasks.shape[0], parts.env
     keys = jax.random.split(jax.random.key(2), steps)
-    state = jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(1), n), tasks)
-
-    def roll(state: Any) -> Any:
-        def step(state: Any, key: jax.Array) -> tuple[Any, Any]:
-            state = jax.vmap(env.step)(state, _random_actions(env.spec.action, key, n))
-            return state, state.reward
-
-        return jax.lax.scan(step, state, keys)
-
-    layers = [Layer("env", _jitted(roll, state), n * steps)]
-    if hasattr(env, "physics"):
-        layers.insert(0, Layer("physics", _jitted(_bare_physics(env, n, keys), state), n * steps))
+    state, frames = bare.start(env, tasks), tasks.shape[0] * steps
+    layers = [Layer("env", bare.env_loop(env, state, keys), frames)]
+    if isinstance(env, TaskEnv):
+        layers.insert(0, Layer("physics", bare.physics_loop(env, state, keys), frames))
     return layers
-
-
-def _bare_physics(env: Any, n: int, keys: jax.Array) -> Callable[[Any], Any]:
-    """A loop of nothing but vmapped ``mjx.step``, each task with its own edited model."""
-    from roml_jax.quiet import mjx
-
-    model = mjx.put_model(env.model, impl="jax")
-    blank = mjx.make_data(env.model, impl="jax")
-
-    def roll(state: Any) -> Any:
-        data = jax.vmap(lambda p: blank.replace(qpos=p.qpos, qvel=p.qvel))(state.physics)
-
-        def one(data: Any, leaves: Any, ctrl: jax.Array) -> Any:
-            return mjx.step(model.tree_replace(dict(leaves)), data.replace(ctrl=ctrl))
-
-        def step(data: Any, key: jax.Array) -> tuple[Any, None]:
-            ctrl = _random_actions(env.spec.action, key, n)
-            substep = lambda d, _: (jax.vmap(one)(d, state.model, ctrl), None)  # noqa: E731
-            return jax.lax.scan(substep, data, None, length=env.frame_skip)[0], None
-
-        return jax.lax.scan(step, data, keys)[0].qpos
-
-    return roll
 
 
 def _learner_layers(
@@ -139,7 +103,7 @@ def _learner_layers(
     ]
 
 
-def _iteration_layer(parts: experiment.Experiment, state: Any) -> Layer:
+def _iteration_layer(parts: experiment.Experiment, state: Any, seeds: int) -> Layer:
     chunk = jax.jit(parts.train.chunk, donate_argnums=0)
     held = [state]
 
@@ -147,19 +111,27 @@ def _iteration_layer(parts: experiment.Experiment, state: Any) -> Layer:
         held[0], metrics = chunk(held[0], jnp.int32(parts.train.chunk_length))
         return jax.block_until_ready((held[0], metrics))
 
-    return Layer("whole iteration", run, parts.frames_per_iteration * parts.train.chunk_length)
+    return Layer("whole iteration", run, seeds * parts.frames_per_iteration * parts.train.chunk_length)
 
 
-def measure(env: str, repeats: int, options: dict[str, Any]) -> dict[str, Any]:
-    """Times all layers of one environment in this process."""
+def _layers(parts: experiment.Experiment, config: config_lib.Config, whole: bool) -> list[Layer]:
+    """All layers of a run, or only physics and environment."""
+    tasks = parts.env.family.sample_prior(jax.random.key(1), config.num_tasks)
+    layers = _env_layers(parts.env, tasks, steps=100)
+    if not whole:
+        return layers
+    state = jax.jit(parts.train.init)(jnp.stack([jax.random.key(seed) for seed in config.seeds]))
+    if len(config.seeds) == 1:
+        layers += _learner_layers(parts, config, state, tasks)
+        state = jax.tree.map(jnp.copy, state)  # the whole iteration donates what the others read
+    return [*layers, _iteration_layer(parts, state, len(config.seeds))]
+
+
+def measure(env: str, repeats: int, options: dict[str, Any], whole: bool = True) -> dict[str, Any]:
+    """Times the layers of one environment in this process."""
     config = config_lib.make(env, "cem", **options)
     parts = experiment.make(config)
-    state = jax.jit(parts.train.init)(jnp.stack([jax.random.key(0)]))
-    tasks = parts.env.family.sample_prior(jax.random.key(1), config.num_tasks)
-    # the whole iteration last: it donates the state that the others read
-    layers = _env_layers(parts, tasks, steps=100) + _learner_layers(parts, config, state, tasks)
-    layers.append(_iteration_layer(parts, jax.tree.map(jnp.copy, state)))
-    del state
+    layers = _layers(parts, config, whole)
     first = {}
     for layer in layers:
         start = time.perf_counter()
@@ -172,37 +144,41 @@ def measure(env: str, repeats: int, options: dict[str, Any]) -> dict[str, Any]:
             start = time.perf_counter()
             layer.run()
             seconds[layer.name].append(time.perf_counter() - start)
-    rows = {}
-    for layer in layers:
-        median = statistics.median(seconds[layer.name])
-        rows[layer.name] = {
-            "compile_s": round(max(first[layer.name] - median, 0.0), 2),
-            "run_ms": round(1000 * median, 3),
-            "frames_per_s": round(layer.frames / median),
-            "frames_per_s_min_max": [
-                round(layer.frames / t) for t in (max(seconds[layer.name]), min(seconds[layer.name]))
-            ],
-        }
     result = {
         "env": env,
+        "physics": parts.env.physics.name if isinstance(parts.env, TaskEnv) else None,
         "num_tasks": config.num_tasks,
+        "seeds": len(config.seeds),
         "frames_per_iteration": parts.frames_per_iteration,
-        "layers": rows,
+        "layers": {layer.name: _row(layer, first[layer.name], seconds[layer.name]) for layer in layers},
     }
-    if "physics" in rows:
-        ratios = [
-            (layers[-1].frames / whole) / (layers[0].frames / bare)
-            for whole, bare in zip(seconds["whole iteration"], seconds["physics"], strict=True)
-        ]
-        result["whole_over_physics"] = round(statistics.median(ratios), 3)
+    if layers[0].name == "physics":
+        for layer in (layers[1], layers[-1]):
+            ratios = [
+                (layer.frames / own) / (layers[0].frames / bare_time)
+                for own, bare_time in zip(seconds[layer.name], seconds["physics"], strict=True)
+            ]
+            result[f"{layer.name} over physics"] = round(statistics.median(ratios), 3)
     return result | {"peak_memory_gib": round(machine.peak_memory_gib(), 2)}
+
+
+def _row(layer: Layer, first: float, seconds: list[float]) -> dict[str, Any]:
+    median = statistics.median(seconds)
+    return {
+        "compile_s": round(max(first - median, 0.0), 2),
+        "run_ms": round(1000 * median, 3),
+        "frames_per_s": round(layer.frames / median),
+        "frames_per_s_min_max": [round(layer.frames / t) for t in (max(seconds), min(seconds))],
+    }
 
 
 def table(result: dict[str, Any]) -> Table:
     """One environment's figures, for people."""
-    ratio = result.get("whole_over_physics")
-    note = "" if ratio is None else f", whole iteration at {ratio:.0%} of the bare physics"
-    title = f"{result['env']}: {result['num_tasks']} tasks, peak {result['peak_memory_gib']} GiB{note}"
+    ratios = [f"{name} {value:.0%}" for name, value in result.items() if name.endswith("over physics")]
+    engine = f" on {result['physics']}" if result["physics"] else ""
+    title = f"{result['env']}{engine}: {result['seeds']} seed(s) x {result['num_tasks']} tasks, " + ", ".join(
+        [f"peak {result['peak_memory_gib']} GiB", *ratios]
+    )
     shown = Table(title=title)
     for heading in ("layer", "compile s", "run ms", "frames/s", "slowest", "fastest"):
         shown.add_column(heading, justify="left" if heading == "layer" else "right")
@@ -219,12 +195,28 @@ def table(result: dict[str, Any]) -> Table:
     return shown
 
 
+def _in_own_process(env: str, args: argparse.Namespace, options: list[str]) -> dict[str, Any] | None:
+    """One measurement in a new process; None where it failed."""
+    with tempfile.TemporaryDirectory() as folder:
+        part = Path(folder) / "result.json"
+        command = [sys.executable, "-m", "benchmarks.throughput", "--in-process", "--env", env]
+        command += ["--out", str(part), "--repeats", str(args.repeats), "--layers", args.layers]
+        command += ["--option", *options] if options else []
+        if subprocess.run(command, check=False).returncode:
+            return None
+        return json.loads(part.read_text())
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs each environment in its own process, prints the tables, writes JSON."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--env", nargs="+", default=list(ENVS), help="environments to measure")
+    parser.add_argument("--physics", nargs="+", default=["auto"], help="engines to measure them on")
+    parser.add_argument(
+        "--layers", choices=("all", "env"), default="all", help="env: only physics and environment"
+    )
     parser.add_argument("--repeats", type=int, default=5, help="rounds that the medians are taken over")
     parser.add_argument("--option", nargs="*", default=[], metavar="NAME=VALUE", help="training options")
     parser.add_argument("--out", type=Path, help="where to write JSON")
@@ -233,27 +225,21 @@ def main(argv: list[str] | None = None) -> int:
     console = Console()
     if args.in_process:
         options = dict(option.split("=", 1) for option in args.option)
-        args.out.write_text(json.dumps(measure(args.env[0], args.repeats, options)))
+        if " " in options.get("seeds", ""):
+            options["seeds"] = options["seeds"].split()
+        args.out.write_text(json.dumps(measure(args.env[0], args.repeats, options, args.layers == "all")))
         return 0
     results = []
     for env in args.env:
-        with tempfile.TemporaryDirectory() as folder, console.status(f"measuring {env} ..."):
-            part = Path(folder) / "result.json"
-            command = [
-                sys.executable,
-                "-m",
-                "benchmarks.throughput",
-                "--in-process",
-                "--env",
-                env,
-                "--out",
-                str(part),
-            ]
-            command += ["--repeats", str(args.repeats), *(["--option", *args.option] if args.option else [])]
-            if subprocess.run(command, check=False).returncode:
+        has_physics = "env.physics" in config_lib.to_mapping(config_lib.make(env))
+        for engine in args.physics if has_physics else [None]:
+            with console.status(f"measuring {env} ..."):
+                chosen = [f"env.physics={engine}"] if engine else []
+                result = _in_own_process(env, args, [*args.option, *chosen])
+            if result is None:
                 return 1
-            results.append(json.loads(part.read_text()))
-        console.print(table(results[-1]))
+            results.append(result)
+            console.print(table(result))
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps({"machine": machine.describe(), "results": results}, indent=1) + "\n")
