@@ -28,7 +28,7 @@ from rich.table import Table
 
 from benchmarks import bare, machine
 from roml_jax import config as config_lib
-from roml_jax import experiment
+from roml_jax import experiment, runs
 from roml_jax.agents import varibad
 from roml_jax.envs import TaskEnv
 from roml_jax.types import TaskWeights
@@ -103,7 +103,7 @@ def _learner_layers(
     ]
 
 
-def _iteration_layer(parts: experiment.Experiment, state: Any, seeds: int) -> Layer:
+def _iteration_layer(parts: experiment.Experiment, state: Any, num_runs: int) -> Layer:
     chunk = jax.jit(parts.train.chunk, donate_argnums=0)
     held = [state]
 
@@ -111,7 +111,7 @@ def _iteration_layer(parts: experiment.Experiment, state: Any, seeds: int) -> La
         held[0], metrics = chunk(held[0], jnp.int32(parts.train.chunk_length))
         return jax.block_until_ready((held[0], metrics))
 
-    return Layer("whole iteration", run, seeds * parts.frames_per_iteration * parts.train.chunk_length)
+    return Layer("whole iteration", run, num_runs * parts.frames_per_iteration * parts.train.chunk_length)
 
 
 def _layers(parts: experiment.Experiment, config: config_lib.Config, whole: bool) -> list[Layer]:
@@ -120,11 +120,11 @@ def _layers(parts: experiment.Experiment, config: config_lib.Config, whole: bool
     layers = _env_layers(parts.env, tasks, steps=100)
     if not whole:
         return layers
-    state = jax.jit(parts.train.init)(jnp.stack([jax.random.key(seed) for seed in config.seeds]))
-    if len(config.seeds) == 1:
+    state = jax.jit(parts.train.init)(*runs.leaves(config.runs))
+    if len(config.runs) == 1:
         layers += _learner_layers(parts, config, state, tasks)
         state = jax.tree.map(jnp.copy, state)  # the whole iteration donates what the others read
-    return [*layers, _iteration_layer(parts, state, len(config.seeds))]
+    return [*layers, _iteration_layer(parts, state, len(config.runs))]
 
 
 def measure(env: str, repeats: int, options: dict[str, Any], whole: bool = True) -> dict[str, Any]:
@@ -148,7 +148,7 @@ def measure(env: str, repeats: int, options: dict[str, Any], whole: bool = True)
         "env": env,
         "physics": parts.env.physics.name if isinstance(parts.env, TaskEnv) else None,
         "num_tasks": config.num_tasks,
-        "seeds": len(config.seeds),
+        "runs": len(config.runs),
         "frames_per_iteration": parts.frames_per_iteration,
         "layers": {layer.name: _row(layer, first[layer.name], seconds[layer.name]) for layer in layers},
     }
@@ -176,7 +176,7 @@ def table(result: dict[str, Any]) -> Table:
     """One environment's figures, for people."""
     ratios = [f"{name} {value:.0%}" for name, value in result.items() if name.endswith("over physics")]
     engine = f" on {result['physics']}" if result["physics"] else ""
-    title = f"{result['env']}{engine}: {result['seeds']} seed(s) x {result['num_tasks']} tasks, " + ", ".join(
+    title = f"{result['env']}{engine}: {result['runs']} run(s) x {result['num_tasks']} tasks, " + ", ".join(
         [f"peak {result['peak_memory_gib']} GiB", *ratios]
     )
     shown = Table(title=title)
@@ -225,8 +225,6 @@ def main(argv: list[str] | None = None) -> int:
     console = Console()
     if args.in_process:
         options = dict(option.split("=", 1) for option in args.option)
-        if " " in options.get("seeds", ""):
-            options["seeds"] = options["seeds"].split()
         args.out.write_text(json.dumps(measure(args.env[0], args.repeats, options, args.layers == "all")))
         return 0
     results = []

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import tyro
 import yaml
 
-from roml_jax import agents, checks, envs, samplers
+from roml_jax import agents, checks, envs, runs, samplers
 from roml_jax.registry import NoOptions, UnknownNameError, options_class, unknown
 from roml_jax.rollout import Protocol
 
@@ -57,7 +57,10 @@ class Config:
     agent: str = "varibad"
     """The meta-learner that is made robust."""
     seeds: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--seed"])] = (0,)
-    """One run per seed; several are trained together, in one program."""
+    """One run per seed, written one by one or as 0..29; all are trained together, in one program."""
+    sweep: tuple[str, ...] = ()
+    """Options that differ between runs, e.g. ppo.lr=3e-4,7e-4 alpha=0.01,0.05: one run per value and
+    seed, all of them in one program."""
     frames: float = 1e6
     """Environment steps to train for, per seed (rounded down to whole iterations)."""
     alpha: float = 0.05
@@ -86,6 +89,12 @@ class Config:
             raise ValueError(f"seeds must be distinct and at least one, got {list(self.seeds)}")
         if not all(0 <= seed < 2**32 for seed in self.seeds):
             raise ValueError(f"seeds must be between 0 and 2^32 - 1, got {list(self.seeds)}")
+        runs.parse_sweep(self.sweep)
+
+    @property
+    def runs(self) -> tuple[runs.Run, ...]:
+        """The runs of one program: every setting with every seed."""
+        return runs.plan(self.seeds, self.sweep)
 
 
 # Where a component's options stand: Config's field, what names the component, prefix of its options.
@@ -212,10 +221,11 @@ def _check_names(tokens: Sequence[str], config: Config, source: str) -> None:
 
 
 def _in_full(tokens: Sequence[str], config: Config) -> list[str]:
-    """Tokens with short names, of which an option must exist, replaced by the full ones."""
+    """Tokens with short names, of which an option must exist, and ranges of seeds, written out."""
     full = {f"--{short}": f"--{name}" for short, name in _SHORT.items() if name in to_mapping(config)}
     heads = (token.partition("=") for token in tokens)
-    return [full.get(head, head) + equals + value for head, equals, value in heads]
+    long = [full.get(head, head) + equals + value for head, equals, value in heads]
+    return [written for token in long for written in runs.expand_seeds(token)]
 
 
 def _apply(config: Config, tokens: Sequence[str], source: str) -> Config:
@@ -250,7 +260,7 @@ def _one_line(box: str) -> str:
             body.append(line)
     text = " ".join(body)
     text = re.sub(r"^Error parsing (env|agent|sampler)[-_]options: ", "", text)
-    return re.sub(r"^Error parsing [\w.-]+: (?=\S+ must )", "", text)
+    return re.sub(r"^Error parsing (Config: |[\w.-]+: (?=\S+ must ))", "", text)
 
 
 def _help() -> str:
@@ -313,4 +323,15 @@ def make(env: str = "khazad_dum", sampler: str = "cem", agent: str = "varibad", 
     return parse(_tokens({"env": env, "sampler": sampler, "agent": agent, **options}))
 
 
-__all__ = ["Config", "ConfigError", "EvalConfig", "UnknownNameError", "make", "parse", "to_mapping"]
+def with_options(config: Config, options: Mapping[str, Any]) -> Config:
+    """The same configuration with some options changed, by dotted name.
+
+    Raises:
+        ConfigError: as ``parse``.
+    """
+    return _apply(config, _tokens(options), "")
+
+
+__all__ = [
+    "Config", "ConfigError", "EvalConfig", "UnknownNameError", "make", "parse", "to_mapping", "with_options",
+]  # fmt: skip

@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from roml_jax import agents, envs, evaluate, meta, rollout, samplers
+from roml_jax import config as config_lib
 from roml_jax.config import Config, ConfigError
+from roml_jax.registry import unknown
 from roml_jax.types import Array
 
 
@@ -22,10 +24,10 @@ class Experiment(NamedTuple):
         learner: agent and environment under the protocol.
         sampler: chooses tasks.
         train: the run's functions.
-        evaluate: learner state -> returns, (M, K) or (S, M, K) with several seeds, on few tasks.
+        evaluate: learner state -> returns, (M, K) or (R, M, K) with several runs, on few tasks.
         test: the same on many.
         num_iterations: of the whole run.
-        frames_per_iteration: environment steps per seed and iteration.
+        frames_per_iteration: environment steps per run and iteration.
     """
 
     env: envs.Env
@@ -48,6 +50,16 @@ def _check_weights(sampler: samplers.TaskSampler, num_tasks: int) -> None:
     jax.eval_shape(weights, jax.random.key(0))
 
 
+def _check_sweep(config: Config, learner: meta.MetaLearner, sampler: samplers.TaskSampler) -> None:
+    """Refuses to sweep what is no leaf of the state, and values that the option itself would refuse."""
+    tunable = (*learner.tunable, *(sampler.tunable or ("alpha",)))
+    for run in config.runs:
+        for name in run.settings:
+            if name not in tunable:
+                raise ConfigError(f"cannot sweep: {unknown('option', name, tunable)}")
+        config_lib.with_options(config, run.settings)
+
+
 def make(config: Config) -> Experiment:
     """Builds what a configuration names.
 
@@ -66,15 +78,21 @@ def make(config: Config) -> Experiment:
     try:
         agent = agents.make(config.agent, spec, config.num_tasks, config.agent_options)
         sampler = samplers.make(config.sampler, env.family, config.alpha, config.sampler_options)
+        if "alpha" in config.runs[0].settings:
+            sampler = samplers.with_tunable_alpha(
+                lambda alpha: samplers.make(config.sampler, env.family, alpha, config.sampler_options),
+                config.alpha,
+            )
         _check_weights(sampler, config.num_tasks)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     learner = rollout.make_learner(agent, env, config.protocol)
-    num_seeds = len(config.seeds)
+    num_runs = len(config.runs)
+    _check_sweep(config, learner, sampler)
 
     def on_held_out(tasks: int, purpose: evaluate.Purpose) -> Callable[[Any], Array]:
         one = evaluate.make_evaluate(learner, env.family, tasks, config.eval.seed, purpose)
-        return jax.vmap(one) if num_seeds > 1 else one
+        return jax.vmap(one) if num_runs > 1 else one
 
     return Experiment(
         env=env,
@@ -83,7 +101,7 @@ def make(config: Config) -> Experiment:
         sampler=sampler,
         train=meta.make_train(
             learner, sampler, num_tasks=config.num_tasks, num_iterations=num_iterations,
-            num_seeds=num_seeds, chunk_length=min(config.chunk, num_iterations),
+            num_runs=num_runs, chunk_length=min(config.chunk, num_iterations),
         ),
         evaluate=on_held_out(config.eval.tasks, "validation"),
         test=on_held_out(config.eval.test_tasks, "test"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +22,8 @@ class MetaLearner(NamedTuple):
         update: (L, experience, TaskWeights (N,), key, progress) -> (L, metrics).
         test: (L, tasks (M, d), key) -> returns (M, K) of greedy behaviour.
         warmup: (L, tasks, key) -> (L, returns), filling replays before learning; None for none.
+        tunable: options whose values are leaves of L.
+        tune: (L, values by option name) -> L.
     """
 
     init: Callable[[Array], Any]
@@ -29,6 +31,8 @@ class MetaLearner(NamedTuple):
     update: Callable[[Any, Any, TaskWeights, Array, Array], tuple[Any, Metrics]]
     test: Callable[[Any, Array, Array], Array]
     warmup: Callable[[Any, Array, Array], tuple[Any, Array]] | None
+    tunable: tuple[str, ...] = ()
+    tune: Callable[[Any, Mapping[str, Array]], Any] | None = None
 
 
 class MetaState(NamedTuple):
@@ -44,14 +48,14 @@ class Train(NamedTuple):
     """A training run as functions, pure and not yet compiled.
 
     Attributes:
-        init: (keys (S,)) -> MetaState, leaves (S, ...) but for the iteration; without the seed axis
-            where there is one seed.
-        chunk: (MetaState, n ()) -> (MetaState, metrics (chunk, S)) of the next n iterations, n at
+        init: (keys (R,), settings by option name (R,)) -> MetaState, leaves (R, ...) but for the
+            iteration; without the axis of runs where there is one run.
+        chunk: (MetaState, n ()) -> (MetaState, metrics (chunk, R)) of the next n iterations, n at
             most ``chunk_length``; rows beyond n are NaN.
         chunk_length: rows of the metrics.
     """
 
-    init: Callable[[Array], MetaState]
+    init: Callable[..., MetaState]
     chunk: Callable[[MetaState, Array], tuple[MetaState, Metrics]]
     chunk_length: int
 
@@ -90,31 +94,37 @@ def make_train(
     *,
     num_tasks: int,
     num_iterations: int,
-    num_seeds: int = 1,
+    num_runs: int = 1,
     chunk_length: int = 10,
 ) -> Train:
-    """The training run of one or several seeds, as pure functions to be jitted.
+    """The training of one or several runs, as pure functions to be jitted.
 
     A chunk runs as many of its iterations as it is told to, so that the last, shorter one needs no
-    second compilation. Seeds share one program: the iteration is vmapped over their states, its
+    second compilation. Runs share one program: the iteration is vmapped over their states, its
     counter left unbatched, since it is the same for all.
     """
     # jitted here, so that its shapes and the loop's body share one trace
     iteration = jax.jit(make_iteration(learner, sampler, num_tasks, num_iterations))
     axes = MetaState(learner=0, sampler=0, key=0, iteration=None)
-    if num_seeds > 1:
+    if num_runs > 1:
         iteration = jax.jit(jax.vmap(iteration, in_axes=(axes,), out_axes=(axes, 0)))
 
-    def init_one(key: Array) -> MetaState:
+    def init_one(run: tuple[Array, Mapping[str, Array]]) -> MetaState:
+        key, settings = run
         key, learner_key, sampler_key = jax.random.split(key, 3)
-        return MetaState(learner.init(learner_key), sampler.init(sampler_key), key, jnp.zeros((), jnp.int32))
+        states = [learner.init(learner_key), sampler.init(sampler_key)]
+        for i, part in enumerate((learner, sampler)):
+            own = {name: value for name, value in settings.items() if name in part.tunable}
+            states[i] = part.tune(states[i], own) if own else states[i]
+        return MetaState(*states, key, jnp.zeros((), jnp.int32))
 
-    def init(keys: Array) -> MetaState:
-        if num_seeds == 1:
-            return init_one(keys[0])
+    def init(keys: Array, settings: Mapping[str, Array] | None = None) -> MetaState:
+        per_run = (keys, dict(settings or {}))
+        if num_runs == 1:
+            return init_one(jax.tree.map(lambda x: x[0], per_run))
         # Not vmapped: batched QR decompositions (orthogonal initialisers) that run side by side wait
         # for each other for ever on XLA's CPU thread pool (jaxlib 0.10).
-        state = jax.lax.map(init_one, keys)
+        state = jax.lax.map(init_one, per_run)
         return state._replace(iteration=jnp.zeros((), jnp.int32))
 
     def chunk(state: MetaState, n: Array) -> tuple[MetaState, Metrics]:
@@ -126,6 +136,6 @@ def make_train(
             return state, jax.tree.map(lambda row, m: row.at[i].set(m), carry[1], metrics)
 
         state, rows = jax.lax.fori_loop(0, jnp.minimum(n, chunk_length), body, (state, rows))
-        return state, jax.tree.map(lambda row: row.reshape(chunk_length, num_seeds), rows)
+        return state, jax.tree.map(lambda row: row.reshape(chunk_length, num_runs), rows)
 
     return Train(init, chunk, chunk_length)

@@ -27,17 +27,17 @@ def duration(seconds: float) -> str:
 
 
 def mean_over_rows(rows: Mapping[str, np.ndarray]) -> list[dict[str, float]]:
-    """A chunk's metrics (rows, S) as one mapping per seed, averaged over the rows that have a value."""
-    num_seeds = next(iter(rows.values())).shape[1]
-    seeds: list[dict[str, float]] = [{} for _ in range(num_seeds)]
+    """A chunk's metrics (rows, R) as one mapping per run, averaged over the rows that have a value."""
+    num_runs = next(iter(rows.values())).shape[1]
+    runs: list[dict[str, float]] = [{} for _ in range(num_runs)]
     for name, values in rows.items():
-        for seed in range(num_seeds):
-            known = values[:, seed][~np.isnan(values[:, seed])]
+        for run in range(num_runs):
+            known = values[:, run][~np.isnan(values[:, run])]
             if known.size:
                 # phi and counters are states, not averages: their last value is what holds now
                 last = name.startswith("sampler/phi") or name == "sampler/updates"
-                seeds[seed][name] = float(known[-1] if last else known.mean())
-    return seeds
+                runs[run][name] = float(known[-1] if last else known.mean())
+    return runs
 
 
 class JsonLines:

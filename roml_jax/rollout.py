@@ -208,4 +208,4 @@ def make_learner(agent: Agent, env: Env, protocol: Protocol) -> MetaLearner:
         _, outcome = run_episodes(agent, env, protocol, state, tasks, key, greedy=greedy, record=False)
         return outcome.returns
 
-    return MetaLearner(agent.init, collect, update, test, warmup=None)
+    return MetaLearner(agent.init, collect, update, test, None, agent.tunable, agent.tune)

@@ -17,7 +17,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from roml_jax import checkpoint, evaluate, experiment, meta, metrics
+from roml_jax import checkpoint, evaluate, experiment, memory, meta, metrics, runs
 from roml_jax.config import Config, ConfigError, to_mapping
 
 
@@ -69,18 +69,21 @@ def _compile(
 
 
 def _summaries(returns: Any, config: Config) -> list[dict[str, float]]:
-    """Per seed, from returns (M, K) or (S, M, K)."""
-    by_seed = np.asarray(returns).reshape(len(config.seeds), *returns.shape[-2:])
-    summaries = [jax.device_get(evaluate.summarise(jnp.asarray(one), config.alpha)) for one in by_seed]
+    """Per run, from returns (M, K) or (R, M, K)."""
+    by_run = np.asarray(returns).reshape(len(config.runs), *returns.shape[-2:])
+    summaries = [
+        jax.device_get(evaluate.summarise(jnp.asarray(one), run.settings.get("alpha", config.alpha)))
+        for run, one in zip(config.runs, by_run, strict=True)
+    ]
     return [{name: float(value) for name, value in one.items()} for one in summaries]
 
 
-def _mean(seeds: list[dict[str, float]], name: str) -> float:
-    return float(np.mean([seed[name] for seed in seeds if name in seed] or [np.nan]))
+def _mean(rows: list[dict[str, float]], name: str) -> float:
+    return float(np.mean([row[name] for row in rows if name in row] or [np.nan]))
 
 
 def _facts(latest: list[dict[str, float]], held_out: list[dict[str, float]]) -> str:
-    """What the progress line shows beside the speed; means over seeds."""
+    """What the progress line shows beside the speed; means over runs."""
     phi = [name for name in latest[0] if name.startswith("sampler/phi_")]
     shown = ", ".join(f"{_mean(latest, name):.3f}" for name in phi)
     return (
@@ -91,16 +94,16 @@ def _facts(latest: list[dict[str, float]], held_out: list[dict[str, float]]) -> 
 
 
 class _Log:
-    """Rows of metrics.jsonl: every row says which seed, how many iterations, frames and seconds."""
+    """Rows of metrics.jsonl: every row says which run, how many iterations, frames and seconds."""
 
     def __init__(self, folder: Path, config: Config) -> None:
-        self._sink, self._seeds = metrics.JsonLines(folder / "metrics.jsonl"), config.seeds
+        self._sink, self._runs = metrics.JsonLines(folder / "metrics.jsonl"), config.runs
         self._start = time.monotonic()
 
-    def write(self, prefix: str, seeds: list[dict[str, float]], iteration: int, frames: int) -> None:
+    def write(self, prefix: str, rows: list[dict[str, float]], iteration: int, frames: int) -> None:
         seconds = round(time.monotonic() - self._start, 3)
-        for seed, values in zip(self._seeds, seeds, strict=True):
-            head = {"seed": seed, "iteration": iteration, "frames": frames, "seconds": seconds}
+        for run, values in zip(self._runs, rows, strict=True):
+            head = {**run.columns, "iteration": iteration, "frames": frames, "seconds": seconds}
             self._sink.write(head | {f"{prefix}{name}": value for name, value in values.items()})
 
     def close(self) -> None:
@@ -108,21 +111,21 @@ class _Log:
 
 
 def result_table(config: Config, final: list[dict[str, float]]) -> Table:
-    """The final test, a row per seed."""
+    """The final test, a row per run, and the mean over the seeds of every setting."""
     table = Table(title=f"{config.env}, {config.sampler}: {config.eval.test_tasks} held-out tasks")
     episodes = [name for name in final[0] if name.startswith("return_episode_")]
-    for heading in (
-        "seed",
-        "mean return",
-        f"CVaR {config.alpha:g}",
-        *(f"episode {i}" for i in range(len(episodes))),
-    ):
+    own_alpha = "alpha" in config.runs[0].settings
+    cvar = "CVaR" if own_alpha else f"CVaR {config.alpha:g}"
+    for heading in ("seed", "mean return", cvar, *(f"episode {i}" for i in range(len(episodes)))):
         table.add_column(heading, justify="right")
-    rows: list[tuple[str, Mapping[str, float]]] = [
-        (str(seed), values) for seed, values in zip(config.seeds, final, strict=True)
-    ]
-    if len(rows) > 1:
-        rows.append(("mean", {name: _mean(final, name) for name in final[0]}))
+    rows: list[tuple[str, Mapping[str, float]]] = []
+    per_setting = len(config.seeds)
+    for start in range(0, len(final), per_setting):
+        part = list(zip(config.runs, final, strict=True))[start : start + per_setting]
+        rows += [(run.label, values) for run, values in part]
+        if per_setting > 1:
+            label = part[0][0]._replace(seed="mean").label
+            rows.append((label, {name: _mean([values for _, values in part], name) for name in final[0]}))
     for label, values in rows:
         numbers = [values["return_mean"], values["cvar"], *(values[name] for name in episodes)]
         table.add_row(label, *(f"{number:.3f}" for number in numbers))
@@ -137,17 +140,18 @@ def run(config: Config, console: Console) -> Path:
             anything was computed.
     """
     parts = experiment.make(config)
+    start = runs.leaves(config.runs)
+    memory.check(config, jax.eval_shape(parts.train.init, *start), len(config.runs))
     folder = make_folder(config)
     console.print(f"[bold]{config.env}[/] x {config.sampler} x {config.agent}, "
                   f"{parts.num_iterations} iterations of {parts.frames_per_iteration} frames, "
-                  f"{len(config.seeds)} seed(s), into {folder}", soft_wrap=True)  # fmt: skip
+                  f"{len(config.runs)} run(s), into {folder}", soft_wrap=True)  # fmt: skip
     with contextlib.closing(_Log(folder, config)) as log, concurrent.futures.ThreadPoolExecutor() as pool:
         with console.status("compiling ..."):
-            start = time.monotonic()
-            keys = jnp.stack([jax.random.key(seed) for seed in config.seeds])
-            state = jax.jit(parts.train.init)(keys)
+            began = time.monotonic()
+            state = jax.jit(parts.train.init)(*start)
             programs = _compile(parts, state, pool)
-        console.print(f"compiled in {metrics.duration(time.monotonic() - start)}")
+        console.print(f"compiled in {metrics.duration(time.monotonic() - began)}")
         state = _loop(config, parts, programs, state, log, console)
         with console.status("testing ..."):
             final = _summaries(programs.test.result()(state.learner), config)
@@ -166,8 +170,8 @@ def _loop(
     """Chunks of iterations with an evaluation whenever one is due; the first before any training."""
     interval, total, per_iteration = config.eval.interval, parts.num_iterations, parts.frames_per_iteration
     held_out: list[dict[str, float]] = []
-    num_seeds, done = len(config.seeds), 0
-    with metrics.ConsoleProgress(console, total * per_iteration * num_seeds) as progress:
+    num_runs, done = len(config.runs), 0
+    with metrics.ConsoleProgress(console, total * per_iteration * num_runs) as progress:
         while True:
             if interval and (done % interval == 0 or done >= total):
                 held_out = _summaries(programs.evaluate(state.learner), config)
@@ -180,4 +184,4 @@ def _loop(
             latest = metrics.mean_over_rows(jax.device_get(rows))
             done += n
             log.write("", latest, done, done * per_iteration)
-            progress.advance(n * per_iteration * num_seeds, _facts(latest, held_out))
+            progress.advance(n * per_iteration * num_runs, _facts(latest, held_out))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -28,6 +28,8 @@ class TaskSampler(NamedTuple):
         weights: (S, returns (n,), progress) -> TaskWeights (n,), ones except for samplers that
             filter tasks after the fact.
         phi: (S) -> (p,) the parameters of the current task distribution, for people to look at.
+        tunable: options whose values are leaves of S.
+        tune: (S, values by option name) -> S.
     """
 
     init: Callable[[Array], Any]
@@ -35,6 +37,8 @@ class TaskSampler(NamedTuple):
     update: Callable[[Any, TaskDraw, Array, Array, Array], tuple[Any, Metrics]]
     weights: Callable[[Any, Array, Array], TaskWeights]
     phi: Callable[[Any], Array]
+    tunable: tuple[str, ...] = ()
+    tune: Callable[[Any, Mapping[str, Array]], Any] | None = None
 
 
 Schedule = Callable[[Array], Array]
@@ -273,12 +277,48 @@ def make(name: str, family: TaskFamily, alpha: float, config: Any = None) -> Tas
         ValueError: for alpha outside (0, 1].
     """
     constructor = get(name)
-    if not 0 < alpha <= 1:
+    if not isinstance(alpha, jax.core.Tracer) and not 0 < alpha <= 1:
         raise ValueError(f"alpha must lie in (0, 1], got {alpha}")
     options = options_class(constructor)
     if options is NoOptions:
         return constructor(family, alpha)
     return constructor(family, alpha, options() if config is None else config)
+
+
+class Tuned(NamedTuple):
+    """A sampler's state with its risk level, () float."""
+
+    alpha: Array
+    state: Any
+
+
+def with_tunable_alpha(build: Callable[[Any], TaskSampler], alpha: float) -> TaskSampler:
+    """A sampler whose risk level is a leaf of its state, so that runs that differ in it can share a program.
+
+    Args:
+        build: (alpha, a float or a traced number) -> TaskSampler.
+        alpha: where it starts.
+    """
+
+    def sample(s: Tuned, key: Array, n: int) -> tuple[Tuned, TaskDraw]:
+        state, draw = build(s.alpha).sample(s.state, key, n)
+        return s._replace(state=state), draw
+
+    def update(
+        s: Tuned, draw: TaskDraw, returns: Array, key: Array, progress: Array
+    ) -> tuple[Tuned, Metrics]:
+        state, metrics = build(s.alpha).update(s.state, draw, returns, key, progress)
+        return s._replace(state=state), metrics
+
+    return TaskSampler(
+        init=lambda key: Tuned(jnp.asarray(alpha), build(alpha).init(key)),
+        sample=sample,
+        update=update,
+        weights=lambda s, returns, progress: build(s.alpha).weights(s.state, returns, progress),
+        phi=lambda s: build(s.alpha).phi(s.state),
+        tunable=("alpha",),
+        tune=lambda s, values: s._replace(**values),
+    )
 
 
 register("uniform", uniform)

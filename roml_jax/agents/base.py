@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from roml_jax.registry import NoOptions, Registry, options_class
@@ -22,6 +22,9 @@ class Agent(NamedTuple):
             episode with leaves (H, N, ...); None for agents that only observe.
         update: (A, Rollout, TaskWeights (N,), key, progress) -> (A, metrics); progress in [0, 1] is
             the share of the run done.
+        tunable: options whose values are leaves of A, so that runs that differ in them can share a
+            program.
+        tune: (A, values by option name) -> A; None where nothing is tunable.
     """
 
     init: Callable[[Array], Any]
@@ -30,6 +33,8 @@ class Agent(NamedTuple):
     observe: Callable[[Any, Any, Transition], Any]
     adapt: Callable[[Any, Any, tuple[Transition, Any], Array], Any] | None
     update: Callable[[Any, Rollout, TaskWeights, Array, Array], tuple[Any, Metrics]]
+    tunable: tuple[str, ...] = ()
+    tune: Callable[[Any, Mapping[str, Array]], Any] | None = None
 
 
 _registry: Registry[Agent] = Registry("agent")

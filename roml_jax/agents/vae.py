@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import distrax
 import flax.linen as nn
@@ -40,6 +40,8 @@ class VaeConfig:
     """Trajectories (all episodes of a task) per gradient step."""
     buffer_trajectories: int = 10_000
     """Trajectories kept; the newest replace the oldest."""
+    replay_dtype: Literal["full", "bfloat16"] = "full"
+    """How the kept observations are stored; bfloat16 halves the largest thing in memory."""
     latents: int | None = 50
     """Beliefs decoded per trajectory, drawn with replacement; None for all of them."""
     decodes: int | None = 50

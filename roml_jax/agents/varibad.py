@@ -5,6 +5,8 @@ Source: Zintgraf et al. 2020, as RoML runs it. The policy's gradient does not re
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -38,12 +40,8 @@ class VaribadConfig:
         checks.at_least(self, "", 0, "learning_starts")
 
 
-class Rates(NamedTuple):
-    """Tunable numbers as leaves, so that runs that differ in them can share a program."""
-
-    ppo_lr: Array
-    entropy_coef: Array
-    vae_lr: Array
+# Options that are leaves of the state, so that runs that differ in them can share a program.
+TUNABLE = ("ppo.lr", "ppo.entropy_coef", "vae.lr")
 
 
 class Statistics(NamedTuple):
@@ -64,7 +62,7 @@ class VaribadState(NamedTuple):
     statistics: Statistics
     replay: replay_lib.Replay
     frames: Array
-    rates: Rates
+    rates: Mapping[str, Array]
 
 
 class VaribadBelief(NamedTuple):
@@ -109,6 +107,8 @@ def _init(key: Array, spec: EnvSpec, config: VaribadConfig, networks: Networks) 
     row = vae.Trajectory(
         jnp.zeros((k, h + 1, d)), jnp.zeros((k * h, a)), jnp.zeros(k * h), jnp.zeros(k * h, bool)
     )
+    half = config.vae.replay_dtype == "bfloat16"
+    stored = row._replace(obs=row.obs.astype(jnp.bfloat16)) if half else row
     one = jax.tree.map(lambda x: x[None], row)
     policy_key, encoder_key, decoder_key = jax.random.split(key, 3)
     policy = networks.policy.init(policy_key, obs, latent)
@@ -126,11 +126,9 @@ def _init(key: Array, spec: EnvSpec, config: VaribadConfig, networks: Networks) 
             statistics.init_state(latent, std_eps=_STD_EPS),
             statistics.init_state(jnp.zeros(()), std_eps=_STD_EPS),
         ),
-        replay=replay_lib.init(config.vae.buffer_trajectories, row),
+        replay=replay_lib.init(config.vae.buffer_trajectories, stored),
         frames=jnp.zeros((), jnp.int32),
-        rates=Rates(
-            jnp.asarray(config.ppo.lr), jnp.asarray(config.ppo.entropy_coef), jnp.asarray(config.vae.lr)
-        ),
+        rates={name: jnp.asarray(operator.attrgetter(name)(config)) for name in TUNABLE},
     )
 
 
@@ -225,10 +223,10 @@ def update_policy(
         latent=statistics.update(state.statistics.latent, flat(rollout.extras), weights=counted),
     )
     batch = _policy_batch(state, stats, networks, config, rollout, reward, weights)
-    lr = state.rates.ppo_lr * ((1 - progress) if config.ppo.anneal_lr else 1.0)
+    lr = state.rates["ppo.lr"] * ((1 - progress) if config.ppo.anneal_lr else 1.0)
     policy, policy_opt, metrics = ppo.update(
         state.policy, state.policy_opt, networks.policy.apply, networks.policy.action, batch, config.ppo,
-        lr=lr, entropy_coef=state.rates.entropy_coef, key=key,
+        lr=lr, entropy_coef=state.rates["ppo.entropy_coef"], key=key,
     )  # fmt: skip
     return state._replace(policy=policy, policy_opt=policy_opt, statistics=stats), metrics
 
@@ -246,7 +244,7 @@ def update_belief(
         draws = vae.draw(config.vae, key, *trajectory.reward.shape, trajectory.reward.dtype)
         (loss, metrics), grads = grad(params, networks.encoder, networks.decoder, trajectory, draws)
         updates, opt_state = transform.update(grads, opt_state, params)
-        params = optax.apply_updates(params, jax.tree.map(lambda u: -state.rates.vae_lr * u, updates))
+        params = optax.apply_updates(params, jax.tree.map(lambda u: -state.rates["vae.lr"] * u, updates))
         norm = optax.global_norm(grads)
         return (params, opt_state), metrics | {"loss": loss, "grad_norm": norm}
 
@@ -281,6 +279,7 @@ def _update(
     ring = replay_lib.add(state.replay, trajectory)
     sample_keys = jax.random.split(sample_key, config.vae.updates)
     sampled = jax.vmap(lambda k: replay_lib.sample(ring, k, config.vae.batch_trajectories))(sample_keys)
+    sampled = sampled._replace(obs=sampled.obs.astype(trajectory.obs.dtype))
     before = state.frames
     frames = jnp.minimum(before + reward.size, _MANY_FRAMES)
     learner = state._replace(
@@ -353,4 +352,6 @@ def make(spec: EnvSpec, num_tasks: int, config: VaribadConfig) -> Agent:
         update=lambda state, rollout, weights, key, progress: _update(
             state, networks, config, rollout, weights, key, progress
         ),
+        tunable=TUNABLE,
+        tune=lambda state, values: state._replace(rates={**state.rates, **values}),
     )
