@@ -7,4 +7,12 @@ with contextlib.redirect_stdout(io.StringIO()):
     from brax.training.acme import running_statistics
     from mujoco import mjx
 
-__all__ = ["mjx", "running_statistics"]
+
+def quiet_warp() -> None:
+    """Stops Warp from printing a line for every kernel that it loads, if nobody imported it before."""
+    import warp
+
+    warp.config.quiet = True
+
+
+__all__ = ["mjx", "quiet_warp", "running_statistics"]

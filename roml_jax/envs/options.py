@@ -23,8 +23,8 @@ class MujocoOptions:
     """How the physics is computed."""
 
     physics: EngineName = "auto"
-    """Engine: 'mjx' (any device), 'mujoco' (its C engine, on the CPU); 'auto' takes MJX on accelerators
-    and the C engine on a CPU. --physics for short."""
+    """Engine: 'mjx' (any device), 'mujoco' (its C engine, on the CPU), 'warp' (NVIDIA GPUs; the extra of
+    that name); 'auto' takes MJX on accelerators and the C engine on a CPU. --physics for short."""
     derived: Derived = "stale"
     """Quantities that follow from the edited ones (inertia, the solver's inverse weights): 'stale', those
     of the unedited model (the reference); 'consistent', recomputed for every task."""
@@ -41,7 +41,7 @@ class MujocoOptions:
 
 def load(robot: str, config: MujocoOptions) -> mujoco.MjModel:
     """One of gymnasium's models, with its solver limits for the chosen engine."""
-    limits = _MJX_LIMITS[robot] if physics.resolve(config.physics) == "mjx" else _C_LIMITS
+    limits = _MJX_LIMITS[robot] if physics.resolve(config.physics) != "mujoco" else _C_LIMITS
     chosen = (config.iterations or limits[0], config.ls_iterations or limits[1])
     return gymnasium_model(robot, *chosen)
 

@@ -16,7 +16,7 @@ from roml_jax.envs.physics.base import (
     is_inert,
 )
 
-_ENGINES = {"mjx": mjx.make, "mujoco": mujoco_c.make}
+_ENGINES = {"mjx": mjx.make, "mujoco": mujoco_c.make, "warp": mjx.make_warp}
 
 
 def resolve(engine: EngineName) -> str:

@@ -13,7 +13,7 @@ from roml_jax.types import Array
 ModelLeaves = Mapping[str, Array]
 """Model fields that a task replaces, by their MuJoCo names; all others stay the model's own."""
 
-EngineName = Literal["auto", "mjx", "mujoco"]
+EngineName = Literal["auto", "mjx", "mujoco", "warp"]
 Derived = Literal["stale", "consistent"]
 
 # A renderer's fields, and the radii that the C engine culls contacts with, which must follow the geometry:

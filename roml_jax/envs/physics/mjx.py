@@ -1,8 +1,15 @@
-"""MuJoCo XLA: the engine that runs inside the compiled program, on every accelerator."""
+"""MuJoCo XLA: the engines that run inside the compiled program.
+
+Two implementations of the same physics: MJX's own in JAX, on every accelerator; and MuJoCo Warp, kernels
+for NVIDIA GPUs (they run on a CPU too, slowly).
+"""
 
 from __future__ import annotations
 
+import copy
 import functools
+import importlib.util
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +17,46 @@ import mujoco
 
 from roml_jax.envs.physics import derived as derived_fields
 from roml_jax.envs.physics.base import Derived, ModelLeaves, Physics, PhysicsState, is_inert
-from roml_jax.quiet import mjx
+from roml_jax.quiet import mjx, quiet_warp
 from roml_jax.types import Array
 
+Implementation = Literal["jax", "warp"]
+
 _KINEMATIC = {"xpos", "xquat", "xmat", "xipos", "ximat", "geom_xpos", "site_xpos"}
+# Warp culls contacts with spheres around the geoms: they must follow an edit.
+_NEVER_STALE = {"jax": (), "warp": ("geom_rbound", "body_subtreemass")}
+_HUGE = 1e3  # metres
+_WORLDS = 4096  # for how many environments Warp reserves room for contacts
+
+
+def _put_model(model: mujoco.MjModel, impl: Implementation) -> mjx.Model:
+    """The model on the device; for Warp with boxes around its geoms that cull nothing.
+
+    Warp culls contacts first by bounding spheres, which follow a task's edits, then by boxes, which would
+    not: thickened bodies would pass through each other.
+    """
+    if impl == "warp":
+        model = copy.copy(model)
+        model.geom_aabb[:, 3:] = _HUGE
+    return mjx.put_model(model, impl=impl)
+
+
+def _make_data(model: mujoco.MjModel, impl: Implementation) -> mjx.Data:
+    """Blank data; Warp's has room for as many contacts as MJX's, in each of ``_WORLDS`` environments."""
+    blank = mjx.make_data(model, impl="jax")
+    if impl == "jax":
+        return blank
+    contacts, constraints = blank._impl.contact.dist.shape[0], blank._impl.efc_D.shape[0]
+    room = {"naconmax": max(1, contacts) * _WORLDS, "njmax": max(1, constraints)}
+    return mjx.make_data(model, impl="warp", **room)
 
 
 def make(
-    model: mujoco.MjModel, frame_skip: int, readings: tuple[str, ...] = (), derived: Derived = "stale"
+    model: mujoco.MjModel,
+    frame_skip: int,
+    readings: tuple[str, ...] = (),
+    derived: Derived = "stale",
+    impl: Implementation = "jax",
 ) -> Physics:
     """An MJX engine for a compiled model.
 
@@ -26,16 +65,27 @@ def make(
         frame_skip: physics steps per control step.
         readings: fields of ``mjx.Data`` that observations or rewards need.
         derived: whether to recompute what follows from the fields that a task edits.
+        impl: "jax" or "warp".
 
     Raises:
+        ValueError: if Warp is asked for and not installed; one line.
         NotImplementedError: at the first use, from MJX, for a model feature that it lacks.
     """
+    if impl == "warp":
+        if importlib.util.find_spec("warp") is None:
+            raise ValueError("physics=warp needs NVIDIA Warp: pip install 'roml-jax[warp]'")
+        quiet_warp()
 
     @functools.cache
     def on_device() -> tuple[mjx.Model, mjx.Data]:
         # an engine may first be needed inside a trace, and outlives it
         with jax.ensure_compile_time_eval():
-            return mjx.put_model(model, impl="jax"), mjx.make_data(model, impl="jax")
+            return _put_model(model, impl), _make_data(model, impl)
+
+    @functools.cache
+    def original() -> mjx.Model:
+        with jax.ensure_compile_time_eval():
+            return mjx.put_model(model, impl="jax")
 
     def edit(leaves: ModelLeaves) -> mjx.Model:
         return on_device()[0].tree_replace(dict(leaves)) if leaves else on_device()[0]
@@ -51,14 +101,17 @@ def make(
 
     def prepare(leaves: ModelLeaves) -> ModelLeaves:
         known = {name: leaf for name, leaf in leaves.items() if not is_inert(name)}
-        if derived == "stale" or not known:
+        if not known or (derived == "stale" and not _NEVER_STALE[impl]):
             return known
-        return known | derived_fields.consistent(on_device()[0], known)
+        followed: dict[str, Any] = dict(derived_fields.consistent(original(), known))
+        if derived == "consistent":
+            return followed
+        return known | {name: followed[name] for name in _NEVER_STALE[impl]}
 
     def reset(qpos: Array, qvel: Array, leaves: ModelLeaves) -> PhysicsState:
         data = on_device()[1].replace(qpos=qpos, qvel=qvel)
         if readings:
-            kinematics_do = set(readings) <= _KINEMATIC
+            kinematics_do = impl == "jax" and set(readings) <= _KINEMATIC
             data = (mjx.kinematics if kinematics_do else mjx.forward)(edit(leaves), data)
         return state_of(data)._replace(qacc_warmstart=jnp.zeros_like(qvel))
 
@@ -71,4 +124,7 @@ def make(
 
         return jax.lax.scan(substep, state, None, length=frame_skip)[0]
 
-    return Physics("mjx", model, frame_skip, prepare, reset, step)
+    return Physics("mjx" if impl == "jax" else "warp", model, frame_skip, prepare, reset, step)
+
+
+make_warp = functools.partial(make, impl="warp")
