@@ -6,10 +6,13 @@ import importlib.metadata
 import os
 import platform
 import resource
+import statistics
+import time
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 
 def describe() -> dict[str, Any]:
@@ -28,7 +31,26 @@ def describe() -> dict[str, Any]:
         "device": f"{device.platform}: {device.device_kind}",
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in packages},
+        "calibration_per_s": round(calibrate(), 2),
     }
+
+
+def calibrate(rounds: int = 7) -> float:
+    """Rounds per second of a fixed workload, the median: what other figures are divided by."""
+
+    def body(x: jax.Array, _: None) -> tuple[jax.Array, None]:
+        x = jnp.tanh(x @ x.T / 64)
+        return jnp.sort(x, axis=1), None
+
+    work = jax.jit(lambda x: jax.lax.scan(body, x, None, length=50)[0])
+    x = jax.random.normal(jax.random.key(0), (128, 128))
+    jax.block_until_ready(work(x))
+    seconds = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        jax.block_until_ready(work(x))
+        seconds.append(time.perf_counter() - start)
+    return 1 / statistics.median(seconds)
 
 
 def peak_memory_gib() -> float:

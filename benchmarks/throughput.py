@@ -116,7 +116,7 @@ def _iteration_layer(parts: experiment.Experiment, state: Any, num_runs: int) ->
 
 def _layers(parts: experiment.Experiment, config: config_lib.Config, whole: bool) -> list[Layer]:
     """All layers of a run, or only physics and environment."""
-    tasks = parts.env.family.sample_prior(jax.random.key(1), config.num_tasks)
+    tasks = parts.env.family.sample_prior(jax.random.key(1), config.num_tasks * len(config.runs))
     layers = _env_layers(parts.env, tasks, steps=100)
     if not whole:
         return layers
@@ -146,6 +146,7 @@ def measure(env: str, repeats: int, options: dict[str, Any], whole: bool = True)
             seconds[layer.name].append(time.perf_counter() - start)
     result = {
         "env": env,
+        "options": [f"{name}={value}" for name, value in options.items()],
         "physics": parts.env.physics.name if isinstance(parts.env, TaskEnv) else None,
         "num_tasks": config.num_tasks,
         "runs": len(config.runs),
@@ -195,16 +196,28 @@ def table(result: dict[str, Any]) -> Table:
     return shown
 
 
-def _in_own_process(env: str, args: argparse.Namespace, options: list[str]) -> dict[str, Any] | None:
-    """One measurement in a new process; None where it failed."""
+def in_own_process(
+    env: str, options: list[str], *, repeats: int, layers: str = "all", seconds: float | None = None
+) -> dict[str, Any] | None:
+    """One measurement in a new process; None where it failed or took too long.
+
+    Args:
+        env: to measure.
+        options: NAME=VALUE of the training run.
+        repeats: rounds.
+        layers: "all", or "env" for physics and environment alone.
+        seconds: how long it may take.
+    """
     with tempfile.TemporaryDirectory() as folder:
         part = Path(folder) / "result.json"
         command = [sys.executable, "-m", "benchmarks.throughput", "--in-process", "--env", env]
-        command += ["--out", str(part), "--repeats", str(args.repeats), "--layers", args.layers]
+        command += ["--out", str(part), "--repeats", str(repeats), "--layers", layers]
         command += ["--option", *options] if options else []
-        if subprocess.run(command, check=False).returncode:
-            return None
-        return json.loads(part.read_text())
+        try:
+            failed = subprocess.run(command, check=False, timeout=seconds).returncode
+        except subprocess.TimeoutExpired:
+            failed = True
+        return None if failed else json.loads(part.read_text())
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -233,7 +246,8 @@ def main(argv: list[str] | None = None) -> int:
         for engine in args.physics if has_physics else [None]:
             with console.status(f"measuring {env} ..."):
                 chosen = [f"env.physics={engine}"] if engine else []
-                result = _in_own_process(env, args, [*args.option, *chosen])
+                options = [*args.option, *chosen]
+                result = in_own_process(env, options, repeats=args.repeats, layers=args.layers)
             if result is None:
                 return 1
             results.append(result)
