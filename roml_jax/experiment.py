@@ -48,6 +48,15 @@ def _check_weights(sampler: samplers.TaskSampler, num_tasks: int) -> None:
     jax.eval_shape(weights, jax.random.key(0))
 
 
+def _check_batch(sampler: samplers.TaskSampler, num_tasks: int, num_iterations: int) -> None:
+    if sampler.batch_size > num_tasks * num_iterations:
+        raise ConfigError(
+            f"sampler.batch_size={sampler.batch_size} is more than the run's {num_tasks * num_iterations} tasks "
+            f"({num_iterations} iterations x {num_tasks}), so the tasks would never change: lower it, raise "
+            "frames or take sampler=uniform"
+        )
+
+
 def make(config: Config) -> Experiment:
     """Builds what a configuration names.
 
@@ -67,6 +76,7 @@ def make(config: Config) -> Experiment:
         agent = agents.make(config.agent, spec, config.num_tasks, config.agent_options)
         sampler = samplers.make(config.sampler, env.family, config.alpha, config.sampler_options)
         _check_weights(sampler, config.num_tasks)
+        _check_batch(sampler, config.num_tasks, num_iterations)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     learner = rollout.make_learner(agent, env, config.protocol)

@@ -28,6 +28,8 @@ class TaskSampler(NamedTuple):
         weights: (S, returns (n,), progress) -> TaskWeights (n,), ones except for samplers that
             filter tasks after the fact.
         phi: (S) -> (p,) the parameters of the current task distribution, for people to look at.
+        batch_size: scored tasks that the first change of the distribution waits for; 0 where it never
+            changes.
     """
 
     init: Callable[[Array], Any]
@@ -35,6 +37,7 @@ class TaskSampler(NamedTuple):
     update: Callable[[Any, TaskDraw, Array, Array, Array], tuple[Any, Metrics]]
     weights: Callable[[Any, Array, Array], TaskWeights]
     phi: Callable[[Any], Array]
+    batch_size: int = 0
 
 
 Schedule = Callable[[Array], Array]
@@ -98,7 +101,7 @@ def _cross_entropy(
         state, metrics = cem_lib.update(config, proposal, state, drawn, returns, alpha, key)
         return state, metrics._asdict() | {"updates": state.batch.astype(returns.dtype), "alpha": alpha}
 
-    return TaskSampler(init, sample, update, _all_count, lambda state: state.phi)
+    return TaskSampler(init, sample, update, _all_count, lambda state: state.phi, config.batch_size)
 
 
 def cem(family: TaskFamily, alpha: float, config: cem_lib.CemConfig) -> TaskSampler:
@@ -115,12 +118,18 @@ def oracle(family: TaskFamily, alpha: float, config: cem_lib.CemConfig) -> TaskS
     """Moves to the top alpha of the range, known to be hardest; references stay.
 
     Raises:
-        ValueError: for a family of more than one dimension or a prior that is not uniform in u.
+        ValueError: for a family of more than one dimension, a prior that is not uniform in u, or tasks
+            that are not known to be hardest at the top.
     """
     if not (family.proposal.uniform_prior and family.proposal.dims == 1):
         raise ValueError(
             "sampler=oracle needs one task dimension whose prior is uniform (or log-uniform) on a range, "
             f"not {', '.join(family.names)}; take sampler=cem"
+        )
+    if family.hardest != "top":
+        raise ValueError(
+            f"sampler=oracle needs tasks that are known to be hardest at the top of {family.names[0]}'s range, "
+            "which this environment does not say; take sampler=cem"
         )
     return _cross_entropy(family, proposals.top_of_unit_interval(alpha), _constant(alpha), config)
 
@@ -206,7 +215,7 @@ def naive(family: TaskFamily, alpha: float, config: NaiveConfig) -> TaskSampler:
     def phi(state: NaiveState) -> Array:
         return (state.u * state.hard[:, None]).sum(axis=0) / state.hard.sum()
 
-    return TaskSampler(init, sample, update, _all_count, phi)
+    return TaskSampler(init, sample, update, _all_count, phi, config.batch_size)
 
 
 @dataclass(frozen=True)

@@ -63,8 +63,8 @@ class CheetahMass:
 
     @property
     def family(self) -> tasks.TaskFamily:
-        """M = 2^x, x uniform on [-1, 1]."""
-        return tasks.log_beta(("mass",))
+        """M = 2^x, x uniform on [-1, 1]; the heaviest are hardest."""
+        return tasks.log_beta(("mass",), hardest="top")
 
     @cached_property
     def model(self) -> mujoco.MjModel:
