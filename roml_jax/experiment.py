@@ -49,10 +49,11 @@ def _check_weights(sampler: samplers.TaskSampler, num_tasks: int) -> None:
 
 
 def _check_batch(sampler: samplers.TaskSampler, num_tasks: int, num_iterations: int) -> None:
-    if sampler.batch_size > num_tasks * num_iterations:
+    total = num_tasks * num_iterations
+    if sampler.batch_size > total:
         raise ConfigError(
-            f"sampler.batch_size={sampler.batch_size} is more than the run's {num_tasks * num_iterations} tasks "
-            f"({num_iterations} iterations x {num_tasks}), so the tasks would never change: lower it, raise "
+            f"sampler.batch_size={sampler.batch_size} is more than the whole run's {total} tasks "
+            f"({num_iterations} iterations x {num_tasks}), so they would never get harder: lower it, raise "
             "frames or take sampler=uniform"
         )
 

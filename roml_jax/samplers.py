@@ -128,8 +128,8 @@ def oracle(family: TaskFamily, alpha: float, config: cem_lib.CemConfig) -> TaskS
         )
     if family.hardest != "top":
         raise ValueError(
-            f"sampler=oracle needs tasks that are known to be hardest at the top of {family.names[0]}'s range, "
-            "which this environment does not say; take sampler=cem"
+            "sampler=oracle needs tasks that are known to be hardest at the top of their range, which is not "
+            f"said of {family.names[0]}; take sampler=cem"
         )
     return _cross_entropy(family, proposals.top_of_unit_interval(alpha), _constant(alpha), config)
 
