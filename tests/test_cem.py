@@ -219,7 +219,8 @@ def test_fifty_batches_are_the_packages(x64, monkeypatch, name, n):
     for i in range(total // n):
         state, u, log_w, is_ref = draw(state, jax.random.key(i))
         flat = np.asarray(u)[:, 0]
-        scores = np.round(-flat + 0.1 * RNG.normal(size=n), 1)  # ties
+        hardest = 0.5 + 0.4 * np.sin(8 * np.pi * i * n / total)  # moves, so that phi never rests
+        scores = np.round(np.abs(flat - hardest) - 1 + 0.1 * RNG.normal(size=n), 1)  # ties
         package.feed(flat, scores, None if n == size else np.exp(np.asarray(log_w)))
         state, _ = updater(config)(
             state, (u, log_w, is_ref), jnp.asarray(scores), alpha, jnp.asarray(tie_order)
@@ -233,7 +234,7 @@ def test_fifty_batches_are_the_packages(x64, monkeypatch, name, n):
     np.testing.assert_allclose(state.phi[0], package.sample_dist[-1], atol=1e-6)
     np.testing.assert_allclose(figures.q_int[:batches], package.internal_quantile, atol=1e-6)
     np.testing.assert_allclose(figures.q_ref[:batches], package.ref_quantile, atol=1e-6)
-    assert len(set(np.round(package.sample_dist, 3))) > 5  # the sequence moved
+    assert len(set(np.round(package.sample_dist, 3))) > 20
 
 
 def test_weights_at_draw_time_are_the_packages(x64, monkeypatch):
@@ -380,7 +381,7 @@ def test_phi_settles_at_the_mean_of_the_hardest_tasks(name):
 @pytest.mark.parametrize(
     "family", [tasks.beta("x", 0.0, 1.0), tasks.with_prior(tasks.disk(("x", "y"), 5.0), 0.1)]
 )
-def test_density_chooses_between_clipped_and_exact_weights(x64, family):
+def test_density_chooses_between_clipped_and_exact_weights(family):
     """Exact weights are scipy's ratio and average 1; the reference's clip makes them average more."""
     means = {}
     for density in ("clipped", "exact"):
@@ -390,9 +391,9 @@ def test_density_chooses_between_clipped_and_exact_weights(x64, family):
         _, u, log_w, _ = cem.sample(config, family.proposal, state, jax.random.key(1), 50_000)
         means[density] = float(jnp.exp(log_w).mean())
         at = np.asarray(u) if density == "exact" else np.clip(u, BOUND, 1 - BOUND)
-        f = stats.beta.pdf(at, 1.9, 0.1).prod(axis=1)
+        f = stats.beta.pdf(at.astype(float), 1.9, 0.1).prod(axis=1)
         f = 0.1 + 0.9 * f if len(family.names) == 2 else f
-        np.testing.assert_allclose(log_w, -np.log(f), rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(log_w, -np.log(f), rtol=1e-4, atol=1e-4)
     assert means["exact"] == pytest.approx(1, abs=0.05)
     assert means["clipped"] > 1.1
 

@@ -70,7 +70,7 @@ def test_order_is_numpys_lexsort(n):
 def test_what_is_sorted_already_gives_the_same(x64):
     """Masked values anywhere among the sorted ones, at both ends too."""
     for trial in range(30):
-        n = RNG.integers(2, 40)
+        n = 17
         x, weights = np.round(RNG.normal(size=n), 1), RNG.uniform(0.01, 3, size=n)
         where, q = RNG.uniform(size=n) < 0.5, RNG.uniform()
         where[RNG.integers(n)] = trial > 0
