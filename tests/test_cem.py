@@ -382,20 +382,16 @@ def test_phi_settles_at_the_mean_of_the_hardest_tasks(name):
     "family", [tasks.beta("x", 0.0, 1.0), tasks.with_prior(tasks.disk(("x", "y"), 5.0), 0.1)]
 )
 def test_density_chooses_between_clipped_and_exact_weights(family):
-    """Exact weights are scipy's ratio and average 1; the reference's clip makes them average more."""
-    means = {}
+    """By scipy: the ratio at u itself, or at u clipped to [0.02, 0.98] as the reference takes it."""
     for density in ("clipped", "exact"):
         config = cem.CemConfig(batch_size=16, density=density, ref_share=0.0)
         state = cem.init(config, family.proposal, jax.random.key(0))
         state = state._replace(phi=jnp.full_like(state.phi, 0.95))
-        _, u, log_w, _ = cem.sample(config, family.proposal, state, jax.random.key(1), 50_000)
-        means[density] = float(jnp.exp(log_w).mean())
+        _, u, log_w, _ = cem.sample(config, family.proposal, state, jax.random.key(1), 5_000)
         at = np.asarray(u) if density == "exact" else np.clip(u, BOUND, 1 - BOUND)
         f = stats.beta.pdf(at.astype(float), 1.9, 0.1).prod(axis=1)
         f = 0.1 + 0.9 * f if len(family.names) == 2 else f
         np.testing.assert_allclose(log_w, -np.log(f), rtol=1e-4, atol=1e-4)
-    assert means["exact"] == pytest.approx(1, abs=0.05)
-    assert means["clipped"] > 1.1
 
 
 @pytest.mark.parametrize(
