@@ -14,7 +14,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,10 @@ from benchmarks import machine
 from roml_jax import cem, proposals
 
 ALPHA = 0.05
+SIZES = (
+    (128, 1), (1024, 1), (16_384, 1), (131_072, 1), (1_000_000, 1),
+    (128, 8), (128, 64), (16_384, 64),
+)  # fmt: skip
 
 
 def our_batch(size: int, dims: int, batches: int = 1) -> Callable[[], None]:
@@ -51,14 +55,14 @@ def our_batch(size: int, dims: int, batches: int = 1) -> Callable[[], None]:
 
 def package_batch(size: int) -> Callable[[], None]:
     """The same with the PyPI package's Beta family, in one dimension."""
-    from cem.examples import CEM_Beta
+    from cross_entropy_method.examples import CEM_Beta
 
     package = CEM_Beta(phi0=0.5, batch_size=size, ref_alpha=ALPHA)
 
     def run() -> None:
         for _ in range(size):
             x, _ = package.sample()
-            package.update(-x, save=False)
+            package.update(-x)
 
     run()
     return run
@@ -71,11 +75,11 @@ def seconds(run: Callable[[], None]) -> float:
     return time.perf_counter() - start
 
 
-def against_package(repeats: int) -> dict[str, Any]:
-    """A batch of 128 in one dimension, the three in turn."""
-    single, loop, theirs = our_batch(128, 1), our_batch(128, 1, batches=200), package_batch(128)
+def against_package(repeats: int, size: int = 128, batches: int = 200) -> dict[str, Any]:
+    """A batch in one dimension, the three in turn; ``batches`` of them in the compiled loop."""
+    single, loop, theirs = our_batch(size, 1), our_batch(size, 1, batches), package_batch(size)
     rows = [
-        (statistics.mean(seconds(single) for _ in range(20)), seconds(loop) / 200, seconds(theirs))
+        (statistics.mean(seconds(single) for _ in range(20)), seconds(loop) / batches, seconds(theirs))
         for _ in range(repeats)
     ]
     median = statistics.median
@@ -88,18 +92,8 @@ def against_package(repeats: int) -> dict[str, Any]:
     }
 
 
-def growth(repeats: int) -> list[dict[str, Any]]:
-    """Batches of 128 to a million tasks, 1 to 64 dimensions."""
-    sizes = [
-        (128, 1),
-        (1024, 1),
-        (16_384, 1),
-        (131_072, 1),
-        (1_000_000, 1),
-        (128, 8),
-        (128, 64),
-        (16_384, 64),
-    ]
+def growth(repeats: int, sizes: Sequence[tuple[int, int]] = SIZES) -> list[dict[str, Any]]:
+    """One batch for each number of tasks and dimensions."""
     rows = []
     for size, dims in sizes:
         run = our_batch(size, dims)

@@ -43,7 +43,11 @@ def one_of(owner: Any, group: str, name: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{group}.{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
-def share(owner: Any, group: str, *names: str, zero: bool = True) -> None:
-    """Raises ValueError unless the named fields lie in [0, 1], or in (0, 1] if not ``zero``."""
-    wanted = "in [0, 1]" if zero else "in (0, 1]"
-    _require(owner, group, names, lambda x: 0 <= x <= 1 and (zero or x > 0), wanted)
+def share(owner: Any, group: str, *names: str, zero: bool = True, one: bool = True) -> None:
+    """Raises ValueError unless the named fields lie in [0, 1], ends included only where told so."""
+    wanted = f"in {'[' if zero else '('}0, 1{']' if one else ')'}"
+
+    def holds(x: float) -> bool:
+        return 0 <= x <= 1 and (zero or x > 0) and (one or x < 1)
+
+    _require(owner, group, names, holds, wanted)

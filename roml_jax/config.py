@@ -3,6 +3,8 @@
 Every source goes through the same parser, and a later one wins: defaults, ``configs/ENV.yaml``,
 ``configs/ENV_AGENT.yaml``, ``--config FILE``, the command line. Options of the chosen environment
 and sampler are under ``env.`` and ``sampler.``; the agent's stand at the top level (``ppo.lr``).
+Where the command line names another sampler (environment) than a preset or file was written for,
+those ``sampler.`` (``env.``) options that the chosen one does not know are left out.
 """
 
 from __future__ import annotations
@@ -200,6 +202,13 @@ def preset(env: str, agent: str) -> dict[str, Any]:
     return options
 
 
+def _without(options: Mapping[str, Any], component: str, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Options by dotted name, less those of a component that the chosen one in its place does not know."""
+    return {
+        key: value for key, value in options.items() if not key.startswith(f"{component}.") or key in known
+    }
+
+
 def _option_names(config: Config) -> set[str]:
     return set(to_mapping(config)) | set(_NOT_SAVED) | {"seed", "help"}
 
@@ -296,20 +305,20 @@ def parse(argv: Sequence[str]) -> Config:
         SystemExit: with code 0 after --help.
     """
     file = _named(argv, "config")
-    file_tokens = _tokens(read_yaml(Path(file))) if file else []
-    names = {
-        name: _named(argv, name) or _named(file_tokens, name) or getattr(Config, name)
-        for name in ("env", "sampler", "agent")
+    in_file = dict(_flatten(read_yaml(Path(file)))) if file else {}
+    written_for = {
+        name: str(in_file.get(name, getattr(Config, name))) for name in ("env", "sampler", "agent")
     }
+    names = {name: _named(argv, name) or default for name, default in written_for.items()}
     config = schema(**names)()
+    known = to_mapping(config)
     # a preset speaks of the sampler that its paper used; another sampler's options are its own
-    options = {
-        key: value
-        for key, value in preset(names["env"], names["agent"]).items()
-        if not key.startswith("sampler.") or key in to_mapping(config)
-    }
+    options = _without(preset(names["env"], names["agent"]), "sampler", known)
+    for component in ("env", "sampler"):
+        if names[component] != written_for[component]:
+            in_file = _without(in_file, component, known)
     config = _apply(config, _tokens(options), f"preset {names['env']}: ")
-    config = _apply(config, file_tokens, f"{file}: ")
+    config = _apply(config, _tokens(in_file), f"{file}: ")
     return _apply(config, list(argv), "")
 
 

@@ -60,6 +60,16 @@ def _check_sweep(config: Config, learner: meta.MetaLearner, sampler: samplers.Ta
         config_lib.with_options(config, run.settings)
 
 
+def _check_batch(sampler: samplers.TaskSampler, num_tasks: int, num_iterations: int) -> None:
+    total = num_tasks * num_iterations
+    if sampler.batch_size > total:
+        raise ConfigError(
+            f"sampler.batch_size={sampler.batch_size} is more than the whole run's {total} tasks "
+            f"({num_iterations} iterations x {num_tasks}), so they would never get harder: lower it, raise "
+            "frames or take sampler=uniform"
+        )
+
+
 def make(config: Config) -> Experiment:
     """Builds what a configuration names.
 
@@ -84,6 +94,7 @@ def make(config: Config) -> Experiment:
                 config.alpha,
             )
         _check_weights(sampler, config.num_tasks)
+        _check_batch(sampler, config.num_tasks, num_iterations)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     learner = rollout.make_learner(agent, env, config.protocol)

@@ -30,6 +30,8 @@ class TaskSampler(NamedTuple):
         phi: (S) -> (p,) the parameters of the current task distribution, for people to look at.
         tunable: options whose values are leaves of S.
         tune: (S, values by option name) -> S.
+        batch_size: scored tasks that the first change of the distribution waits for; 0 where it never
+            changes.
     """
 
     init: Callable[[Array], Any]
@@ -39,6 +41,7 @@ class TaskSampler(NamedTuple):
     phi: Callable[[Any], Array]
     tunable: tuple[str, ...] = ()
     tune: Callable[[Any, Mapping[str, Array]], Any] | None = None
+    batch_size: int = 0
 
 
 Schedule = Callable[[Array], Array]
@@ -102,7 +105,7 @@ def _cross_entropy(
         state, metrics = cem_lib.update(config, proposal, state, drawn, returns, alpha, key)
         return state, metrics._asdict() | {"updates": state.batch.astype(returns.dtype), "alpha": alpha}
 
-    return TaskSampler(init, sample, update, _all_count, lambda state: state.phi)
+    return TaskSampler(init, sample, update, _all_count, lambda state: state.phi, config.batch_size)
 
 
 def cem(family: TaskFamily, alpha: float, config: cem_lib.CemConfig) -> TaskSampler:
@@ -119,12 +122,18 @@ def oracle(family: TaskFamily, alpha: float, config: cem_lib.CemConfig) -> TaskS
     """Moves to the top alpha of the range, known to be hardest; references stay.
 
     Raises:
-        ValueError: for a family of more than one dimension or a prior that is not uniform in u.
+        ValueError: for a family of more than one dimension, a prior that is not uniform in u, or tasks
+            that are not known to be hardest at the top.
     """
     if not (family.proposal.uniform_prior and family.proposal.dims == 1):
         raise ValueError(
             "sampler=oracle needs one task dimension whose prior is uniform (or log-uniform) on a range, "
             f"not {', '.join(family.names)}; take sampler=cem"
+        )
+    if family.hardest != "top":
+        raise ValueError(
+            "sampler=oracle needs tasks that are known to be hardest at the top of their range, which is not "
+            f"said of {family.names[0]}; take sampler=cem"
         )
     return _cross_entropy(family, proposals.top_of_unit_interval(alpha), _constant(alpha), config)
 
@@ -210,7 +219,7 @@ def naive(family: TaskFamily, alpha: float, config: NaiveConfig) -> TaskSampler:
     def phi(state: NaiveState) -> Array:
         return (state.u * state.hard[:, None]).sum(axis=0) / state.hard.sum()
 
-    return TaskSampler(init, sample, update, _all_count, phi)
+    return TaskSampler(init, sample, update, _all_count, phi, config.batch_size)
 
 
 @dataclass(frozen=True)
@@ -318,6 +327,7 @@ def with_tunable_alpha(build: Callable[[Any], TaskSampler], alpha: float) -> Tas
         phi=lambda s: build(s.alpha).phi(s.state),
         tunable=("alpha",),
         tune=lambda s, values: s._replace(**values),
+        batch_size=build(alpha).batch_size,
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -32,6 +32,8 @@ class TaskFamily(NamedTuple):
         decode: u (..., du) -> task (..., d).
         encode: task (..., d) -> u (..., du), for plots and users; training never inverts a task.
         priors: each dimension's prior in words, for listings; empty if nobody said.
+        hardest: 'top' where the tasks are known to get harder toward the top of a one-dimensional
+            range, which the oracle sampler needs; None where nothing is known.
     """
 
     names: tuple[str, ...]
@@ -40,6 +42,7 @@ class TaskFamily(NamedTuple):
     decode: Callable[[Array], Array]
     encode: Callable[[Array], Array]
     priors: tuple[str, ...] = ()
+    hardest: Literal["top"] | None = None
 
     def sample_prior(self, key: Array, n: int) -> Array:
         """Draws n tasks from the prior, (n, d)."""
@@ -52,7 +55,14 @@ def _distinct(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def beta(name: str, low: float, high: float, *, bound: float | None = 0.02) -> TaskFamily:
+def beta(
+    name: str,
+    low: float,
+    high: float,
+    *,
+    bound: float | None = 0.02,
+    hardest: Literal["top"] | None = None,
+) -> TaskFamily:
     """A task uniform on [low, high] under the prior (e.g. a target velocity)."""
     return TaskFamily(
         names=(name,),
@@ -61,11 +71,17 @@ def beta(name: str, low: float, high: float, *, bound: float | None = 0.02) -> T
         decode=lambda u: low + (high - low) * u,
         encode=lambda task: (task - low) / (high - low),
         priors=("uniform",),
+        hardest=hardest,
     )
 
 
 def log_beta(
-    names: Sequence[str], low: float = -1.0, high: float = 1.0, *, bound: float | None = 0.02
+    names: Sequence[str],
+    low: float = -1.0,
+    high: float = 1.0,
+    *,
+    bound: float | None = 0.02,
+    hardest: Literal["top"] | None = None,
 ) -> TaskFamily:
     """Factors 2^x with x uniform on [low, high] under the prior, independent in each dimension."""
     names = _distinct(names)
@@ -76,6 +92,7 @@ def log_beta(
         decode=lambda u: 2.0 ** (low + (high - low) * u),
         encode=lambda task: (jnp.log2(task) - low) / (high - low),
         priors=(f"2^U({low:g}, {high:g})",) * len(names),
+        hardest=hardest,
     )
 
 

@@ -2,7 +2,7 @@
 
 import json
 
-from benchmarks import throughput
+from benchmarks import cem, throughput
 
 
 def test_throughput_times_every_layer(tmp_path):
@@ -12,6 +12,7 @@ def test_throughput_times_every_layer(tmp_path):
         "chunk": 2,
         "vae.buffer_trajectories": 32,
         "learning_starts": 0,
+        "sampler.batch_size": 16,
     }
     result = json.loads(json.dumps(throughput.measure("probe_memory", 1, options)))
     assert set(result["layers"]) == {"env", "rollout", "ppo", "vae", "cem", "whole iteration"}
@@ -19,3 +20,14 @@ def test_throughput_times_every_layer(tmp_path):
     assert result["frames_per_iteration"] == 8 * 2 * 8
     assert result["peak_memory_gib"] > 0
     assert throughput.table(result).row_count == 6
+
+
+def test_the_method_is_timed_against_the_package_and_as_it_grows(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(cem.against_package, "__defaults__", (16, 3))
+    monkeypatch.setattr(cem.growth, "__defaults__", (((16, 1), (32, 2)),))
+    assert cem.main(["--repeats", "1", "--out", str(tmp_path / "cem.json")]) == 0
+    result = json.loads((tmp_path / "cem.json").read_text())
+    assert all(value > 0 for value in result["against_package"].values())
+    assert [(row["tasks"], row["dims"]) for row in result["growth"]] == [(16, 1), (32, 2)]
+    assert all(row["ms"] > 0 for row in result["growth"])
+    assert "batch of 128" in capsys.readouterr().out

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cem.CEM import CEM as PackageCem
-from cem.CEM import quantile as package_quantile
+from cross_entropy_method.CEM import CEM as PackageCem
+from cross_entropy_method.CEM import quantile as package_quantile
 from scipy import stats
 
 from roml_jax import cem, proposals, tasks
@@ -18,17 +18,43 @@ RNG = np.random.default_rng(1)
 
 
 class PackageBeta(PackageCem):
-    """The package's method with RoML's Beta family, fed with given samples, weights and tie choices."""
+    """The package with RoML's Beta family, fed with given samples, reference slots and tie choices."""
+
+    def start(self, refs_of, tie_order, monkeypatch):
+        """Sets which slots of a batch are references, by its number, and the order that ties are taken in."""
+        self.refs_of = refs_of
+        self.ref_indices = refs_of(0)
+
+        def choose(candidates, n, replace):
+            assert not replace
+            return sorted(candidates, key=lambda i: tie_order[i])[:n]
+
+        def quantile(x, q, w=None, **options):
+            """Its order of tied scores decides whose weights stand at a tie's ends."""
+            if w is None:
+                return package_quantile(x, q, **options)
+            i = np.lexsort((tie_order, x))
+            return package_quantile(np.array(x)[i], q, np.array(w)[i], is_sorted=True, **options)
+
+        monkeypatch.setattr(np.random, "choice", choose)
+        monkeypatch.setitem(PackageCem.select_samples.__globals__, "quantile", quantile)
+
+    def feed(self, u, scores, ratios=None):
+        """Takes tasks and scores one by one; density ratios are the package's own unless given."""
+        for i, score in enumerate(scores):
+            self.next = u[i], None if ratios is None else ratios[i]
+            self.sample()
+            self.update(score)
+
+    def reset_batch(self):
+        super().reset_batch()
+        self.ref_indices = self.refs_of(self.batch_count)
 
     def do_sample(self, dist):
-        return self.queue.pop(0)
+        return self.next[0]
 
-    def is_original_dist(self):
-        return self.refs[self.sample_count]
-
-    def get_weight(self, x, use_original_dist=False):
-        weight = super().get_weight(x, use_original_dist)
-        return self.given_weights.pop(0) if self.given_weights else weight
+    def likelihood_ratio(self, x, use_original_dist=False):
+        return super().likelihood_ratio(x, use_original_dist) if self.next[1] is None else self.next[1]
 
     def pdf(self, x, dist):
         return stats.beta.pdf(np.clip(x, BOUND, 1 - BOUND), 2 * dist, 2 - 2 * dist)
@@ -37,37 +63,38 @@ class PackageBeta(PackageCem):
         w, s = np.array(weights), np.array(samples)
         return np.clip(np.mean(w * s) / np.mean(w), BOUND, 1 - BOUND)
 
-    def feed(self, u, refs, tie_order, monkeypatch, weights=()):
-        """Sets what the next draws are, which of a batch are references, and how ties are broken."""
-        self.queue, self.refs, self.given_weights = list(u), [*list(refs), False], list(weights)
 
-        def choose(candidates, n, replace):
-            assert not replace
-            return sorted(candidates, key=lambda i: tie_order[i])[:n]
+SELECTED = []  # one mask per closed batch, as the fit got it; emptied by each test
 
-        monkeypatch.setattr(np.random, "choice", choose)
 
-    def batch(self, u, refs, scores, tie_order, monkeypatch):
-        """Runs one whole batch; returns (phi, weights, selected)."""
-        self.feed(u, refs, tie_order, monkeypatch)
-        for _ in u:
-            self.sample()
-        weights = np.array(self.weights[-1])
-        for score in scores:
-            self.update(score, save=False)
-        return self.sample_dist[-1], weights, np.array(self.selected_samples[-1])
+def _watched(proposal):
+    """The family, noting which tasks each fit is given: those of positive weight."""
+
+    def fit(u, weights):
+        jax.debug.callback(lambda w: SELECTED.append(np.asarray(w) > 0), weights, ordered=True)
+        return proposal.fit(u, weights)
+
+    return proposal._replace(fit=fit)
 
 
 @functools.cache
 def updater(config):
     """The jitted update of a configuration with the tie order as an argument."""
+    proposal = _watched(proposals.beta(1, BOUND))
 
     @jax.jit
     def update(state, draw, scores, alpha, tie_order):
         with mock.patch.object(jax.random, "uniform", return_value=tie_order):
-            return cem.update(config, proposals.beta(1, BOUND), state, draw, scores, alpha, jax.random.key(1))
+            return cem.update(config, proposal, state, draw, scores, alpha, jax.random.key(1))
 
     return update
+
+
+@functools.cache
+def drawer(size, ref_share, n):
+    """The jitted draw; no other option has a part in it."""
+    config = cem.CemConfig(batch_size=size, ref_share=ref_share)
+    return jax.jit(lambda state, key: cem.sample(config, proposals.beta(1, BOUND), state, key, n))
 
 
 def _scores(kind, size, u):
@@ -96,13 +123,11 @@ def test_one_update_is_the_packages(x64, monkeypatch, kind, refs, forced):
         is_ref = is_ref[refs]
         scores, tie_order = _scores(kind, size, u), RNG.permutation(size).astype(float)
 
-        package = PackageBeta(0.5, batch_size=size, min_batch_update=min_share, n_orig_per_batch=1)
+        package = PackageBeta(0.5, batch_size=size, ref_alpha=alpha, min_batch_update=min_share)
+        refs_at = set(np.flatnonzero(is_ref))
+        package.start(lambda batch, refs_at=refs_at: refs_at, tie_order, monkeypatch)
         package.sample_dist.append(phi)
-        package.min_batch_update = min_share  # RoML takes the share of the whole batch
-        # RoML's threshold is the weighted quantile of the whole batch, which the package takes as given
-        weights = np.where(is_ref, 1.0, package.pdf(u, 0.5) / package.pdf(u, phi))
-        package.ref_q = package_quantile(scores, alpha, weights, estimate_underlying_quantile=True)
-        expected_phi, expected_w, expected_selected = package.batch(u, is_ref, scores, tie_order, monkeypatch)
+        package.feed(u, scores)
 
         config = cem.CemConfig(batch_size=size, min_share=min_share, soft=0.0)
         proposal = proposals.beta(1, BOUND)
@@ -111,15 +136,15 @@ def test_one_update_is_the_packages(x64, monkeypatch, kind, refs, forced):
             phi_array, u_array
         )
         log_w = jnp.where(is_ref, 0.0, log_w)
-        np.testing.assert_allclose(np.exp(log_w), expected_w, rtol=1e-6)
-        q_ref = jnp.asarray(package.ref_quantile[-1])
-        chosen, _ = cem.select(config, jnp.asarray(scores), q_ref, jnp.asarray(tie_order))
-        np.testing.assert_array_equal(chosen, expected_selected)
+        np.testing.assert_allclose(np.exp(log_w), package.weights[0], rtol=1e-9)
 
+        SELECTED.clear()
         state = cem.init(config, proposal, jax.random.key(0))._replace(phi=phi_array)
         draw = (u_array, log_w, jnp.asarray(is_ref))
         state, metrics = updater(config)(state, draw, jnp.asarray(scores), alpha, jnp.asarray(tie_order))
-        np.testing.assert_allclose(state.phi[0], expected_phi, atol=1e-6)
+        jax.effects_barrier()
+        np.testing.assert_array_equal(SELECTED, package.selected_samples[1:])
+        np.testing.assert_allclose(state.phi[0], package.sample_dist[-1], atol=1e-6)
         np.testing.assert_allclose(metrics.q_int, package.internal_quantile[-1], atol=1e-6)
         np.testing.assert_allclose(metrics.q_ref, package.ref_quantile[-1], atol=1e-6)
         monkeypatch.undo()
@@ -137,98 +162,93 @@ def test_nothing_selected_leaves_phi(x64):
 
 
 OPTIONS = {
-    "references": ({}, {"ref_mode": "train_ref"}),
-    "none": ({"ref_mode": "none"}, {"ref_mode": "none"}),
-    "threshold": ({"ref_q": -0.6, "n_orig_per_batch": 0.2}, {"threshold": -0.6}),
+    "train": ({}, {}),
+    "train_ref": ({"ref_mode": "train_ref"}, {"ref_mode": "train_ref"}),
+    # without a reference quantile the package draws no references unless told to
+    "none": ({"ref_mode": "none", "n_orig_per_batch": 0.2}, {"ref_mode": "none"}),
+    "threshold": ({"ref_thresh": -0.6, "n_orig_per_batch": 0.2}, {"threshold": -0.6}),
     # the package multiplies a 'valid' level by 100 once too often, so it gets a hundredth of it
     "valid": ({"ref_mode": "valid", "ref_alpha": 0.001}, {"ref_mode": "valid"}),
-    "weight_clip": ({"w_clip": 1.5}, {"ref_mode": "train_ref", "weight_clip": 1.5}),
-    "unforced": ({"force_min_samples": False}, {"ref_mode": "train_ref", "force_min_share": False}),
-    "share": ({"min_batch_update": 0.5}, {"ref_mode": "train_ref", "min_share": 0.5}),
+    "weight_clip": ({"w_clip": 1.5, "ref_mode": "train"}, {"weight_clip": 1.5}),
+    # the package's own choice of ref_mode where weights are clipped
+    "weight_clip_refs": ({"w_clip": 1.5}, {"weight_clip": 1.5, "ref_mode": "train_ref"}),
+    "soft": ({"soft_update": 0.5}, {"soft": 0.5}),
+    "quantile_soft": ({"soft_q_update": 0.5}, {"quantile_soft": 0.5}),
+    "quantile_soft_refs": (
+        {"soft_q_update": 0.75, "soft_update": 0.25, "ref_mode": "train_ref"},
+        {"quantile_soft": 0.75, "soft": 0.25, "ref_mode": "train_ref"},
+    ),
+    "optimise": ({"optim_mode": True}, {"optimise": True}),
+    "optimise_soft": (
+        {"optim_mode": True, "soft_update": 0.5, "w_clip": 3},
+        {"optimise": True, "soft": 0.5},
+    ),
+    "unforced": ({"force_min_samples": False}, {"force_min_share": False}),
+    "share": ({"min_batch_update": 0.5}, {"min_share": 0.5}),
+    "share_refs": (
+        {"min_batch_update": 0.35, "ref_mode": "train_ref"},
+        {"min_share": 0.35, "ref_mode": "train_ref"},
+    ),
 }
 
 
 @pytest.mark.parametrize("n", [40, 16, 100])
 @pytest.mark.parametrize("name", OPTIONS)
 def test_fifty_batches_are_the_packages(x64, monkeypatch, name, n):
-    """Every option over sequences of batches; iterations equal to a batch, smaller and larger."""
+    """Every option over sequences of batches; iterations equal to a batch, smaller and larger.
+
+    Where an iteration is a batch the package computes its own density ratios, from its own phi.
+    Elsewhere it would take its phi at the moment of each draw, so it gets the ratios under the phi that
+    ours drew with; clipping stays its own.
+    """
     package_options, ours = OPTIONS[name]
     size, alpha, total = 40, 0.1, 50 * 40
-    config = cem.CemConfig(batch_size=size, soft=0.0, **ours)
-    proposal = proposals.beta(1, BOUND)
-    is_first = np.arange(size) < config.num_ref
-    monkeypatch.setattr(cem, "reference_slots", lambda *_: jnp.asarray(is_first))  # as the package: first
+    config = cem.CemConfig(batch_size=size, **({"soft": 0.0} | ours))
+    key = jax.random.key(5)
+    state = cem.init(config, proposals.beta(1, BOUND), key)
+    slots = jax.jit(lambda batch: cem.reference_slots(config, key, batch))
     tie_order = RNG.permutation(size).astype(float)
     package = PackageBeta(0.5, batch_size=size, **({"ref_alpha": alpha} | package_options))
-    state = cem.init(config, proposal, jax.random.key(0))
+    package.start(lambda batch: set(np.flatnonzero(slots(batch))), tie_order, monkeypatch)
     if name == "valid":
         outside = -RNG.uniform(size=200)
         package.update_ref_scores(outside)
         state = cem.set_reference(state, jnp.asarray(outside), alpha)
-    draw = jax.jit(lambda state, key: cem.sample(config, proposal, state, key, n))
+    draw = drawer(size, 0.0 if config.optimise else config.ref_share, n)
+    SELECTED.clear()
     for i in range(total // n):
         state, u, log_w, is_ref = draw(state, jax.random.key(i))
         flat = np.asarray(u)[:, 0]
-        scores = np.round(-flat + 0.1 * RNG.normal(size=n), 1)  # ties
-        weights = np.exp(np.asarray(log_w))
-        clip = config.weight_clip
-        package.feed(
-            flat,
-            is_first,
-            tie_order,
-            monkeypatch,
-            weights if clip is None else np.clip(weights, 1 / clip, clip),
-        )
-        for score in scores:
-            package.sample()
-            package.update(score, save=False)
+        hardest = 0.5 + 0.4 * np.sin(8 * np.pi * i * n / total)  # moves, so that phi never rests
+        scores = np.round(np.abs(flat - hardest) - 1 + 0.1 * RNG.normal(size=n), 1)  # ties
+        package.feed(flat, scores, None if n == size else np.exp(np.asarray(log_w)))
         state, _ = updater(config)(
             state, (u, log_w, is_ref), jnp.asarray(scores), alpha, jnp.asarray(tie_order)
         )
+    jax.effects_barrier()
     batches = total // n * n // size
-    assert int(state.batch) == package.batch_count == batches
-    np.testing.assert_allclose(state.history.phi[:batches, 0], package.sample_dist[:batches], atol=1e-6)
+    assert int(state.batch) == package.batch_count == len(SELECTED) == batches
+    np.testing.assert_array_equal(SELECTED, package.selected_samples[1:])
+    past, figures = state.history.phi[:batches, 0], state.history.metrics
+    np.testing.assert_allclose(past, package.sample_dist[:batches], atol=1e-6)
     np.testing.assert_allclose(state.phi[0], package.sample_dist[-1], atol=1e-6)
-    np.testing.assert_allclose(state.history.metrics.q_int[:batches], package.internal_quantile, atol=1e-6)
-    np.testing.assert_allclose(state.history.metrics.q_ref[:batches], package.ref_quantile, atol=1e-6)
-    selected = np.array(package.n_update_samples) / size
-    np.testing.assert_allclose(state.history.metrics.selected_share[:batches], selected, atol=1e-12)
+    np.testing.assert_allclose(figures.q_int[:batches], package.internal_quantile, atol=1e-6)
+    np.testing.assert_allclose(figures.q_ref[:batches], package.ref_quantile, atol=1e-6)
+    assert len(set(np.round(package.sample_dist, 3))) > 20
 
 
 def test_weights_at_draw_time_are_the_packages(x64, monkeypatch):
     """Not injected: the package's own density ratio under the phi that the task was drawn with."""
     size = 40
+    config, proposal = cem.CemConfig(batch_size=size), proposals.beta(1, BOUND)
+    state = cem.init(config, proposal, jax.random.key(0))._replace(phi=jnp.array([0.85]))
+    _, u, log_w, is_ref = cem.sample(config, proposal, state, jax.random.key(1), size)
     package = PackageBeta(0.5, batch_size=size)
+    package.start(lambda batch: set(np.flatnonzero(is_ref)), np.arange(size), monkeypatch)
     package.sample_dist.append(0.85)
-    u = RNG.beta(1.7, 0.3, size=size)
-    is_ref = np.arange(size) < 8
-    _, weights, _ = package.batch(u, is_ref, -u, np.arange(size), monkeypatch)
-    proposal = proposals.beta(1, BOUND)
-    log_w = proposal.log_prob(jnp.array([0.5]), jnp.asarray(u)[:, None]) - proposal.log_prob(
-        jnp.array([0.85]), jnp.asarray(u)[:, None]
-    )
-    np.testing.assert_allclose(np.where(is_ref, 1, np.exp(log_w)), weights, rtol=1e-9)
-
-
-def test_soft_quantile_and_optimisation_mode(x64):
-    u = jnp.linspace(0.01, 0.99, 20)[:, None]
-    draw = (u, jnp.full(20, 3.0), jnp.zeros(20, bool))
-    proposal = proposals.beta(1, BOUND)
-    config = cem.CemConfig(batch_size=20, quantile_soft=0.75)
-    state = cem.init(config, proposal, jax.random.key(0))
-    seen = []
-    for shift in (0.0, 1.0):
-        state, metrics = cem.update(config, proposal, state, draw, u[:, 0] + shift, 0.3, jax.random.key(0))
-        seen.append(float(metrics.q_ref))
-    assert seen[1] == pytest.approx(seen[0] + 0.25)
-
-    config = cem.CemConfig(batch_size=20, optimise=True, soft=0.0)
-    state = cem.init(config, proposal, jax.random.key(0))
-    assert config.num_ref == 0
-    weighted = (u, jnp.linspace(-5, 5, 20), jnp.zeros(20, bool))
-    state, metrics = cem.update(config, proposal, state, weighted, u[:, 0], 0.3, jax.random.key(0))
-    assert float(metrics.q_ref) == -np.inf
-    assert float(state.phi[0]) == pytest.approx(float(u[:4].mean()))  # unweighted mean of the lowest fifth
+    package.feed(np.asarray(u)[:, 0], -np.asarray(u)[:, 0])
+    np.testing.assert_allclose(np.exp(log_w), package.weights[0], rtol=1e-9)
+    assert np.std(package.weights[0]) > 0.1
 
 
 def test_scores_from_outside_may_be_infinite_but_not_none(x64):
@@ -242,8 +262,24 @@ def test_scores_from_outside_may_be_infinite_but_not_none(x64):
 def test_least_share_is_cut_as_the_package_cuts_it():
     """0.29 of 100 is 28.999... in binary: 28 of the tied tasks, not 29."""
     config = cem.CemConfig(batch_size=100, min_share=0.29)
-    chosen, _ = cem.select(config, jnp.zeros(100), jnp.asarray(-jnp.inf), jnp.arange(100.0))
+    chosen = cem.select(config, jnp.zeros(100), jnp.zeros(()))
     assert int(chosen.sum()) == 28
+
+
+def test_ties_are_broken_at_random():
+    """Every one of 64 tied tasks is as likely to be among the 16 that fill the share."""
+    config = cem.CemConfig(batch_size=64, min_share=0.25, ref_mode="none")
+    proposal = proposals.categorical(np.full(64, 1 / 64), floor=1e-9)
+    state = cem.init(config, proposal, jax.random.key(0))
+    draw = (jnp.arange(64.0)[:, None], jnp.zeros(64), jnp.zeros(64, bool))
+
+    def phi(key):
+        return cem.update(config, proposal, state, draw, jnp.zeros(64), 0.5, key)[0].phi
+
+    phis = jax.jit(jax.vmap(phi))(jax.random.split(jax.random.key(1), 2000))
+    filled = np.asarray(phis) > 1 / 64
+    np.testing.assert_array_equal(filled.sum(axis=1), 16)
+    np.testing.assert_allclose(filled.mean(axis=0), 0.25, atol=4 * (0.25 * 0.75 / 2000) ** 0.5)
 
 
 def test_history_keeps_the_last_batches():
@@ -292,13 +328,14 @@ def test_any_number_per_call_gives_the_same_batches(x64, n):
 def test_every_batch_has_its_reference_slots_whatever_the_calls():
     config = cem.CemConfig(batch_size=128)
     proposal = proposals.beta(1)
-    state = cem.init(config, proposal, jax.random.key(3))
+    state = cem.init(config, proposal, jax.random.key(3))._replace(phi=jnp.array([0.9]))
     flags = []
     draw = jax.jit(lambda state, key, n: cem.sample(config, proposal, state, key, n), static_argnums=2)
     for n in (50, 100, 300, 62):
         state, _, log_w, is_ref = draw(state, jax.random.key(n), n)
         flags.append(np.asarray(is_ref))
         assert (np.asarray(log_w)[flags[-1]] == 0).all()
+        assert (np.asarray(log_w)[~flags[-1]] != 0).mean() > 0.9  # phi is away from the prior
     batches = np.concatenate(flags).reshape(4, 128)
     np.testing.assert_array_equal(batches.sum(axis=1), [25] * 4)
     assert not (batches[0] == batches[1]).all()
@@ -318,20 +355,43 @@ def test_diverged_task_is_left_out(x64):
     assert state.phi[0] < 0.5
 
 
-def test_hardest_tasks_attract_the_distribution():
-    """On return = -u the worst 5 % are u > 0.95: phi settles near their mean, 0.975, at the clip 0.98."""
-    config = cem.CemConfig(batch_size=128)
-    family = tasks.beta("x", 0.0, 1.0)
-    state = cem.init(config, family.proposal, jax.random.key(0))
+FIXED_POINTS = {
+    # uniform on [0, 1], the worst 5 % are u > 0.95
+    "beta": (tasks.beta("x", 0.0, 1.0, bound=None), 0.975, 0.004),
+    # exponential without memory: the worst 5 % lie above mean * log 20, by one mean on average
+    "exponential": (tasks.exponential("x", 0.1), 0.1 * (np.log(20) + 1), 0.008),
+}
 
-    @jax.jit
+
+@pytest.mark.parametrize("name", FIXED_POINTS)
+def test_phi_settles_at_the_mean_of_the_hardest_tasks(name):
+    """On return = -u the fixed point is the prior's mean over its worst 5 %, in closed form."""
+    family, fixed_point, tolerance = FIXED_POINTS[name]
+    config = cem.CemConfig(batch_size=2048)
+
     def batch(state, key):
-        state, u, log_w, is_ref = cem.sample(config, family.proposal, state, key, 128)
-        return cem.update(config, family.proposal, state, (u, log_w, is_ref), -u[:, 0], 0.05, key)[0]
+        state, u, log_w, is_ref = cem.sample(config, family.proposal, state, key, 2048)
+        return cem.update(config, family.proposal, state, (u, log_w, is_ref), -u[:, 0], 0.05, key)
 
-    for key in jax.random.split(jax.random.key(1), 40):
-        state = batch(state, key)
-    assert 0.9 < state.phi[0] <= 0.98
+    start = cem.init(config, family.proposal, jax.random.key(0))
+    state, _ = jax.jit(lambda s, k: jax.lax.scan(batch, s, k))(start, jax.random.split(jax.random.key(1), 80))
+    assert float(state.history.phi[20:80, 0].mean()) == pytest.approx(fixed_point, abs=tolerance)
+
+
+@pytest.mark.parametrize(
+    "family", [tasks.beta("x", 0.0, 1.0), tasks.with_prior(tasks.disk(("x", "y"), 5.0), 0.1)]
+)
+def test_density_chooses_between_clipped_and_exact_weights(family):
+    """By scipy: the ratio at u itself, or at u clipped to [0.02, 0.98] as the reference takes it."""
+    for density in ("clipped", "exact"):
+        config = cem.CemConfig(batch_size=16, density=density, ref_share=0.0)
+        state = cem.init(config, family.proposal, jax.random.key(0))
+        state = state._replace(phi=jnp.full_like(state.phi, 0.95))
+        _, u, log_w, _ = cem.sample(config, family.proposal, state, jax.random.key(1), 5_000)
+        at = np.asarray(u) if density == "exact" else np.clip(u, BOUND, 1 - BOUND)
+        f = stats.beta.pdf(at.astype(float), 1.9, 0.1).prod(axis=1)
+        f = 0.1 + 0.9 * f if len(family.names) == 2 else f
+        np.testing.assert_allclose(log_w, -np.log(f), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -343,6 +403,12 @@ def test_hardest_tasks_attract_the_distribution():
         {"ref_mode": "trian"},
         {"threshold": float("nan")},
         {"ref_mode": "train_ref", "ref_share": 0.0},
+        {"ref_share": 1.0},
+        {"soft": 1.0},
+        {"density": "clip"},
+        {"optimise": True, "ref_mode": "none"},
+        {"optimise": True, "quantile_soft": 0.5},
+        {"optimise": True, "weight_clip": 2.0},
     ],
 )
 def test_impossible_options_are_refused(bad):

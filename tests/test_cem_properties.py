@@ -31,6 +31,7 @@ OPTIONS = {
     "clipped": {"weight_clip": 2.0, "quantile_soft": 0.5},
     "optimise": {"optimise": True, "soft": 0.0},
     "threshold": {"threshold": 0.0},
+    "exact": {"density": "exact", "quantile_soft": 0.5, "ref_mode": "train_ref"},
 }
 
 
@@ -114,34 +115,69 @@ def test_neither_the_order_of_tasks_nor_a_monotone_map_of_the_scores_matters(mod
     assert close(mapped, u, log_w, is_ref, ref_mode=mode) == pytest.approx(plain, abs=1e-5)
 
 
+def _normal(phi, u):
+    return stats.norm.logpdf(u, phi[:2], np.exp(phi[2:])).sum(axis=1)
+
+
+def _full_normal(phi, u):
+    lower = np.array([[phi[2], 0], [phi[3], phi[4]]])
+    return stats.multivariate_normal.logpdf(u, phi[:2], lower @ lower.T)
+
+
+def _beta(phi, u, bound=0.0):
+    return stats.beta.logpdf(np.clip(u, bound, 1 - bound), 2 * phi, 2 - 2 * phi).sum(axis=1)
+
+
+def _mixture(phi, u):
+    clipped = np.clip(u[:, 0], 0.02, 0.98)
+    return np.log(0.1 + 0.9 * stats.beta.pdf(clipped, 2 * phi[0], 2 - 2 * phi[0]))
+
+
+def _product(phi, u):
+    return _beta(phi[:1], u[:, :1], 0.02) + stats.expon.logpdf(u[:, 1], scale=phi[1])
+
+
+# what each family's density is by scipy, and between which numbers phi may lie
+share, means, log_stds = st.floats(0.03, 0.97), st.floats(-1.0, 1.0), st.floats(-0.7, 0.7)
 SCIPY = {
-    "beta_clipped": (
-        proposals.beta(1),
-        lambda phi, u: stats.beta.logpdf(np.clip(u[:, 0], 0.02, 0.98), 2 * phi[0], 2 - 2 * phi[0]),
-        st.floats(0.03, 0.97),
-    ),
-    "beta_exact": (
-        proposals.beta(1, bound=None),
-        lambda phi, u: stats.beta.logpdf(u[:, 0], 2 * phi[0], 2 - 2 * phi[0]),
-        st.floats(0.03, 0.97),
-    ),
-    "exponential": (
-        proposals.exponential(0.1),
-        lambda phi, u: stats.expon.logpdf(u[:, 0], scale=phi[0]),
-        st.floats(0.02, 3.0),
-    ),
+    "beta": (lambda phi, u: _beta(phi, u, 0.02), (share,)),
+    "beta_exact_3": (_beta, (share,) * 3),
+    "exponential": (lambda phi, u: stats.expon.logpdf(u[:, 0], scale=phi[0]), (st.floats(0.02, 3.0),)),
+    "gaussian": (_normal, (means, means, log_stds, log_stds)),
+    "gaussian_full": (_full_normal, (means, means, st.floats(0.5, 2.0), means, st.floats(0.5, 2.0))),
+    "categorical": (lambda phi, u: np.log(phi[u[:, 0].astype(int)]), (st.floats(0.05, 0.45),) * 2),
+    "mixture": (_mixture, (share,)),
+    "product": (_product, (share, st.floats(0.5, 5.0))),
 }
+
+
+@functools.cache
+def _drawer(name, density):
+    config = cem.CemConfig(batch_size=SIZE, density=density)
+    return jax.jit(lambda state, key: cem.sample(config, PROPOSALS[name], state, key, SIZE))
 
 
 @pytest.mark.parametrize("name", SCIPY)
 @settings(max_examples=25, deadline=None)
 @given(data=st.data(), seed=st.integers(0, 1000))
 def test_log_weights_are_scipys_density_ratios(name, data, seed):
-    proposal, logpdf, values = SCIPY[name]
-    phi = jnp.asarray([data.draw(values)], jnp.float32)
+    proposal, (logpdf, values) = PROPOSALS[name], SCIPY[name]
+    phi = [data.draw(value) for value in values]
+    phi = np.asarray([*phi, 1 - sum(phi)] if name == "categorical" else phi, np.float32)
     config = cem.CemConfig(batch_size=SIZE)
-    state = cem.init(config, proposal, jax.random.key(0))._replace(phi=phi)
-    _, u, log_w, is_ref = cem.sample(config, proposal, state, jax.random.key(seed), SIZE)
+    state = cem.init(config, proposal, jax.random.key(0))._replace(phi=jnp.asarray(phi))
+    _, u, log_w, is_ref = _drawer(name, "clipped")(state, jax.random.key(seed))
     u64 = np.asarray(u, np.float64)
-    expected = np.where(is_ref, 0.0, logpdf(np.asarray(proposal.phi0), u64) - logpdf(np.asarray(phi), u64))
+    expected = np.where(is_ref, 0.0, logpdf(np.asarray(proposal.phi0), u64) - logpdf(phi, u64))
+    np.testing.assert_allclose(log_w, expected, atol=2e-3, rtol=2e-3)
+
+
+@settings(max_examples=25, deadline=None)
+@given(phi=share, seed=st.integers(0, 1000))
+def test_the_exact_density_is_scipys_where_it_is_asked_for(phi, seed):
+    phi = np.asarray([phi], np.float32)
+    state = cem.init(cem.CemConfig(batch_size=SIZE), PROPOSALS["beta"], jax.random.key(0))
+    _, u, log_w, is_ref = _drawer("beta", "exact")(state._replace(phi=jnp.asarray(phi)), jax.random.key(seed))
+    u64 = np.asarray(u, np.float64)
+    expected = np.where(is_ref, 0.0, _beta(np.array([0.5]), u64) - _beta(phi, u64))
     np.testing.assert_allclose(log_w, expected, atol=2e-3, rtol=2e-3)

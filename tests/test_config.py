@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from roml_jax import config, envs, experiment
+from roml_jax import cem, config, envs, experiment, samplers
 
 
 def test_presets_are_the_papers():
@@ -41,6 +41,43 @@ def test_later_sources_win(tmp_path):
     assert parsed.seeds == (7,)
 
 
+def test_a_runs_file_serves_for_another_sampler_and_environment(tmp_path):
+    """Options of the sampler (environment) that the command line replaces are left out; others are wrong."""
+    path = tmp_path / "config.yaml"
+    made = config.make("cheetah_mass", "cem", **{"sampler.batch_size": 64, "ppo.lr": 0.25})
+    path.write_text(yaml.safe_dump(config.to_mapping(made)))
+    plain = config.parse(["--config", str(path), "--sampler", "uniform"])
+    assert (plain.sampler, plain.env, plain.agent_options.ppo.lr) == ("uniform", "cheetah_mass", 0.25)
+    soft = config.parse(["--config", str(path), "--sampler", "cem_soft"])
+    assert soft.sampler_options == made.sampler_options  # the same options: kept
+    other = config.parse(["--config", str(path), "--env", "probe_memory"])
+    assert (other.env, other.sampler_options.batch_size) == ("probe_memory", 64)
+    path.write_text("sampler: cem\nsampler.min_sahre: 0.1\n")
+    with pytest.raises(config.ConfigError, match=r"did you mean --sampler\.min_share"):
+        config.parse(["--config", str(path), "--sampler", "cem"])
+    path.write_text("sampler: uniform\nsampler.min_share: 0.1\n")
+    with pytest.raises(config.ConfigError, match="unknown option"):
+        config.parse(["--config", str(path)])
+
+
+def test_every_option_of_the_method_is_on_the_command_line():
+    command = (
+        "--sampler.batch_size 64 --sampler.ref_share 0.3 --sampler.min_share 0.4 --sampler.soft 0.1 "
+        "--sampler.ref_mode train_ref --sampler.threshold -2 --sampler.weight_clip 3 "
+        "--sampler.quantile_soft 0.2 --sampler.no_force_min_share --sampler.density exact --sampler.history 7"
+    )
+    parsed = config.parse(["--env", "cheetah_mass", *command.split()])
+    assert parsed.sampler_options == cem.CemConfig(
+        batch_size=64, ref_share=0.3, min_share=0.4, soft=0.1, ref_mode="train_ref", threshold=-2.0,
+        weight_clip=3.0, quantile_soft=0.2, force_min_share=False, density="exact", history=7,
+    )  # fmt: skip
+    assert config.parse(["--env", "cheetah_mass", "--sampler.optimise"]).sampler_options == cem.CemConfig(
+        optimise=True
+    )
+    for name in samplers.names():
+        assert config.parse(["--sampler", name, "--env", "probe_risk"]).sampler == name
+
+
 WRONG = {
     "env": ("--env cheetah_mas", "did you mean 'cheetah_mass'"),
     "sampler": ("--sampler cme", "did you mean 'cem'"),
@@ -66,6 +103,14 @@ WRONG = {
     "frame_skip": ("--env cheetah_mass --env.frame_skip 0", "env.frame_skip must be at least 1"),
     "config": ("--config nowhere.yaml", "cannot read nowhere.yaml"),
     "oracle": ("--env khazad_dum --sampler oracle", "sampler=oracle needs one task dimension"),
+    "oracle_easy": ("--env probe_memory --sampler oracle", "which is not said of payer"),
+    "only_references": ("--sampler.ref_share 1", "sampler.ref_share must be in [0, 1), got 1.0"),
+    "never_moves": ("--sampler.soft 1", "sampler.soft must be in [0, 1), got 1.0"),
+    "huge_batch": ("--env probe_risk --frames 128", "more than the whole run's 64 tasks"),
+    "huge_naive_batch": ("--sampler naive --sampler.batch_size 10000000", "more than the whole run's"),
+    "optimise_mode": ("--sampler.optimise --sampler.ref_mode none", "leave out sampler.ref_mode"),
+    "optimise_soft": ("--sampler.optimise --sampler.quantile_soft 0.1", "leave out sampler.quantile_soft"),
+    "density": ("--sampler.density clip", "density"),
     "valid": ("--sampler.ref_mode valid", "needs scores from outside"),
     "no_references": ("--sampler.ref_mode train_ref --sampler.ref_share 0", "needs reference tasks"),
     "optimise": ("--sampler.optimise --sampler.threshold 1", "sampler.optimise knows no threshold"),

@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cem.CEM import quantile as package_quantile
+from cross_entropy_method.CEM import quantile as package_quantile
 
 from roml_jax import risk
 
@@ -55,3 +55,46 @@ def test_underlying_level_for_a_batch_of_128():
 def test_cvar_is_the_mean_of_the_worst_ceil(n, alpha, count):
     returns = RNG.permutation(np.arange(n, dtype=np.float32))
     assert risk.cvar(jnp.asarray(returns), alpha) == pytest.approx((count - 1) / 2)
+
+
+@pytest.mark.parametrize("n", [1, 7, 128, 256, 257, 1000])
+def test_order_is_numpys_lexsort(n):
+    first, second = RNG.integers(0, 5, size=n).astype(float), RNG.integers(0, 3, size=n)
+    np.testing.assert_array_equal(risk.order(jnp.asarray(first)), np.argsort(first, kind="stable"))
+    both = risk.order(jnp.asarray(first), jnp.asarray(second))
+    np.testing.assert_array_equal(both, np.lexsort((second, first)))
+    infinite = np.where(first == 2, np.inf, np.where(first == 1, -np.inf, first))
+    np.testing.assert_array_equal(risk.order(jnp.asarray(infinite)), np.argsort(infinite, kind="stable"))
+
+
+def test_what_is_sorted_already_gives_the_same(x64):
+    """Masked values anywhere among the sorted ones, at both ends too."""
+    for trial in range(30):
+        n = 17
+        x, weights = np.round(RNG.normal(size=n), 1), RNG.uniform(0.01, 3, size=n)
+        where, q = RNG.uniform(size=n) < 0.5, RNG.uniform()
+        where[RNG.integers(n)] = trial > 0
+        i = np.argsort(x, kind="stable")
+        x, weights, where = jnp.asarray(x), jnp.asarray(weights), jnp.asarray(where)
+        mean = -0.3
+        for shuffled, ordered in (
+            (risk.quantile(x, q, where), risk.quantile(x[i], q, where[i], assume_sorted=True)),
+            (
+                risk.weighted_quantile(x, weights, q, where),
+                risk.weighted_quantile(x[i], weights[i], q, where[i], assume_sorted=True),
+            ),
+            (risk.cvar(x, q, where), risk.cvar(x[i], q, where[i], assume_sorted=True)),
+            (risk.tail_level(mean, x, where), risk.tail_level(mean, x[i], where[i], assume_sorted=True)),
+        ):
+            np.testing.assert_allclose(ordered, shuffled, rtol=1e-12)
+        known = np.asarray(x)[np.asarray(where)]
+        if known.size:
+            known_weights = np.asarray(weights)[np.asarray(where)]
+            stable = np.argsort(known, kind="stable")  # the package's own order of ties is quicksort's
+            expected = package_quantile(known[stable], q, known_weights[stable], is_sorted=True)
+            got = risk.weighted_quantile(x, weights, q, where)
+            if known.size > 1:
+                np.testing.assert_allclose(got, expected, rtol=1e-12)
+            running = np.cumsum(np.sort(known)) / np.arange(1, known.size + 1)
+            level = np.interp(mean, running, np.arange(1, known.size + 1) / known.size)
+            np.testing.assert_allclose(risk.tail_level(mean, x, where), level, rtol=1e-12)

@@ -10,7 +10,9 @@ from roml_jax import cem, samplers, tasks
 from roml_jax.registry import UnknownNameError
 
 ALPHA, N = 0.2, 32
-EXACT = tasks.log_beta(("mass",), bound=None)  # task = 2^(2u - 1): the hardest are the heaviest below
+EXACT = tasks.log_beta(
+    ("mass",), bound=None, hardest="top"
+)  # task = 2^(2u - 1): the hardest are the heaviest below
 SEEKING = ("cem", "cem_soft", "oracle", "naive")
 
 
@@ -79,14 +81,29 @@ def test_hard_tasks_come_more_often_after_updates(name):
         assert share == pytest.approx(ALPHA, abs=0.02)
 
 
-@pytest.mark.parametrize("name", ["cem", "cem_soft", "uniform", "tail"])
-def test_exact_weights_integrate_to_one(name):
+@pytest.mark.parametrize("name", samplers.names())
+def test_exact_weights_integrate_to_the_priors_share_of_what_can_be_drawn(name):
+    """1, and for the oracle the part of the prior that its range covers; exact to the sampling error."""
     sampler = samplers.make(name, EXACT, ALPHA)
     state, _ = advance(sampler, sampler.init(jax.random.key(0)), jax.random.key(1), iterations=8)
     _, draw = sampler.sample(state, jax.random.key(2), 200_000)
-    weights = np.exp(np.asarray(draw.log_w, np.float64))
+    others = ~np.asarray(draw.is_ref)
+    log_w = np.asarray(draw.log_w, np.float64)
+    if name in ("uniform", "tail", "tail_soft", "naive"):
+        assert not log_w.any()  # the prior itself; a pool of the prior's draws, which has no density
+        return
+    phi, weights = float(state.phi[0]), np.exp(log_w[others])
+    assert phi > 0.6  # away from the prior, so that weights are not all 1
+    covered = 2 * (1 - phi) if name == "oracle" else 1.0
     error = weights.std() / np.sqrt(weights.size)
-    assert abs(weights.mean() - 1) < 5 * error + 1e-4
+    assert abs(weights.mean() - covered) < 5 * error + 1e-4
+    if name != "oracle":
+        assert weights.std() > 0.3
+        # not by luck: the reference's clipped density at the same draws fails the same test
+        clipped = tasks.log_beta(("mass",)).proposal
+        biased = clipped.log_prob(clipped.phi0, draw.u) - clipped.log_prob(state.phi, draw.u)
+        biased = np.exp(np.asarray(biased, np.float64))[others]
+        assert abs(biased.mean() - 1) > 5 * biased.std() / np.sqrt(biased.size) + 1e-4
 
 
 def test_weighted_tail_estimates_are_unbiased():
@@ -140,6 +157,35 @@ def test_the_tail_level_converges_to_alpha(name):
     np.testing.assert_array_equal(state.history.metrics.tail_level[:100], figures.tail_level)
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_cvar_estimate_from_converged_draws_is_unbiased(name):
+    """CVaR = q + E[min(R - q, 0)] / alpha, the expectation by weights over what the method draws."""
+    family, score = FAMILIES[name]
+    config, alpha = cem.CemConfig(batch_size=512, min_share=0.05, ref_share=0.5), 0.2
+    proposal = family.proposal
+
+    def batch(state, key):
+        state, u, log_w, is_ref = cem.sample(config, proposal, state, key, 512)
+        return cem.update(config, proposal, state, (u, log_w, is_ref), score(u), alpha, key)[0], None
+
+    state = cem.init(config, proposal, jax.random.key(0))
+    state, _ = jax.jit(lambda s, k: jax.lax.scan(batch, s, jax.random.split(k, 40)))(state, jax.random.key(1))
+    _, u, log_w, is_ref = cem.sample(config, proposal, state, jax.random.key(2), 200_000)
+    prior = np.asarray(score(proposal.sample(proposal.phi0, jax.random.key(3), 400_000)), np.float64)
+    q = np.quantile(prior, alpha)
+
+    def terms(returns, log_w):
+        return q + np.exp(np.asarray(log_w, np.float64)) * np.minimum(returns - q, 0) / alpha
+
+    others = ~np.asarray(is_ref)
+    drawn = terms(np.asarray(score(u), np.float64), log_w)[others]
+    exact = terms(prior, np.zeros(prior.size))
+    unweighted = terms(np.asarray(score(u), np.float64), np.zeros(log_w.shape))[others]
+    error = np.hypot(drawn.std() / drawn.size**0.5, exact.std() / exact.size**0.5)
+    assert abs(drawn.mean() - exact.mean()) < 4 * error
+    assert abs(unweighted.mean() - exact.mean()) > 40 * error  # the weights are what makes it so
+
+
 def test_soft_cem_begins_with_everything_but_the_easiest():
     sampler = samplers.make("cem_soft", EXACT, 0.05, cem.CemConfig(batch_size=N))
     state, draw = sampler.sample(sampler.init(jax.random.key(0)), jax.random.key(1), N)
@@ -166,9 +212,11 @@ def test_oracle_goes_half_way_to_the_top_alpha_at_each_batch():
 
 
 def test_oracle_refuses_what_has_no_known_hard_end():
-    for family in (tasks.exponential("noise", 0.1), tasks.log_beta(("a", "b"))):
+    for family in (tasks.exponential("noise", 0.1), tasks.log_beta(("a", "b"), hardest="top")):
         with pytest.raises(ValueError, match="sampler=oracle needs one task dimension"):
             samplers.make("oracle", family, 0.05)
+    with pytest.raises(ValueError, match="not said of x"):
+        samplers.make("oracle", tasks.beta("x", 0.0, 1.0), 0.05)
 
 
 def test_naive_walks_its_pool_once_and_then_draws_the_worst():

@@ -79,12 +79,14 @@ def _cheetah(
 
 def velocity(config: MujocoOptions) -> TaskEnv:
     """Run at a target velocity, uniform on [0, 7] m/s and not observed; the body never changes."""
-    return _cheetah("cheetah_vel", config, (TaskDimension("velocity", 0.0, 7.0),), _track)
+    dimensions = (TaskDimension("velocity", 0.0, 7.0, hardest="top"),)
+    return _cheetah("cheetah_vel", config, dimensions, _track)
 
 
 def mass(config: MujocoOptions) -> TaskEnv:
     """Run forward; the task is a factor in [1/2, 2] on every body's mass and every limb's radius."""
-    return _cheetah("cheetah_mass", config, (TaskDimension("mass", 0.5, 2.0, _MASS, "log"),))
+    dimensions = (TaskDimension("mass", 0.5, 2.0, _MASS, "log", hardest="top"),)
+    return _cheetah("cheetah_mass", config, dimensions)
 
 
 def body(config: MujocoOptions) -> TaskEnv:

@@ -69,6 +69,7 @@ class TaskDimension:
         high: the other.
         edits: what it changes in the model; none where only the reward reads it.
         scale: the prior is uniform over the number, or over its logarithm (a factor).
+        hardest: "top" where tasks are known to get harder toward the top of the range.
     """
 
     name: str
@@ -76,6 +77,7 @@ class TaskDimension:
     high: float
     edits: tuple[Edit, ...] = ()
     scale: Literal["linear", "log"] = "linear"
+    hardest: Literal["top"] | None = None
 
     def __post_init__(self) -> None:
         if not self.low < self.high or not all(map(math.isfinite, (self.low, self.high))):
@@ -88,12 +90,15 @@ class TaskDimension:
     def family(self) -> tasks.TaskFamily:
         """The dimension's prior and the distributions around it."""
         if self.scale == "linear":
-            return tasks.beta(self.name, self.low, self.high)
-        return tasks.log_beta((self.name,), math.log2(self.low), math.log2(self.high))
+            return tasks.beta(self.name, self.low, self.high, hardest=self.hardest)
+        low, high = math.log2(self.low), math.log2(self.high)
+        return tasks.log_beta((self.name,), low, high, hardest=self.hardest)
 
 
 def family(dimensions: Sequence[TaskDimension]) -> tasks.TaskFamily:
     """Independent dimensions as one family."""
+    if len(dimensions) == 1:
+        return dimensions[0].family()
     return tasks.product({dimension.name: dimension.family() for dimension in dimensions})
 
 

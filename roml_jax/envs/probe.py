@@ -104,7 +104,7 @@ class ProbeRisk:
     @property
     def family(self) -> tasks.TaskFamily:
         """Tasks above 0.9 are bad."""
-        return tasks.beta("danger", 0.0, 1.0)
+        return tasks.beta("danger", 0.0, 1.0, hardest="top")
 
     def reset(self, key: Array, task: Array) -> EnvState:
         """Nothing to see; the physics remembers whether the decision is still open."""
