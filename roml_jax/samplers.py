@@ -28,10 +28,10 @@ class TaskSampler(NamedTuple):
         weights: (S, returns (n,), progress) -> TaskWeights (n,), ones except for samplers that
             filter tasks after the fact.
         phi: (S) -> (p,) the parameters of the current task distribution, for people to look at.
-        tunable: options whose values are leaves of S.
-        tune: (S, values by option name) -> S.
         batch_size: scored tasks that the first change of the distribution waits for; 0 where it never
             changes.
+        tunable: options whose values are leaves of S.
+        tune: (S, values by option name) -> S.
     """
 
     init: Callable[[Array], Any]
@@ -39,9 +39,9 @@ class TaskSampler(NamedTuple):
     update: Callable[[Any, TaskDraw, Array, Array, Array], tuple[Any, Metrics]]
     weights: Callable[[Any, Array, Array], TaskWeights]
     phi: Callable[[Any], Array]
+    batch_size: int = 0
     tunable: tuple[str, ...] = ()
     tune: Callable[[Any, Mapping[str, Array]], Any] | None = None
-    batch_size: int = 0
 
 
 Schedule = Callable[[Array], Array]
