@@ -6,6 +6,8 @@ nothing; the solver runs to convergence in double precision.
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Mapping
 from importlib import resources
 
@@ -28,6 +30,7 @@ MULTI_INDEX = {  # where those stand among the ten
 }
 
 
+@functools.cache
 def base_model(robot: str) -> mujoco.MjModel:
     """The MJCF file with Newton's solver run to convergence."""
     name = {"cheetah": "half_cheetah"}.get(robot, robot)
@@ -44,9 +47,12 @@ def base_model(robot: str) -> mujoco.MjModel:
 
 
 def task_model(name: str, task: np.ndarray, option: str | None = None) -> mujoco.MjModel:
-    """The model of a task, edited as spec.md describes the reference."""
+    """The model of a task, edited after compiling as the reference does, ``option`` its set of arrays.
+
+    What MuJoCo derived when it compiled the model stays, the marks of geoms in inertial frames included.
+    """
     robot, kind = name.split("_")
-    model = base_model(robot)
+    model = copy.copy(base_model(robot))
     mass = task[0] if kind in ("mass", "body") else 1.0
     model.body_mass[:] *= mass
     if kind in ("mass", "body") and robot == "cheetah":

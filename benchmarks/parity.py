@@ -102,11 +102,16 @@ def visit(env: TaskEnv, tasks: np.ndarray, steps: int = STEPS, seed: int = 0) ->
 
 
 def ours(env: TaskEnv, visits: Visits) -> Step:
-    """One step of an environment from every state."""
+    """One step of an environment from every state; who visited them does not matter."""
     times, tasks, nu = visits.actions.shape
     flat = jax.tree.map(lambda x: x.reshape(times * tasks, *x.shape[2:]), visits.states)
     actions = visits.actions.reshape(times * tasks, nu)
-    after = jax.jit(jax.vmap(env.step))(flat, actions)
+
+    def step(state: envs.EnvState, action: Array) -> envs.EnvState:
+        leaves = env.physics.prepare(env.apply_task(state.task))
+        return env.step(state._replace(model=leaves), action)
+
+    after = jax.jit(jax.vmap(step))(flat, actions)
     return Step(*map(np.asarray, (after.physics.qpos, after.physics.qvel, after.obs, after.reward)))
 
 
@@ -201,7 +206,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--limits", nargs="+", type=_limits, default=[(None, None)], metavar="N/M")
     parser.add_argument("--out", type=Path, help="where to write JSON")
     args = parser.parse_args(argv)
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = Console(width=None if sys.stdout.isatty() else 170)
     rows = []
     for label in args.env:
         rows += measure(label, args.physics, args.limits)
