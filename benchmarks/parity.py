@@ -192,7 +192,9 @@ def table(rows: list[dict]) -> Table:
 def _limits(text: str) -> tuple[int, int]:
     iterations, _, ls_iterations = text.partition("/")
     if not (iterations.isdigit() and ls_iterations.isdigit()):
-        raise argparse.ArgumentTypeError(f"limits are iterations/line-search iterations, as 4/8; got {text!r}")
+        raise argparse.ArgumentTypeError(
+            f"limits are iterations/line-search iterations, as 4/8; got {text!r}"
+        )
     return int(iterations), int(ls_iterations)
 
 

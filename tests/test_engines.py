@@ -25,7 +25,9 @@ def fields(model):
     """The arrays of numbers that a compiled model holds."""
     values = {name: getattr(model, name) for name in dir(model) if not name.startswith("_")}
     return {
-        name: value for name, value in values.items() if isinstance(value, np.ndarray) and value.dtype.kind == "f"
+        name: value
+        for name, value in values.items()
+        if isinstance(value, np.ndarray) and value.dtype.kind == "f"
     }
 
 
@@ -135,7 +137,7 @@ def test_reset_and_edits_of_the_cheetah_are_the_references():
 # What sets MJX apart from the C engine. Each cause is shown in double precision, where nothing else is left.
 
 
-def classical_rk4(model, data):
+def classical_rk4(model, data, watch=lambda data: None):
     """One step as engines up to MuJoCo 3.17 and MJX integrate: increments of a quaternion are averaged as
     if turns commuted, which makes it a second-order method; from the C engine's accelerations."""
     start, speed, h = data.qpos.copy(), data.qvel.copy(), model.opt.timestep
@@ -148,6 +150,7 @@ def classical_rk4(model, data):
         mujoco.mj_integratePos(model, data.qpos, moved, h)
         if len(weights) < 4:
             mujoco.mj_forward(model, data)
+            watch(data)
             stages.append((data.qvel.copy(), data.qacc.copy()))
             data.qacc_warmstart[:] = data.qacc
 
@@ -245,7 +248,8 @@ def single_steps(robot, integrator, count):
     """States of a robot under random controls; one physics step of MJX and the C engine in x64.
 
     Returns:
-        (n,) differences of qpos and of qvel, and whether a capsule stood steeply on the floor.
+        (n,) differences of qpos and of qvel, and whether a capsule stood on the floor more steeply than
+        60 degrees at any stage.
     """
     model = oracle.base_model(robot)
     model = copy.copy(model)
@@ -259,7 +263,9 @@ def single_steps(robot, integrator, count):
             if t == 0:
                 data.ctrl[:] = rng.normal(size=model.nu)
             if t == 3:
-                states.append((data.qpos.copy(), data.qvel.copy(), data.qacc_warmstart.copy(), data.ctrl.copy()))
+                states.append(
+                    (data.qpos.copy(), data.qvel.copy(), data.qacc_warmstart.copy(), data.ctrl.copy())
+                )
             mujoco.mj_step(model, data)
     device_model, blank = mjx.put_model(model, impl="jax"), mjx.make_data(model, impl="jax")
 
@@ -269,29 +275,42 @@ def single_steps(robot, integrator, count):
         return after.qpos, after.qvel
 
     ours = jax.jit(jax.vmap(step))(*map(np.array, zip(*states, strict=True)))
-    rule = mujoco.mj_step if integrator == mujoco.mjtIntegrator.mjINT_EULER else classical_rk4
     differences, steep = [], []
     for qpos, qvel, (start, *rest) in zip(*ours, states, strict=True):
         mujoco.mj_resetData(model, data)
         data.qpos[:], data.qvel[:], data.qacc_warmstart[:], data.ctrl[:] = start, *rest
-        mujoco.mj_forward(model, data)
-        steep.append((capsules_on_the_floor(model, data) < 0.55).any())
-        data.qacc_warmstart[:] = rest[1]
-        rule(model, data)
+        tilts = []
+
+        def watch(data, tilts=tilts):
+            tilts.extend(capsules_on_the_floor(model, data))
+
+        if integrator == mujoco.mjtIntegrator.mjINT_EULER:
+            mujoco.mj_step(model, data)
+            watch(data)
+        else:
+            classical_rk4(model, data, watch)
+        steep.append(min(tilts, default=1.0) < 0.5)
         differences.append((abs(qpos - data.qpos).max(), abs(qvel - data.qvel).max()))
     return *np.array(differences).T, np.array(steep)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("robot", ["ant", "humanoid"])
 @pytest.mark.parametrize("integrator", ["EULER", "RK4"])
-def test_nothing_else_sets_mjx_apart(robot, integrator, x64):
-    """With the integration rule the same, and no steep capsule on the floor, the engines agree."""
-    kind = getattr(mujoco.mjtIntegrator, f"mjINT_{integrator}")
-    qpos, qvel, steep = single_steps(robot, kind, 400)
-    print(robot, integrator, [np.quantile(x, (0.5, 0.99, 1)) for x in (qpos[~steep], qvel[~steep])], steep.sum())
-    print("steep", [np.quantile(x, (0.5, 0.99, 1)) for x in (qpos[steep], qvel[steep])] if steep.any() else "")
-    assert (~steep).sum() > 100
-    assert qpos[~steep].max() < 1e-6
-    assert np.quantile(qvel[~steep], 0.99) < 1e-6
-    assert qvel[steep].max() > 1e-3  # where one stands, friction is another
+def test_nothing_else_sets_mjx_apart_on_the_ant(integrator, x64):
+    """With one integration rule, and no capsule steeply on the floor, the engines agree."""
+    qpos, qvel, steep = single_steps("ant", getattr(mujoco.mjtIntegrator, f"mjINT_{integrator}"), 400)
+    assert (~steep).sum() > 300
+    assert qpos[~steep].max() < 1e-9
+    assert qvel[~steep].max() < 1e-9
+    assert steep.sum() > 10
+    assert qvel[steep].max() > 0.1
+
+
+@pytest.mark.slow
+def test_nothing_else_sets_mjx_apart_on_the_humanoid(x64):
+    """Limbs that touch each other are left: MJX adds 1e-6 to the squared length of a capsule before it
+    divides by it, and so places the contact a little off."""
+    qpos, qvel, steep = single_steps("humanoid", mujoco.mjtIntegrator.mjINT_EULER, 400)
+    assert np.median(qvel) < 1e-12
+    assert np.quantile(qpos[~steep], 0.99) < 1e-6
+    assert np.quantile(qvel[~steep], 0.99) < 3e-4

@@ -76,7 +76,9 @@ def test_consistent_tasks_agree_between_engines():
 def test_states_are_visited_by_both_policies_in_all_corners():
     env = parity.make("cheetah_body", physics="mujoco")
     tasks = parity.tasks_of(env)
-    assert {tuple(task) for task in tasks[:8]} == {(x, y, z) for x in (0.5, 2) for y in (0.5, 2) for z in (0.5, 2)}
+    assert {tuple(task) for task in tasks[:8]} == {
+        (x, y, z) for x in (0.5, 2) for y in (0.5, 2) for z in (0.5, 2)
+    }
     assert ((tasks >= 0.5) & (tasks <= 2)).all()
     visits = parity.visit(env, tasks, steps=12)
     assert visits.actions.shape == (3, 32, 6)
