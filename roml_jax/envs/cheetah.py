@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import jax.numpy as jnp
+import mujoco
+import numpy as np
 
 from roml_jax.envs.edits import Edit, TaskDimension
 from roml_jax.envs.options import MujocoOptions, build, load
-from roml_jax.envs.task_env import Motion, Reward, TaskEnv
+from roml_jax.envs.task_env import Motion, Reward, TaskEnv, gymnasium_model
 from roml_jax.types import Array
 
 RADIUS = 0.046  # of every capsule of the model, in metres
@@ -102,7 +104,19 @@ def body(config: MujocoOptions) -> TaskEnv:
 def multi(config: MultiOptions) -> TaskEnv:
     """Run forward; ten factors in [2^-1/2, 2^1/2], each on a whole array of the model."""
     low, high = 2**-0.5, 2**0.5
-    dimensions = tuple(
-        TaskDimension(field, low, high, (Edit(field),), "log") for field in MULTI_SETS[config.set]
-    )
+    fields = MULTI_SETS[config.set]
+    dimensions = tuple(TaskDimension(field, low, high, _whole_array(field), "log") for field in fields)
     return _cheetah("cheetah_multi", config, dimensions)
+
+
+def _whole_array(field: str) -> tuple[Edit, ...]:
+    """Scales a field; geoms that lie in their body's inertial frame go with it.
+
+    The C engine marks those geoms when it compiles a model and never looks at their own positions, so
+    in the reference, which edits compiled models, they move where ``body_ipos`` does.
+    """
+    if field != "body_ipos":
+        return (Edit(field),)
+    marks = gymnasium_model("half_cheetah").geom_sameframe
+    rows = np.flatnonzero(marks == mujoco.mjtSameFrame.mjSAMEFRAME_INERTIA).tolist()
+    return Edit(field), Edit("geom_pos", rows=rows)

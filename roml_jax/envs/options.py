@@ -15,7 +15,7 @@ from roml_jax.envs.task_env import Observation, Reward, TaskEnv, gymnasium_model
 # Solver and line-search iterations. The C engine stops by itself when it has converged; MJX under vmap
 # runs all tasks until the last is done, so its limits are the least that change nothing (docs/physics.md).
 _C_LIMITS = (100, 50)
-_MJX_LIMITS = {"half_cheetah": (4, 8), "ant": (8, 16), "humanoid": (8, 16)}
+_MJX_LIMITS = {"half_cheetah": (4, 8), "ant": (8, 8), "humanoid": (8, 8)}
 
 
 @dataclass(frozen=True)

@@ -82,13 +82,11 @@ def noisy_start(
         velocity: deviation of qvel, or its bound if not ``normal_velocity``.
         normal_velocity: normal, else uniform.
     """
+    offsets = {int(mujoco.mjtJoint.mjJNT_FREE): 3, int(mujoco.mjtJoint.mjJNT_BALL): 0}
     quaternions = [
-        slice(address, address + 4)
-        for address in (
-            adr + (3 if kind == mujoco.mjtJoint.mjJNT_FREE else 0)
-            for adr, kind in zip(model.jnt_qposadr, model.jnt_type, strict=True)
-            if kind in (mujoco.mjtJoint.mjJNT_FREE, mujoco.mjtJoint.mjJNT_BALL)
-        )
+        slice(address + offsets[kind], address + offsets[kind] + 4)
+        for address, kind in zip(model.jnt_qposadr.tolist(), model.jnt_type.tolist(), strict=True)
+        if kind in offsets
     ]
     qpos0 = np.array(model.qpos0)
 
@@ -215,11 +213,12 @@ class TaskEnv:
     @cached_property
     def spec(self) -> EnvSpec:
         """Sizes and names; the action space has the actuators' own ranges."""
-        state = jax.eval_shape(self._blank)
+        shapes = jax.eval_shape(self._blank)
         parts, end = {}, 0
-        for name, shape in state.items():
-            parts[name] = slice(end, end + shape.shape[0])
-            end += shape.shape[0]
+        for name in self.observation:  # JAX sorts the keys of what it returns
+            size = shapes[name].shape[0]
+            parts[name] = slice(end, end + size)
+            end += size
         low, high = self._ctrl_range
         action = Continuous(self.physics.model.nu, float(low.min()), float(high.max()))
         return EnvSpec(self.name, parts, action, self.horizon, self.episodes)

@@ -4,6 +4,11 @@ Nothing here uses the package: models are edited by hand, with collision boxes s
 nothing; the solver runs to convergence in double precision.
 """
 
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Mapping
 from importlib import resources
 
 import mujoco
@@ -11,6 +16,7 @@ import numpy as np
 
 RADIUS = 0.046
 SUBSTEPS = 5
+State = tuple[np.ndarray, np.ndarray, np.ndarray]  # qpos, qvel, warm start
 MULTI = {
     "a": ("actuator_gear", "body_inertia", "geom_solmix", "geom_solref", "jnt_margin", "jnt_stiffness"),
     "b": ("dof_frictionloss", "dof_solref", "geom_friction", "geom_gap", "geom_solimp"),
@@ -24,12 +30,13 @@ MULTI_INDEX = {  # where those stand among the ten
 }
 
 
-def base_model(robot, iterations=100):
+@functools.cache
+def base_model(robot: str) -> mujoco.MjModel:
     """The MJCF file with Newton's solver run to convergence."""
     name = {"cheetah": "half_cheetah"}.get(robot, robot)
     spec = mujoco.MjSpec.from_file(str(resources.files("gymnasium") / f"envs/mujoco/assets/{name}.xml"))
     spec.option.solver = mujoco.mjtSolver.mjSOL_NEWTON
-    spec.option.iterations, spec.option.ls_iterations = iterations, 50
+    spec.option.iterations, spec.option.ls_iterations = 100, 50
     spec.compiler.settotalmass = -1
     model = spec.compile()
     if robot == "cheetah":
@@ -39,10 +46,13 @@ def base_model(robot, iterations=100):
     return model
 
 
-def task_model(name, task, option=None):
-    """The model of a task, edited as spec.md describes the reference."""
+def task_model(name: str, task: np.ndarray, option: str | None = None) -> mujoco.MjModel:
+    """The model of a task, edited after compiling as the reference does, ``option`` its set of arrays.
+
+    What MuJoCo derived when it compiled the model stays, the marks of geoms in inertial frames included.
+    """
     robot, kind = name.split("_")
-    model = base_model(robot)
+    model = copy.copy(base_model(robot))
     mass = task[0] if kind in ("mass", "body") else 1.0
     model.body_mass[:] *= mass
     if kind in ("mass", "body") and robot == "cheetah":
@@ -62,13 +72,18 @@ def task_model(name, task, option=None):
     for body in range(model.nbody - 1, 0, -1):
         subtree[model.body_parentid[body]] += subtree[body]
     model.body_subtreemass[:] = subtree
-    model.geom_rbound[1:] = 10.0
-    model.geom_aabb[1:, 3:] = 10.0
-    model.bvh_aabb[:] = 10.0 * np.array([0, 0, 0, 1, 1, 1])
+    open_boxes(model)
     return model
 
 
-def observe(name, data):
+def open_boxes(model: mujoco.MjModel) -> None:
+    """Makes the collision boxes so large that they cull no contact."""
+    model.geom_rbound[1:] = 10.0
+    model.geom_aabb[1:, 3:] = 10.0
+    model.bvh_aabb[:] = 10.0 * np.array([0, 0, 0, 1, 1, 1])
+
+
+def observe(name: str, data: mujoco.MjData) -> np.ndarray:
     """The observation without the end flag."""
     robot, kind = name.split("_")
     if robot == "cheetah":
@@ -81,11 +96,19 @@ def observe(name, data):
     return np.concatenate([data.qpos[2:], data.qvel])
 
 
-def center(model, data):
+def center(model: mujoco.MjModel, data: mujoco.MjData) -> float:
+    """The x of the center of mass."""
     return (model.body_mass[:, None] * data.xipos).sum(axis=0)[0] / model.body_mass.sum()
 
 
-def reward(name, model, data, task, action, before):
+def reward(
+    name: str,
+    model: mujoco.MjModel,
+    data: mujoco.MjData,
+    task: np.ndarray,
+    action: np.ndarray,
+    before: Mapping[str, float],
+) -> float:
     """The reward of a step; ``before`` holds x of root, torso and center of mass as they were."""
     robot, kind = name.split("_")
     if robot == "cheetah":
@@ -103,7 +126,7 @@ def reward(name, model, data, task, action, before):
     return alive - 1.25 * abs(speed - task[0]) if kind == "vel" else alive + speed
 
 
-def step(model, data, state, action):
+def step(model: mujoco.MjModel, data: mujoco.MjData, state: State, action: np.ndarray) -> None:
     """One control step from a state of ours, (qpos, qvel, warm start)."""
     mujoco.mj_resetData(model, data)
     data.qpos[:], data.qvel[:], data.qacc_warmstart[:] = state
