@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,15 @@ from roml_jax.quiet import mjx
 from roml_jax.types import Array
 
 _KINEMATIC = {"xpos", "xquat", "xmat", "xipos", "ximat", "geom_xpos", "site_xpos"}
+_INSTEAD = "the engine 'mujoco' may"
+
+
+def is_traced(model: mjx.Model, field: str) -> bool:
+    """Whether a field of MJX's model may differ between tasks; some it lacks, others are constants."""
+    value: Any = model
+    for part in field.split("."):
+        value = getattr(value, part, None)
+    return isinstance(value, jax.Array)
 
 
 def make(
@@ -28,14 +38,21 @@ def make(
         derived: whether to recompute what follows from the fields that a task edits.
 
     Raises:
-        NotImplementedError: at the first use, from MJX, for a model feature that it lacks.
+        ValueError: at the first use, for a feature of the model that MJX lacks or a field that it fixes.
     """
 
     @functools.cache
     def on_device() -> tuple[mjx.Model, mjx.Data]:
         # an engine may first be needed inside a trace, and outlives it
         with jax.ensure_compile_time_eval():
-            return mjx.put_model(model, impl="jax"), mjx.make_data(model, impl="jax")
+            try:
+                made = mjx.put_model(model, impl="jax"), mjx.make_data(model, impl="jax")
+            except NotImplementedError as error:
+                raise ValueError(f"MJX cannot simulate this model ({error}); {_INSTEAD}") from None
+        for name in readings:
+            if not hasattr(made[1], name):
+                raise ValueError(f"MJX's data has no field {name!r} to read; {_INSTEAD}")
+        return made
 
     def edit(leaves: ModelLeaves) -> mjx.Model:
         return on_device()[0].tree_replace(dict(leaves)) if leaves else on_device()[0]
@@ -51,6 +68,9 @@ def make(
 
     def prepare(leaves: ModelLeaves) -> ModelLeaves:
         known = {name: leaf for name, leaf in leaves.items() if not is_inert(name)}
+        for name in known:
+            if not is_traced(on_device()[0], name):
+                raise ValueError(f"MJX has no {name} that could vary; {_INSTEAD}")
         if derived == "stale" or not known:
             return known
         return known | derived_fields.consistent(on_device()[0], known)
