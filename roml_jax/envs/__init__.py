@@ -1,6 +1,7 @@
 """Environments whose tasks are arguments. A new one is one file and one line here."""
 
 from roml_jax.envs import ant, cheetah, humanoid, khazad_dum, probe
+from roml_jax.envs.adapters import from_brax, from_playground
 from roml_jax.envs.base import Env, EnvState, from_options, get, make, names, register
 from roml_jax.envs.edits import Edit, TaskDimension
 from roml_jax.envs.task_env import Motion, TaskEnv, View
@@ -29,7 +30,9 @@ __all__ = [
     "TaskDimension",
     "TaskEnv",
     "View",
+    "from_brax",
     "from_options",
+    "from_playground",
     "get",
     "make",
     "names",

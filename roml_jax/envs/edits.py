@@ -10,19 +10,20 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import jax.numpy as jnp
 import mujoco
 import numpy as np
 
-from roml_jax import tasks
+from roml_jax import checks, tasks
 from roml_jax.envs.physics.base import ModelLeaves, field_of
 from roml_jax.types import Array
 
 How = Literal["scale", "set", "add"]
+Scale = Literal["linear", "log"]
 Row = int | str
 
 _KINDS = {
@@ -32,6 +33,7 @@ _KINDS = {
     "jnt": mujoco.mjtObj.mjOBJ_JOINT,
     "dof": mujoco.mjtObj.mjOBJ_JOINT,
     "qpos": mujoco.mjtObj.mjOBJ_JOINT,
+    "qpos0": mujoco.mjtObj.mjOBJ_JOINT,
     "actuator": mujoco.mjtObj.mjOBJ_ACTUATOR,
     "tendon": mujoco.mjtObj.mjOBJ_TENDON,
     "eq": mujoco.mjtObj.mjOBJ_EQUALITY,
@@ -58,6 +60,10 @@ class Edit:
     column: int | None = None
     factor: float = 1.0
 
+    def __post_init__(self) -> None:
+        checks.one_of(self, f"edit of {self.field}", "how", get_args(How))
+        checks.finite(self, f"edit of {self.field}", "factor")
+
 
 @dataclass(frozen=True)
 class TaskDimension:
@@ -76,10 +82,13 @@ class TaskDimension:
     low: float
     high: float
     edits: tuple[Edit, ...] = ()
-    scale: Literal["linear", "log"] = "linear"
+    scale: Scale = "linear"
     hardest: Literal["top"] | None = None
 
     def __post_init__(self) -> None:
+        checks.one_of(self, f"task {self.name!r}", "scale", get_args(Scale))
+        if isinstance(self.edits, Edit):
+            raise ValueError(f"edits of task {self.name!r} must be a tuple: (Edit(...),) with its comma")
         if not self.low < self.high or not all(map(math.isfinite, (self.low, self.high))):
             raise ValueError(
                 f"task {self.name!r} needs a finite range with low < high, got [{self.low}, {self.high}]"
@@ -96,10 +105,22 @@ class TaskDimension:
 
 
 def family(dimensions: Sequence[TaskDimension]) -> tasks.TaskFamily:
-    """Independent dimensions as one family."""
+    """Independent dimensions as one family.
+
+    Raises:
+        ValueError: for no dimensions, or two of one name.
+    """
+    names = [dimension.name for dimension in dimensions]
+    if not names or len(set(names)) != len(names):
+        raise ValueError(f"tasks need one distinct name per dimension, got {names}")
     if len(dimensions) == 1:
         return dimensions[0].family()
     return tasks.product({dimension.name: dimension.family() for dimension in dimensions})
+
+
+def _near(given: str, valid: Iterable[str]) -> str:
+    near = difflib.get_close_matches(given, list(valid), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _rows(model: mujoco.MjModel, edit: Edit, row: Row) -> list[int]:
@@ -121,35 +142,49 @@ def _rows(model: mujoco.MjModel, edit: Edit, row: Row) -> list[int]:
     if index < 0:
         total = {mujoco.mjtObj.mjOBJ_JOINT: model.njnt}.get(kind, count)
         valid = [name for i in range(total) if (name := mujoco.mj_id2name(model, kind, i))]
-        near = difflib.get_close_matches(row, valid, n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"the model has no {prefix} named {row!r}{hint} (it has {', '.join(valid)})")
-    if prefix not in ("dof", "qpos"):
+        what, has = kind.name.removeprefix("mjOBJ_").lower(), ", ".join(valid) or "none with a name"
+        raise ValueError(f"the model has no {what} named {row!r}{_near(row, valid)} (it has {has})")
+    if prefix not in ("dof", "qpos", "qpos0"):
         return [index]
     address = model.jnt_dofadr if prefix == "dof" else model.jnt_qposadr
     end = address[index + 1] if index + 1 < model.njnt else count
     return list(range(address[index], end))
 
 
+def _original(model: mujoco.MjModel, field: str) -> np.ndarray:
+    """A field's own values.
+
+    Raises:
+        ValueError: for one that a model does not have, or that no task can edit; one line.
+    """
+    try:
+        original = field_of(model, field)
+    except AttributeError:
+        original = np.asarray(None)
+    if original.dtype.kind not in "fiub":  # methods and parts of a model, not numbers
+        valid = [*dir(model), *(f"opt.{name}" for name in dir(model.opt))]
+        raise ValueError(f"a model has no field {field!r}{_near(field, valid)}") from None
+    if original.dtype.kind != "f" or field == "opt.timestep":
+        raise ValueError(f"a task cannot edit {field}: it decides the program, not its numbers")
+    return original
+
+
 def _mask(model: mujoco.MjModel, edit: Edit) -> np.ndarray:
     """Which numbers of the field an edit touches."""
-    try:
-        original = field_of(model, edit.field)
-    except AttributeError:
-        near = difflib.get_close_matches(edit.field, dir(model), n=1, cutoff=0.6)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"a model has no field {edit.field!r}{hint}") from None
-    if not np.issubdtype(original.dtype, np.floating) or edit.field == "opt.timestep":
-        raise ValueError(f"a task cannot edit {edit.field}: it decides the program, not its numbers")
+    original = _original(model, edit.field)
     mask = np.zeros(original.shape, bool)
-    rows = [edit.rows] if isinstance(edit.rows, int | str) else edit.rows
-    where = slice(None) if rows is None else sorted({i for row in rows for i in _rows(model, edit, row)})
+    if original.ndim == 0 and (edit.rows is not None or edit.column is not None):
+        raise ValueError(f"{edit.field} is one number, without rows and columns")
+    rows = [edit.rows] if np.ndim(edit.rows) == 0 else edit.rows
+    where = ... if edit.rows is None else sorted({i for row in rows for i in _rows(model, edit, row)})
     if edit.column is None:
         mask[where] = True
     elif original.ndim < 2 or not 0 <= edit.column < original.shape[1]:
         raise ValueError(f"{edit.field} of shape {original.shape} has no column {edit.column}")
     else:
-        mask[where, edit.column] = True
+        mask[slice(None) if where is ... else where, edit.column] = True
+    if edit.rows is not None and not mask.any():
+        raise ValueError(f"an edit of {edit.field} has an empty list of rows")
     return mask
 
 
@@ -162,7 +197,8 @@ def make_apply_task(
     every reset needs no compilation.
 
     Raises:
-        ValueError: for a field, a name or a column that the model does not have; one line.
+        ValueError: for a field, a name or a column that the model does not have, or one that no task
+            can edit; one line.
     """
     steps = [
         (index, edit, _mask(model, edit))

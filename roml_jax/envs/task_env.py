@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -132,7 +132,8 @@ class TaskEnv:
     """An environment on a physics engine (an ``Env``): pure and unbatched, callers vmap it.
 
     A task that blows up is contained: from the step on that made a position or a velocity infinite or
-    absurd its state stands still, its steps are not valid and ``diverged`` is set.
+    absurd, or an observation or the reward infinite, its state and its observation stand still, its
+    steps are not valid and ``diverged`` is set. One that cannot even start has diverged at the reset.
 
     Attributes:
         name: of the environment.
@@ -196,8 +197,13 @@ class TaskEnv:
         Raises:
             ValueError: for a model, a field or a name that cannot be; one line.
         """
+        for what, number in (("frame_skip", frame_skip), ("horizon", horizon), ("episodes", episodes)):
+            if number < 1:
+                raise ValueError(f"{what} must be at least 1, got {number}")
         model = load(source)
-        return cls(
+        if not model.nu:
+            raise ValueError("the model has no actuators, so nothing to learn")
+        made = cls(
             name=name,
             physics=physics.make(engine, model, frame_skip, tuple(readings), derived),
             family=edits.family(tasks),
@@ -209,6 +215,10 @@ class TaskEnv:
             episodes=episodes,
             terminate=terminate,
         )
+        # whatever the engine or a function of the caller's refuses, it refuses here
+        task = jax.ShapeDtypeStruct((len(made.family.names),), jnp.float32)
+        jax.eval_shape(made.reset, jax.random.key(0), task)
+        return made
 
     @cached_property
     def spec(self) -> EnvSpec:
@@ -253,6 +263,17 @@ class TaskEnv:
         low, high = self._ctrl_range
         return Motion(before, after, action, jnp.clip(action, low, high), self.physics.dt)
 
+    def _terms(self, motion: Motion) -> dict[str, Array]:
+        """The reward's parts.
+
+        Raises:
+            ValueError: where they are not named scalars.
+        """
+        terms = self.reward(motion)
+        if not isinstance(terms, Mapping) or any(jnp.shape(term) != () for term in terms.values()):
+            raise ValueError(f"the reward of {self.name!r} must be a dict of scalars by name, got {terms}")
+        return dict(terms)
+
     def reset(self, key: Array, task: Array) -> EnvState:
         """Starts an episode of a task (d,); the task's model fields are computed here, once."""
         key, start_key = jax.random.split(key)
@@ -260,32 +281,40 @@ class TaskEnv:
         leaves = self.physics.prepare(self.apply_task(task))
         state = self.physics.reset(qpos, qvel, leaves)
         view = self._view(state, task, leaves)
-        terms = self.reward(self._motion(view, view, jnp.zeros(self.physics.model.nu)))
-        nothing = {name: jnp.zeros((), qpos.dtype) for name in terms}
-        return EnvState.start(self._observe(view), key, task, state, leaves)._replace(terms=nothing)
+        terms = self._terms(self._motion(view, view, jnp.zeros(self.physics.model.nu)))
+        obs = self._observe(view)
+        sound = jnp.isfinite(obs).all()
+        return EnvState.start(jnp.where(sound, obs, 0.0), key, task, state, leaves)._replace(
+            terms={name: jnp.zeros((), obs.dtype) for name in terms}, done=~sound, diverged=~sound
+        )
 
     def step(self, state: EnvState, action: Array) -> EnvState:
         """One control step with an action (nu,)."""
         before = self._view(state.physics, state.task, state.model)
         motion = self._motion(before, before, action)
         moved = self.physics.step(state.physics, motion.ctrl, state.model)
-        sound = jnp.array([(jnp.abs(x) < _BLOWN_UP).all() for x in (moved.qpos, moved.qvel)]).all()
+        after = self._view(moved, state.task, state.model)
+        obs = self._observe(after)
+        terms = self._terms(motion._replace(after=after))
+        reward = sum(terms.values(), jnp.zeros_like(state.reward))
+        sound = (
+            (jnp.abs(moved.qpos) < _BLOWN_UP).all() & (jnp.abs(moved.qvel) < _BLOWN_UP).all()
+            & jnp.isfinite(obs).all() & jnp.isfinite(reward)
+        )  # fmt: skip
         live = sound & ~state.done
-        kept = jax.tree.map(lambda new, old: jnp.where(live, new, old), moved, state.physics)
-        after = self._view(kept, state.task, state.model)
-        terms = {
-            name: jnp.where(live, term, 0.0).astype(state.reward.dtype)
-            for name, term in self.reward(motion._replace(after=after)).items()
-        }
         ends = ~sound if self.terminate is None else ~sound | self.terminate(after)
+
+        def kept(new: Any, old: Any) -> Any:
+            return jax.tree.map(lambda n, o: jnp.where(live, n, o).astype(o.dtype), new, old)
+
         return state._replace(
-            obs=self._observe(after),
-            reward=sum(terms.values(), jnp.zeros_like(state.reward)),
+            obs=kept(obs, state.obs),
+            reward=kept(reward, jnp.zeros_like(state.reward)),
             done=state.done | ends,
             valid=live,
             diverged=state.diverged | (~sound & ~state.done),
-            terms=terms,
-            physics=kept,
+            terms=kept(terms, {name: jnp.zeros_like(state.reward) for name in terms}),
+            physics=kept(moved, state.physics),
         )
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
+from typing import get_args
+
 import jax
 import mujoco
+from mujoco.batch import DATA_FIELDS
 
 from roml_jax.envs.physics import mjx, mujoco_c
 from roml_jax.envs.physics.base import (
@@ -15,6 +19,7 @@ from roml_jax.envs.physics.base import (
     field_of,
     is_inert,
 )
+from roml_jax.registry import unknown
 
 _ENGINES = {"mjx": mjx.make, "mujoco": mujoco_c.make, "warp": mjx.make_warp}
 
@@ -33,7 +38,23 @@ def make(
     readings: tuple[str, ...] = (),
     derived: Derived = "stale",
 ) -> Physics:
-    """An engine by name, for a compiled model; arguments as ``mjx.make``'s."""
+    """An engine by name, for a compiled model; arguments as ``mjx.make``'s.
+
+    Raises:
+        ValueError: for a name that is none, readings that MuJoCo does not have, or a model with state
+            that an episode would not carry; one line.
+    """
+    if engine not in get_args(EngineName):
+        raise unknown("engine", engine, get_args(EngineName))
+    if derived not in get_args(Derived):
+        raise unknown("choice of derived", derived, get_args(Derived))
+    for name in readings:
+        if name not in DATA_FIELDS:
+            near = difflib.get_close_matches(name, DATA_FIELDS, n=1, cutoff=0.5)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"MuJoCo's data has no field {name!r} to read{hint}")
+    if getattr(model, "nhistory", 0):
+        raise ValueError("delays of actuators and sensors are not supported: episodes carry no history")
     return _ENGINES[resolve(engine)](model, frame_skip, readings, derived)
 
 

@@ -26,6 +26,7 @@ _KINEMATIC = {"xpos", "xquat", "xmat", "xipos", "ximat", "geom_xpos", "site_xpos
 # Warp culls contacts with spheres around the geoms: they must follow an edit.
 _NEVER_STALE = {"jax": (), "warp": ("geom_rbound", "body_subtreemass")}
 _HUGE = 1e3  # metres
+_INSTEAD = "the engine 'mujoco' may"
 _WORLDS = 4096  # for how many environments Warp reserves room for contacts
 
 
@@ -38,17 +39,27 @@ def _put_model(model: mujoco.MjModel, impl: Implementation) -> mjx.Model:
     if impl == "warp":
         model = copy.copy(model)
         model.geom_aabb[:, 3:] = _HUGE
-    return mjx.put_model(model, impl=impl)
+    # MJX would take the first device of all, another process's too
+    return mjx.put_model(model, device=jax.local_devices()[0], impl=impl)
 
 
 def _make_data(model: mujoco.MjModel, impl: Implementation) -> mjx.Data:
     """Blank data; Warp's has room for as many contacts as MJX's, in each of ``_WORLDS`` environments."""
-    blank = mjx.make_data(model, impl="jax")
+    device = jax.local_devices()[0]
+    blank = mjx.make_data(model, device=device, impl="jax")
     if impl == "jax":
         return blank
     contacts, constraints = blank._impl.contact.dist.shape[0], blank._impl.efc_D.shape[0]
     room = {"naconmax": max(1, contacts) * _WORLDS, "njmax": max(1, constraints)}
-    return mjx.make_data(model, impl="warp", **room)
+    return mjx.make_data(model, device=device, impl="warp", **room)
+
+
+def is_traced(model: mjx.Model, field: str) -> bool:
+    """Whether a field of MJX's model may differ between tasks; some it lacks, others are constants."""
+    value: Any = model
+    for part in field.split("."):
+        value = getattr(value, part, None)
+    return isinstance(value, jax.Array)
 
 
 def make(
@@ -68,8 +79,8 @@ def make(
         impl: "jax" or "warp".
 
     Raises:
-        ValueError: if Warp is asked for and not installed; one line.
-        NotImplementedError: at the first use, from MJX, for a model feature that it lacks.
+        ValueError: if Warp is asked for and not installed; at the first use, for a feature of the model
+            that MJX lacks or a field that it fixes. One line.
     """
     if impl == "warp":
         if importlib.util.find_spec("warp") is None:
@@ -80,12 +91,19 @@ def make(
     def on_device() -> tuple[mjx.Model, mjx.Data]:
         # an engine may first be needed inside a trace, and outlives it
         with jax.ensure_compile_time_eval():
-            return _put_model(model, impl), _make_data(model, impl)
+            try:
+                made = _put_model(model, impl), _make_data(model, impl)
+            except NotImplementedError as error:
+                raise ValueError(f"MJX cannot simulate this model ({error}); {_INSTEAD}") from None
+        for name in readings:
+            if not hasattr(made[1], name):
+                raise ValueError(f"MJX's data has no field {name!r} to read; {_INSTEAD}")
+        return made
 
     @functools.cache
     def original() -> mjx.Model:
         with jax.ensure_compile_time_eval():
-            return mjx.put_model(model, impl="jax")
+            return _put_model(model, "jax")
 
     def edit(leaves: ModelLeaves) -> mjx.Model:
         return on_device()[0].tree_replace(dict(leaves)) if leaves else on_device()[0]
@@ -101,6 +119,9 @@ def make(
 
     def prepare(leaves: ModelLeaves) -> ModelLeaves:
         known = {name: leaf for name, leaf in leaves.items() if not is_inert(name)}
+        for name in known:
+            if not is_traced(on_device()[0], name):
+                raise ValueError(f"MJX has no {name} that could vary; {_INSTEAD}")
         if not known or (derived == "stale" and not _NEVER_STALE[impl]):
             return known
         followed: dict[str, Any] = dict(derived_fields.consistent(original(), known))

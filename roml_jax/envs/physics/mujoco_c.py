@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 from jax.experimental.buffer_callback import buffer_callback
-from mujoco.batch import Batch, SimulationError
+from mujoco.batch import MODEL_FIELDS, Batch, SimulationError
 
 from roml_jax.envs.physics.base import Derived, ModelLeaves, Physics, PhysicsState, is_inert
 from roml_jax.types import Array
@@ -28,7 +28,8 @@ _STALE = (
     "body_invweight0", "dof_M0", "dof_invweight0", "dof_length", "tendon_length0", "tendon_invweight0",
     "actuator_length0", "actuator_acc0", "eq_data",
 )  # fmt: skip
-_RESTART = 1e-9  # seconds
+# Where the clock starts: a restart puts it to zero, also one in the very first physics step.
+_STARTED = 1.0
 
 
 def write_tasks(
@@ -49,7 +50,8 @@ def write_tasks(
     for name, leaf in leaves.items():
         batch.expand(name)[rows] = leaf[rows]
     if derived == "consistent" and "body_mass" in leaves and "body_inertia" not in leaves:
-        ratio = leaves["body_mass"][rows] / np.where(base.body_mass > 0, base.body_mass, 1)
+        massive = base.body_mass > 0
+        ratio = np.where(massive, leaves["body_mass"][rows] / np.where(massive, base.body_mass, 1), 1)
         batch.expand("body_inertia")[rows] = base.body_inertia * ratio[..., None]
     batch.set_const(rows)
     if derived == "stale":
@@ -89,7 +91,6 @@ class _Host:
         self, model: mujoco.MjModel, frame_skip: int, readings: tuple[str, ...], derived: Derived
     ) -> None:
         self._model, self._frame_skip, self._readings, self._derived = model, frame_skip, readings, derived
-        self._duration = frame_skip * model.opt.timestep
         self._rows: dict[int, _Rows] = {}
         self._lock = threading.Lock()  # two compiled programs may run at once
 
@@ -120,14 +121,13 @@ class _Host:
             batch.forward()
             return
         clock = batch.bind("time")
-        clock[...] = 0.0
+        clock[...] = _STARTED
         try:
             batch.step(nstep=self._frame_skip)
         except SimulationError as error:
             clock[error.ids] = np.nan
         # a state that has blown up makes MuJoCo start again from the initial one, its clock at zero
-        restarted = ~(abs(clock - self._duration) < _RESTART)
-        batch.bind("qpos")[restarted] = np.nan
+        batch.bind("qpos")[~(clock >= _STARTED)] = np.nan
 
 
 def _shape_of_reading(data: mujoco.MjData, name: str) -> tuple[int, ...]:
@@ -173,6 +173,9 @@ def make(
         return call("step", state, ctrl, leaves)
 
     def prepare(leaves: ModelLeaves) -> ModelLeaves:
+        for name in leaves:
+            if name not in MODEL_FIELDS:
+                raise ValueError(f"MuJoCo's batches of simulations share {name}: a task cannot edit it")
         return {name: leaf for name, leaf in leaves.items() if not is_inert(name)}
 
     return Physics("mujoco", model, frame_skip, prepare, reset, step)

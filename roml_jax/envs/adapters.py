@@ -1,0 +1,258 @@
+"""Environments of other libraries, brax and MuJoCo Playground, with tasks as edits of their models.
+
+Both hold their model in an attribute that every method reads. A task is applied to a shallow copy of the
+environment that lives for one call: nothing of the original is touched, and a new task at every reset
+needs no compilation.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+import types
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import mujoco
+
+from roml_jax.envs import edits
+from roml_jax.envs.base import EnvState
+from roml_jax.envs.physics import Derived, ModelLeaves, field_of, is_inert
+from roml_jax.envs.physics import derived as derived_fields
+from roml_jax.envs.physics.mjx import is_traced
+from roml_jax.quiet import mjx
+from roml_jax.tasks import TaskFamily
+from roml_jax.types import Array, Continuous, EnvSpec
+
+
+def _with_model(env: Any, attribute: str, model: mjx.Model) -> Any:
+    """A shallow copy of an environment with another model.
+
+    Bound methods that the environment keeps among its attributes would still see the old model, so the
+    copy gets its own.
+    """
+    twin = copy.copy(env)
+    for name, value in vars(env).items():
+        if isinstance(value, types.MethodType) and value.__self__ is env:
+            object.__setattr__(twin, name, types.MethodType(value.__func__, twin))
+    object.__setattr__(twin, attribute, model)
+    return twin
+
+
+def _observation(obs: Any) -> dict[str, Array]:
+    """An observation's parts as vectors."""
+    parts = obs if isinstance(obs, Mapping) else {"observation": obs}
+    return {name: jnp.ravel(part) for name, part in parts.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class AdaptedEnv:
+    """An environment of another library as an ``Env``.
+
+    The library's state rides in ``EnvState.physics``. A step whose observation or reward is not finite is
+    contained as in ``TaskEnv``.
+
+    Attributes:
+        name: of the environment.
+        env: the other library's; never changed.
+        attribute: where it holds its MJX model.
+        action_range: (low, high) of its actions.
+        family: the tasks and their prior.
+        apply_task: (task (d,)) -> the model fields that it replaces.
+        reads: parts appended to the observation, each (state of the library, task (d,)) -> (k,).
+        derived: whether what follows from the edited fields is recomputed.
+        horizon: H.
+        episodes: K.
+    """
+
+    name: str
+    env: Any
+    attribute: str
+    action_range: tuple[float, float]
+    family: TaskFamily
+    apply_task: Callable[[Array], ModelLeaves]
+    reads: Mapping[str, Callable[[Any, Array], Array]]
+    derived: Derived
+    horizon: int
+    episodes: int
+
+    @cached_property
+    def spec(self) -> EnvSpec:
+        """Sizes and names; what the library does not name is one part, "observation"."""
+        task = jnp.zeros(len(self.family.names))
+        shapes = jax.eval_shape(
+            lambda key, task: self._parts(self._task_env(self._leaves(task)).reset(key), task),
+            jax.random.key(0), task,
+        )  # fmt: skip
+        parts, end = {}, 0
+        for name, shape in shapes.items():
+            parts[name] = slice(end, end + shape.shape[0])
+            end += shape.shape[0]
+        action = Continuous(self.env.action_size, *self.action_range)
+        return EnvSpec(self.name, parts, action, self.horizon, self.episodes)
+
+    @property
+    def model(self) -> mjx.Model:
+        """The unedited model."""
+        return getattr(self.env, self.attribute)
+
+    def _leaves(self, task: Array) -> ModelLeaves:
+        edited = {name: leaf for name, leaf in self.apply_task(task).items() if not is_inert(name)}
+        if self.derived == "stale" or not edited:
+            return edited
+        return edited | derived_fields.consistent(self.model, edited)
+
+    def _task_env(self, leaves: ModelLeaves) -> Any:
+        return _with_model(self.env, self.attribute, self.model.tree_replace(dict(leaves)))
+
+    def _parts(self, state: Any, task: Array) -> dict[str, Array]:
+        read = {name: jnp.ravel(part(state, task)) for name, part in self.reads.items()}
+        return _observation(state.obs) | read
+
+    def _observe(self, state: Any, task: Array) -> Array:
+        parts = [part.astype(jnp.float32) for part in self._parts(state, task).values()]
+        return jnp.concatenate(parts)
+
+    def reset(self, key: Array, task: Array) -> EnvState:
+        """Starts an episode of a task (d,); the task's model fields are computed here, once."""
+        key, start_key = jax.random.split(key)
+        leaves = self._leaves(task)
+        # the library's own key type is the old one, whose bits some environments look at
+        legacy = jax.random.key_data(start_key)
+        state = self._task_env(leaves).reset(legacy)
+        obs = self._observe(state, task)
+        sound = jnp.isfinite(obs).all()
+        return EnvState.start(jnp.where(sound, obs, 0.0), key, task, state, leaves)._replace(
+            done=~sound | (state.done > 0), diverged=~sound
+        )
+
+    def step(self, state: EnvState, action: Array) -> EnvState:
+        """One control step with an action (A,), clamped to the library's range."""
+        # brax writes metrics into the dictionary of the state that it is given
+        own = jax.tree.map(lambda x: x, state.physics)
+        action = jnp.clip(action, *self.action_range)
+        after = self._task_env(state.model).step(own, action)
+        obs, reward = self._observe(after, state.task), jnp.asarray(after.reward, state.reward.dtype)
+        sound = jnp.isfinite(obs).all() & jnp.isfinite(reward)
+        live = sound & ~state.done
+
+        def kept(new: Array, old: Array) -> Array:
+            return jnp.where(live, new, old).astype(old.dtype)
+
+        return state._replace(
+            obs=kept(obs, state.obs),
+            reward=kept(reward, jnp.zeros_like(state.reward)),
+            done=state.done | ~sound | (after.done > 0),
+            valid=live,
+            diverged=state.diverged | (~sound & ~state.done),
+            physics=jax.tree.map(kept, after, state.physics),
+        )
+
+
+def _make(
+    env: Any, model: mjx.Model, mj_model: mujoco.MjModel, tasks: Sequence[edits.TaskDimension], **rest: Any
+) -> AdaptedEnv:
+    """Checks the tasks against the model, and traces a reset so that what cannot be shows here."""
+    fields = {edit.field for dimension in tasks for edit in dimension.edits}
+    named = copy.copy(mj_model)
+    for field in sorted(fields):
+        if is_traced(model, field):
+            # edits start from the values that the environment runs with, not from those of its file
+            field_of(named, field)[...] = operator.attrgetter(field)(model)
+        elif hasattr(mj_model, field) and not is_inert(field):
+            raise ValueError(f"MJX has no {field} that could vary: a task cannot edit it")
+    apply_task = edits.make_apply_task(named, tasks)
+    made = AdaptedEnv(env=env, family=edits.family(tasks), apply_task=apply_task, **rest)
+    jax.eval_shape(made.reset, jax.random.key(0), jnp.zeros(len(tasks)))
+    return made
+
+
+def _refuse_wrapped(env: Any) -> None:
+    if getattr(env, "unwrapped", env) is not env:
+        raise ValueError(
+            f"{type(env).__name__} wraps an environment: give the bare one (env.unwrapped); episodes, "
+            "resets and batches are the caller's here"
+        )
+
+
+def from_brax(
+    env: Any,
+    tasks: Sequence[edits.TaskDimension],
+    *,
+    reads: Mapping[str, Callable[[Any, Array], Array]] | None = None,
+    horizon: int = 200,
+    episodes: int = 2,
+    derived: Derived = "consistent",
+    name: str | None = None,
+) -> AdaptedEnv:
+    """A brax environment on its mjx backend, with tasks.
+
+    Numbers that the environment computed from its model when it was built stay as they were.
+
+    Args:
+        env: a ``brax.envs.PipelineEnv``, not wrapped.
+        tasks: what varies.
+        reads: parts appended to the observation, (brax's state, task (d,)) -> (k,).
+        horizon: H.
+        episodes: K.
+        derived: "consistent" recomputes inertia and solver constants from the edited fields.
+        name: of the environment; by default its class's.
+
+    Raises:
+        ValueError: for a wrapped environment, another backend, or an edit that cannot be; one line.
+    """
+    _refuse_wrapped(env)
+    system = getattr(env, "sys", None)
+    if not isinstance(system, mjx.Model):
+        raise ValueError(f"{type(env).__name__} is not a brax environment: it has no MJX model env.sys")
+    if env.backend != "mjx":
+        raise ValueError(f"brax's backend {env.backend!r} has no MuJoCo model; make it with backend='mjx'")
+    return _make(
+        env, system, system.mj_model, tasks, name=name or type(env).__name__, attribute="sys",
+        action_range=(-1.0, 1.0), reads=reads or {}, derived=derived, horizon=horizon, episodes=episodes,
+    )  # fmt: skip
+
+
+def from_playground(
+    env: Any,
+    tasks: Sequence[edits.TaskDimension],
+    *,
+    reads: Mapping[str, Callable[[Any, Array], Array]] | None = None,
+    horizon: int | None = None,
+    episodes: int = 2,
+    derived: Derived = "consistent",
+    name: str | None = None,
+) -> AdaptedEnv:
+    """A MuJoCo Playground environment with tasks; it must hold its model in ``_mjx_model``, as all do.
+
+    Args:
+        env: a ``mujoco_playground.MjxEnv``, not wrapped, built with ``impl="jax"``.
+        tasks: what varies.
+        reads: parts appended to the observation, (Playground's state, task (d,)) -> (k,).
+        horizon: H; None for 200.
+        episodes: K.
+        derived: "consistent" recomputes inertia and solver constants from the edited fields.
+        name: of the environment; by default its class's.
+
+    Raises:
+        ValueError: for a wrapped environment, another implementation, or an edit that cannot be; one line.
+    """
+    _refuse_wrapped(env)
+    model = vars(env).get("_mjx_model")
+    if not isinstance(model, mjx.Model):
+        kind = type(env).__name__
+        raise ValueError(f"{kind} is not a Playground environment: it has no MJX model _mjx_model")
+    if model.impl != mjx.Impl.JAX:
+        raise ValueError(
+            f"tasks need MJX's jax implementation, not {model.impl.value}: "
+            "build the environment with config_overrides={'impl': 'jax'}"
+        )
+    return _make(
+        env, model, env.mj_model, tasks, name=name or type(env).__name__, attribute="_mjx_model",
+        action_range=(-1.0, 1.0), reads=reads or {}, derived=derived, horizon=horizon or 200,
+        episodes=episodes,
+    )  # fmt: skip

@@ -1,0 +1,470 @@
+"""Tasks as edits of a hand-written model, on both engines: edits, episodes, containment."""
+
+import re
+
+import chex
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+import pytest
+
+from roml_jax import rollout
+from roml_jax.agents.base import Agent
+from roml_jax.envs import Edit, TaskDimension, TaskEnv
+from roml_jax.envs.edits import family, make_apply_task
+
+# A cart on a rough floor that carries a lantern on a pole, pushed through a slow actuator. One contact.
+CART = """
+<mujoco>
+  <option timestep="0.01" density="1.2"/>
+  <default><geom contype="0" conaffinity="0"/></default>
+  <worldbody>
+    <geom name="floor" type="plane" size="5 5 0.1" friction="0.5" conaffinity="1"/>
+    <body name="cart" pos="0 0 0.1">
+      <joint name="rail" type="slide" axis="1 0 0" damping="2"/>
+      <joint name="lift" type="slide" axis="0 0 1"/>
+      <geom name="hull" type="sphere" size="0.1" mass="2" friction="0.8" contype="1"/>
+      <body name="pole" pos="0 0 0.1">
+        <joint name="hinge" axis="0 1 0" damping="0.1"/>
+        <geom name="rod" type="capsule" fromto="0 0 0 0 0 0.5" size="0.02" mass="0.3"/>
+        <body name="lantern" pos="0 0 0.5">
+          <joint name="ball" type="ball" damping="0.01"/>
+          <geom name="lamp" type="sphere" size="0.05" pos="0 0 -0.1" mass="0.1"/>
+        </body>
+      </body>
+    </body>
+  </worldbody>
+  <actuator>
+    <general name="push" joint="rail" dyntype="filter" dynprm="0.5" gainprm="10" ctrllimited="true"
+      ctrlrange="-1 1"/>
+  </actuator>
+</mujoco>
+"""
+MODEL = mujoco.MjModel.from_xml_string(CART)
+MASS = TaskDimension("mass", 0.5, 2.0, (Edit("body_mass"),), "log")
+ENGINES = ("mujoco", "mjx")
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    """MuJoCo's warnings of states that blow up go to a log file in the working directory."""
+    monkeypatch.chdir(tmp_path)
+
+
+def speed(motion):
+    return {
+        "speed": (motion.after.qpos[0] - motion.before.qpos[0]) / motion.dt,
+        "control": -0.1 * jnp.square(motion.action).sum(),
+    }
+
+
+def cart(tasks=(MASS,), **options):
+    options = {
+        "engine": "mujoco",
+        "reward": speed,
+        "frame_skip": 2,
+        "horizon": 5,
+        "derived": "stale",
+    } | options
+    return TaskEnv.from_mjcf(MODEL, tasks=tasks, **options)
+
+
+def start(env, task=1.0, **physics):
+    """The first state of an episode, with some of its physics given."""
+    state = jax.jit(env.reset)(jax.random.key(0), jnp.atleast_1d(jnp.asarray(task, jnp.float32)))
+    return state._replace(physics=state.physics._replace(**physics))
+
+
+def leaves(*edits, task=2.0):
+    dimension = TaskDimension("t", 0.0, 10.0, edits)
+    return make_apply_task(MODEL, (dimension,))(jnp.array([task]))
+
+
+def changed(field, *edits, task=2.0):
+    """Which numbers of a field a task changes, and to what."""
+    (name,) = new = leaves(*edits, task=task)
+    assert name == field
+    old, new = np.asarray(getattr(MODEL, field), np.float32), np.asarray(new[field])
+    assert old.shape == new.shape
+    return {where: float(new[where]) for where in map(tuple, np.argwhere(old != new).tolist())}
+
+
+def test_scale_set_and_add():
+    np.testing.assert_allclose(leaves(Edit("body_mass"))["body_mass"], MODEL.body_mass * 2)
+    half = Edit("body_mass", "scale", factor=0.5)
+    np.testing.assert_allclose(leaves(half)["body_mass"], MODEL.body_mass)
+    np.testing.assert_allclose(
+        leaves(Edit("body_mass", "add", factor=3.0))["body_mass"], MODEL.body_mass + 6, rtol=1e-6
+    )
+    assert (np.asarray(leaves(Edit("body_mass", "set"))["body_mass"]) == 2.0).all()
+
+
+def test_rows_by_name_index_and_column():
+    pole = MODEL.body("pole").id
+    assert changed("body_mass", Edit("body_mass", "add", "pole")) == {(pole,): pytest.approx(2.3)}
+    assert changed("body_mass", Edit("body_mass", "add", pole)) == {(pole,): pytest.approx(2.3)}
+    assert changed("body_mass", Edit("body_mass", "set", -1)) == {(MODEL.nbody - 1,): 2.0}
+    assert changed("body_mass", Edit("body_mass", "set", np.int32(2))) == {(2,): 2.0}
+    rod, lamp = MODEL.geom("rod").id, MODEL.geom("lamp").id
+    two = Edit("geom_friction", "set", ("rod", lamp), column=0)
+    assert changed("geom_friction", two) == {(rod, 0): 2.0, (lamp, 0): 2.0}
+    assert changed("actuator_gear", Edit("actuator_gear", "set", "push", column=0)) == {(0, 0): 2.0}
+    assert changed("jnt_stiffness", Edit("jnt_stiffness", "set", "hinge")) == {(2,): 2.0}
+
+
+def test_joints_stand_for_their_degrees_of_freedom():
+    assert changed("dof_damping", Edit("dof_damping", "set", "hinge")) == {(2,): 2.0}
+    assert set(changed("dof_damping", Edit("dof_damping", "set", "ball"))) == {(3,), (4,), (5,)}
+    assert set(changed("qpos0", Edit("qpos0", "add", "ball"))) == {(3,), (4,), (5,), (6,)}
+    assert changed("qpos_spring", Edit("qpos_spring", "set", "lift")) == {(1,): 2.0}
+
+
+def test_edits_of_one_field_compose_in_order():
+    dimensions = (
+        TaskDimension("factor", 0.5, 2.0, (Edit("body_mass", "scale", "cart"),)),
+        TaskDimension("load", 0.0, 9.0, (Edit("body_mass", "add", "cart"), Edit("body_mass", "set", "pole"))),
+    )
+    mass = make_apply_task(MODEL, dimensions)(jnp.array([1.5, 7.0]))["body_mass"]
+    np.testing.assert_allclose(mass, [0.0, 2 * 1.5 + 7, 7.0, 0.1], rtol=1e-6)
+    mass = make_apply_task(MODEL, dimensions[::-1])(jnp.array([7.0, 1.5]))["body_mass"]
+    np.testing.assert_allclose(mass, [0.0, (2 + 7) * 1.5, 7.0, 0.1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("engine", ["mujoco", pytest.param("mjx", marks=pytest.mark.slow)])
+def test_gravity_and_options_of_one_number(engine):
+    tasks = (
+        TaskDimension("gravity", 0.1, 2.0, (Edit("opt.gravity", rows=2),)),
+        TaskDimension("density", 0.0, 2.0, (Edit("opt.density"),)),
+    )
+    env = cart(tasks, engine=engine, frame_skip=1)
+    state = start(env, [0.5, 1.0], qpos=jnp.asarray(MODEL.qpos0, jnp.float32).at[1].set(1.0))
+    after = jax.jit(env.step)(state, jnp.zeros(1))
+    fall = (after.physics.qvel[1] - state.physics.qvel[1]) / MODEL.opt.timestep
+    assert float(fall) == pytest.approx(-9.81 / 2, rel=0.05)
+
+
+def test_columns_of_set_and_an_edit_of_several_numbers_at_once():
+    size = changed("geom_size", Edit("geom_size", "scale", "rod"))
+    assert size == {(2, 0): pytest.approx(0.04), (2, 1): pytest.approx(0.5)}
+
+
+WRONG = {
+    "field": ((Edit("body_mas"),), "a model has no field 'body_mas'; did you mean 'body_mass'?"),
+    "part": ((Edit("opt.gravty"),), "a model has no field 'opt.gravty'; did you mean 'opt.gravity'?"),
+    "method": ((Edit("geom"),), "a model has no field 'geom'"),
+    "name": (
+        (Edit("body_mass", rows="poll"),),
+        "the model has no body named 'poll'; did you mean 'pole'? (it has world, cart, pole, lantern)",
+    ),
+    "joint": (
+        (Edit("dof_damping", rows="hing"),),
+        "the model has no joint named 'hing'; did you mean 'hinge'? (it has rail, lift, hinge, ball)",
+    ),
+    "nameless": ((Edit("opt.gravity", rows="z"),), "rows of opt.gravity have no names"),
+    "row": ((Edit("body_mass", rows=4),), "body_mass has 4 rows, not a row 4"),
+    "no rows": ((Edit("body_mass", rows=()),), "an edit of body_mass has an empty list of rows"),
+    "column": ((Edit("geom_size", column=3),), "geom_size of shape (4, 3) has no column 3"),
+    "flat": ((Edit("body_mass", column=0),), "body_mass of shape (4,) has no column 0"),
+    "scalar": ((Edit("opt.density", rows=0),), "opt.density is one number"),
+    "integer": ((Edit("body_parentid"),), "a task cannot edit body_parentid: it decides the program"),
+    "option": ((Edit("opt.iterations"),), "a task cannot edit opt.iterations: it decides the program"),
+    "timestep": ((Edit("opt.timestep"),), "a task cannot edit opt.timestep: it decides the program"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_cannot_be_edited_is_one_line(case):
+    edits, line = WRONG[case]
+    with pytest.raises(ValueError, match=re.escape(line)) as error:
+        cart((TaskDimension("t", 0.0, 1.0, edits),))
+    assert str(error.value).startswith(line)
+    assert "\n" not in str(error.value)
+
+
+DIMENSIONS = {
+    "range": ({"low": 1.0, "high": 1.0}, "finite range with low < high, got [1.0, 1.0]"),
+    "log": ({"low": 0.0, "high": 1.0, "scale": "log"}, "on a log scale needs low > 0, got 0.0"),
+    "scale": ({"low": 0.0, "high": 1.0, "scale": "logarithmic"}, "scale must be one of linear, log"),
+    "edits": ({"low": 0.0, "high": 1.0, "edits": Edit("body_mass")}, "must be a tuple: (Edit(...),)"),
+}
+
+
+@pytest.mark.parametrize("case", DIMENSIONS)
+def test_dimensions_that_cannot_be(case):
+    options, line = DIMENSIONS[case]
+    with pytest.raises(ValueError, match=re.escape(line)) as error:
+        TaskDimension("t", **options)
+    assert line in str(error.value)
+    assert "'t'" in str(error.value)
+
+
+def test_ways_of_editing_and_names_that_cannot_be():
+    with pytest.raises(ValueError, match=r"edit of body_mass.how must be one of scale, set, add, got 'mul'"):
+        Edit("body_mass", "mul")
+    for tasks in ((), (MASS, MASS)):
+        with pytest.raises(ValueError, match="one distinct name per dimension"):
+            family(tasks)
+
+
+OPTIONS = {
+    "engine": ({"engine": "mjc"}, "unknown engine 'mjc'; did you mean 'mujoco'?"),
+    "derived": ({"derived": "consistant"}, "unknown choice of derived 'consistant'; did you mean"),
+    "readings": ({"readings": ("xpo",)}, "MuJoCo's data has no field 'xpo' to read; did you mean 'xpos'?"),
+    "horizon": ({"horizon": 0}, "horizon must be at least 1, got 0"),
+    "reward": ({"reward": lambda motion: motion.after.qvel}, "must be a dict of scalars by name"),
+    "terms": ({"reward": lambda motion: {"all": motion.after.qvel}}, "must be a dict of scalars by name"),
+    "static": (
+        {"tasks": (TaskDimension("t", 0, 1, (Edit("geom_fluid"),)),), "engine": "mjx"},
+        "MJX has no geom_fluid that could vary; the engine 'mujoco' may",
+    ),
+    "absent": (
+        {"tasks": (TaskDimension("t", 0, 1, (Edit("dof_length"),)),), "engine": "mjx"},
+        "MJX has no dof_length that could vary; the engine 'mujoco' may",
+    ),
+    "shared": (
+        {"tasks": (TaskDimension("t", 0, 1, (Edit("stat.extent"),)),)},
+        "MuJoCo's batches of simulations share stat.extent",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OPTIONS)
+def test_options_that_cannot_be_are_one_line(case):
+    options, line = OPTIONS[case]
+    with pytest.raises(ValueError, match=re.escape(line)) as error:
+        cart(**options)
+    assert line in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_models_that_cannot_be_read_or_run():
+    with pytest.raises(ValueError, match=r"MuJoCo cannot read the model: .*") as error:
+        TaskEnv.from_mjcf("<mujoco><wrong/></mujoco>", tasks=(MASS,), reward=speed)
+    assert "\n" not in str(error.value)
+    passive = '<mujoco><worldbody><body><joint/><geom size="0.1"/></body></worldbody></mujoco>'
+    with pytest.raises(ValueError, match="the model has no actuators, so nothing to learn"):
+        TaskEnv.from_mjcf(passive, tasks=(MASS,), reward=speed)
+    with pytest.raises(ValueError, match=r"MuJoCo cannot read the model: .*absent"):
+        TaskEnv.from_mjcf("absent.xml", tasks=(MASS,), reward=speed)
+    implicit = CART.replace("<option", '<option integrator="implicit"')
+    with pytest.raises(ValueError, match=r"MJX cannot simulate this model .*; the engine 'mujoco' may"):
+        TaskEnv.from_mjcf(implicit, tasks=(MASS,), reward=speed, engine="mjx")
+
+
+def test_a_model_comes_as_path_text_spec_or_itself(tmp_path):
+    path = tmp_path / "cart.xml"
+    path.write_text(CART)
+    for source in (path, str(path), CART, mujoco.MjSpec.from_string(CART), MODEL):
+        made = TaskEnv.from_mjcf(source, tasks=(MASS,), reward=speed, engine="mujoco")
+        assert made.physics.model.nbody == MODEL.nbody
+
+
+def test_the_observation_is_positions_and_velocities_unless_said_otherwise():
+    env = cart()
+    assert dict(env.spec.obs_slices) == {"position": slice(0, 7), "velocity": slice(7, 13)}
+    state = env.reset(jax.random.key(0), jnp.ones(1))
+    np.testing.assert_array_equal(state.obs, np.concatenate([state.physics.qpos, state.physics.qvel]))
+    free = (
+        '<mujoco><worldbody><body><freejoint name="root"/><geom size="0.1"/></body></worldbody>'
+        '<actuator><motor joint="root" gear="1 0 0 0 0 0"/></actuator></mujoco>'
+    )
+    loose = TaskEnv.from_mjcf(free, tasks=(MASS,), reward=lambda _: {}, engine="mujoco")
+    assert dict(loose.spec.obs_slices) == {"position": slice(0, 5), "velocity": slice(5, 11)}
+    state = loose.reset(jax.random.key(0), jnp.ones(1))
+    np.testing.assert_array_equal(state.obs[:5], state.physics.qpos[2:])  # not where it is in the plane
+
+
+class Compiled:
+    """A cart with everything on, its functions compiled once for all tests; six tasks at a time."""
+
+    def __init__(self, engine):
+        self.env = cart(
+            engine=engine,
+            readings=("cvel",),
+            observation={"position": lambda view: view.qpos, "moving": lambda view: view.readings["cvel"]},
+            terminate=lambda view: view.qpos[0] > 5.0,
+        )
+        self.traces = 0
+        self.reset, self._step = jax.jit(jax.vmap(self.env.reset)), jax.jit(jax.vmap(self._traced))
+
+    def _traced(self, state, action):
+        self.traces += 1
+        return self.env.step(state, action)
+
+    def start(self, tasks=(1.0,) * 6):
+        return self.reset(jax.random.split(jax.random.key(0), 6), jnp.array(tasks)[:, None])
+
+    def run(self, state, actions):
+        """States after each of the actions, a number for all or one each."""
+        seen = []
+        for action in actions:
+            state = self._step(state, jnp.broadcast_to(jnp.asarray(action, jnp.float32), (6,))[:, None])
+            seen.append(state)
+        return seen
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def compiled(request):
+    return Compiled(request.param)
+
+
+def with_physics(state, row, **fields):
+    """A batch's state with some of one row's physics given."""
+    new = {name: getattr(state.physics, name).at[row].set(value) for name, value in fields.items()}
+    return state._replace(physics=state.physics._replace(**new))
+
+
+def test_an_episode_ends_early(compiled):
+    """A cart at 2 m/s is 4 cm before the end: it passes it in the second step, which still counts."""
+    state = with_physics(
+        compiled.start(), 2, qpos=jnp.asarray(MODEL.qpos0, jnp.float32).at[0].set(4.96),
+        qvel=jnp.zeros(6).at[0].set(2.0),
+    )  # fmt: skip
+    seen = compiled.run(state, [1.0] * 4)
+    assert [bool(s.done[2]) for s in seen] == [False, True, True, True]
+    assert [bool(s.valid[2]) for s in seen] == [True, True, False, False]
+    assert [float(s.reward[2]) > 1 for s in seen] == [True, True, False, False]
+    assert float(seen[3].reward[2]) == 0
+    np.testing.assert_array_equal(seen[3].obs[2], seen[1].obs[2])
+    assert not any(bool(s.diverged.any()) for s in seen)
+    assert not any(bool(s.done[jnp.array([0, 1, 3, 4, 5])].any()) for s in seen)
+
+
+def test_activations_survive_between_steps(compiled):
+    """The filter's answer to a constant control is 1 - (1 - dt / tau)^n over all steps of an episode."""
+    for n, state in enumerate(compiled.run(compiled.start(), [1.0] * 4), start=1):
+        np.testing.assert_allclose(state.physics.act[:, 0], 1 - (1 - 0.01 / 0.5) ** (2 * n), rtol=1e-5)
+
+
+def test_the_reward_is_the_sum_of_its_terms(compiled):
+    (state,) = compiled.run(compiled.start(), [3.0])
+    np.testing.assert_allclose(state.reward, sum(state.terms.values()), rtol=1e-6)
+    np.testing.assert_allclose(state.terms["control"], -0.9, rtol=1e-6)  # of the action as it was given
+    (clamped,) = compiled.run(compiled.start(), [1.0])
+    np.testing.assert_array_equal(clamped.obs, state.obs)
+
+
+def test_other_tasks_need_no_compilation(compiled):
+    ends = [
+        compiled.run(compiled.start(tasks), [1.0] * 5)[-1].physics.qvel[:, 0]
+        for tasks in ((1.0,) * 6, (0.5, 1.0, 2.0, 0.7, 1.4, 1.0), (2.0,) * 6)
+    ]
+    assert compiled.traces == 1
+    assert compiled.reset._cache_size() == compiled._step._cache_size() == 1
+    assert ends[1][0] > ends[0][0] > ends[2][0]  # the lighter, the faster
+    assert ends[0][1] == ends[1][1]
+    assert ends[1][2] == ends[2][2]
+
+
+POISONS = {
+    "nan": {"qvel": jnp.zeros(6).at[1].set(jnp.nan)},
+    "everything": {"qpos": jnp.inf, "qvel": jnp.nan, "act": jnp.nan, "qacc_warmstart": jnp.nan},
+    "absurd": {"qvel": jnp.zeros(6).at[0].set(1e7)},
+    "huge": {"qvel": jnp.zeros(6).at[0].set(1e30)},
+    "activation": {"act": jnp.nan},
+    "force": {"act": 1e13},  # whose acceleration makes MuJoCo start again in the first physics step
+}
+
+
+@pytest.mark.parametrize("case", POISONS)
+def test_a_poisoned_task_harms_no_other(case, compiled):
+    others, actions = jnp.array([0, 1, 3, 4, 5]), jax.random.normal(jax.random.key(1), (4, 6))
+    state = compiled.run(compiled.start((0.5, 0.8, 1.0, 1.3, 1.7, 2.0)), actions[:1])[0]
+    clean = compiled.run(state, actions[1:])
+    assert not any(bool(s.diverged.any() | ~s.valid.all()) for s in clean)
+    for s, undisturbed in zip(
+        compiled.run(with_physics(state, 2, **POISONS[case]), actions[1:]), clean, strict=True
+    ):
+        assert np.asarray(s.diverged).tolist() == [False, False, True, False, False, False]
+        assert bool(s.done[2])
+        assert not s.valid[2]
+        assert float(s.reward[2]) == 0
+        np.testing.assert_array_equal(s.obs[2], state.obs[2])  # the last one that could be
+        chex.assert_trees_all_equal(
+            *(jax.tree.map(lambda x: x[others], one._replace(key=())) for one in (s, undisturbed))
+        )
+
+
+@pytest.mark.parametrize("mass", [jnp.nan, jnp.inf, -1.0])
+def test_a_model_that_cannot_be_is_contained(mass, compiled):
+    """A task may ask for a robot that no physics can simulate."""
+    others = jnp.array([0, 1, 3, 4, 5])
+    tasks = (0.5, 0.8, 1.0, 1.3, 1.7, 2.0)
+    good = compiled.run(compiled.start(tasks), [1.0] * 3)[-1]
+    bad = compiled.run(compiled.start((*tasks[:2], mass, *tasks[3:])), [1.0] * 3)[-1]
+    assert np.isfinite(np.asarray(bad.obs)).all()
+    assert np.isfinite(np.asarray(bad.reward)).all()
+    chex.assert_trees_all_equal(bad.obs[others], good.obs[others])
+    assert not bad.diverged[others].any()
+    if mass != -1.0:
+        assert bool(bad.diverged[2])
+        assert not bad.valid[2]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_derived_constants_follow_the_task_or_stay(engine):
+    """Against the same robot written down with a heavier pole, where MuJoCo derives all from the file."""
+    load = TaskDimension("load", 0.0, 5.0, (Edit("body_mass", "add", "pole"),))
+    heavy = mujoco.MjModel.from_xml_string(CART.replace('mass="0.3"', 'mass="4.3"'))
+    data = mujoco.MjData(heavy)
+    data.qpos[2], data.qvel[[0, 2]], data.ctrl[0] = 0.3, (0.5, 1.0), 1.0
+    qpos, qvel = jnp.asarray(data.qpos, jnp.float32), jnp.asarray(data.qvel, jnp.float32)
+    mujoco.mj_step(heavy, data, 20)
+    truth = np.concatenate([data.qpos, data.qvel])
+
+    def error(derived):
+        env = cart((load,), engine=engine, derived=derived, frame_skip=20, start=lambda key: (qpos, qvel))
+        run = jax.jit(lambda task: env.step(env.reset(jax.random.key(0), task), jnp.ones(1)))
+        return abs(np.asarray(run(jnp.array([4.0])).obs) - truth).max()
+
+    assert error("consistent") < 1e-4
+    if engine == "mujoco":  # MJX's would take another half a minute to compile
+        assert error("stale") > 0.01
+
+
+def still():
+    """An agent that does nothing."""
+
+    def act(state, belief, obs, key, greedy):
+        return jnp.zeros((obs.shape[0], 1)), ()
+
+    return Agent(
+        init=lambda key: (),
+        begin=lambda state, n, key: (),
+        act=act,
+        observe=lambda state, belief, transition: belief,
+        adapt=None,
+        update=None,
+    )
+
+
+class Dangerous(TaskEnv):
+    """Tasks above 1.5 start at a speed that no physics can survive."""
+
+    def reset(self, key, task):
+        state = super().reset(key, task)
+        fast = jnp.where(task[0] > 1.5, 1e7, state.physics.qvel)
+        return state._replace(physics=state.physics._replace(qvel=fast))
+
+
+@pytest.mark.parametrize("engine", ["mujoco", pytest.param("mjx", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_diverged_episode_counts_as_the_worst(engine, sign):
+    """A step earns the task, or costs it."""
+    plain = cart(
+        (TaskDimension("danger", 0.0, 2.0),), engine=engine,
+        reward=lambda motion: {"task": sign * motion.after.task[0]},
+    )  # fmt: skip
+    env = Dangerous(**{name: getattr(plain, name) for name in plain.__dataclass_fields__})
+    tasks = jnp.array([0.5, 1.0, 1.8, 1.2])[:, None]
+    seen, outcome = rollout.run_episodes(
+        still(), env, rollout.Protocol(episodes=2), (), tasks, jax.random.key(0), greedy=jnp.zeros(2, bool)
+    )
+    np.testing.assert_array_equal(outcome.diverged, [[False] * 2, [False] * 2, [True] * 2, [False] * 2])
+    # its own, up to where it diverged, is the worst where steps earn; else the costliest other's
+    worst = 0.0 if sign > 0 else -6.0
+    expected = [2.5 * sign, 5.0 * sign, worst, 6.0 * sign]
+    np.testing.assert_allclose(outcome.returns, np.stack([expected] * 2, axis=1), rtol=1e-6)
+    assert not np.asarray(seen.valid)[2].any()
+    assert np.isfinite(np.asarray(seen.obs)).all()
