@@ -35,7 +35,11 @@ def make(
     def on_device() -> tuple[mjx.Model, mjx.Data]:
         # an engine may first be needed inside a trace, and outlives it
         with jax.ensure_compile_time_eval():
-            return mjx.put_model(model, impl="jax"), mjx.make_data(model, impl="jax")
+            device = jax.local_devices()[0]  # MJX would take the first of all, another process's too
+            return (
+                mjx.put_model(model, device=device, impl="jax"),
+                mjx.make_data(model, device=device, impl="jax"),
+            )
 
     def edit(leaves: ModelLeaves) -> mjx.Model:
         return on_device()[0].tree_replace(dict(leaves)) if leaves else on_device()[0]
