@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from jax.sharding import SingleDeviceSharding
 
 
 def _is_key(x: Any) -> bool:
@@ -33,11 +34,22 @@ def save(folder: Path, state: Any) -> None:
 def restore(folder: Path, like: Any) -> Any:
     """Reads a pytree back into the structure and shapes of ``like``; keys are of JAX's default kind.
 
+    It may be read on other devices than it was saved from. With several processes all of them call
+    this, as ``save``, and the shapes say where arrays go.
+
     Args:
         folder: what ``save`` wrote.
-        like: a pytree of arrays or of their shapes (``jax.eval_shape`` of the state's init).
+        like: a pytree of arrays or of their shapes (``jax.eval_shape`` of the state's init), with
+            shardings where arrays go elsewhere than on this process's first device.
     """
-    shapes = jax.eval_shape(_plain, like)
+    here = SingleDeviceSharding(jax.local_devices()[0])
+    shapes = jax.tree.map(
+        lambda x, wanted: jax.ShapeDtypeStruct(
+            x.shape, x.dtype, sharding=getattr(wanted, "sharding", None) or here
+        ),
+        jax.eval_shape(_plain, like),
+        like,
+    )
     with ocp.StandardCheckpointer() as checkpointer:
         plain = checkpointer.restore(folder.absolute(), shapes)
 

@@ -49,6 +49,24 @@ class EvalConfig:
 
 
 @dataclass(frozen=True)
+class DistributedConfig:
+    """Several processes, each with its own devices, as one run: every process gets the same command."""
+
+    auto: bool = False
+    """Ask the cluster (SLURM, Open MPI, TPU pod) how many processes there are and which this one is."""
+    coordinator: str | None = None
+    """HOST:PORT of process 0, where nothing can be asked."""
+    processes: int | None = None
+    """How many processes there are, with a coordinator."""
+    process_id: int | None = None
+    """Which of them this is, from 0; process 0 prints and writes the metrics."""
+
+    def __post_init__(self) -> None:
+        checks.at_least(self, "distributed", 1, "processes")
+        checks.at_least(self, "distributed", 0, "process_id")
+
+
+@dataclass(frozen=True)
 class Config:
     """A training run."""
 
@@ -77,6 +95,10 @@ class Config:
     """A YAML file of options, e.g. another run's config.yaml."""
     compile_cache: bool = True
     """Keep compiled programs in the user's cache folder, so that the next start is quick."""
+    mesh: str = "auto"
+    """How devices share the work: 'auto', seeds first and then tasks; sizes, 'seed=4,task=2'; 'none', one
+    device. Results do not depend on it but for the order of float additions."""
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     protocol: Protocol = field(default_factory=Protocol)
     env_options: Any = field(default_factory=NoOptions)
@@ -106,7 +128,8 @@ _COMPONENTS = (
     ("sampler_options", "sampler", samplers.get, "sampler"),
 )
 _PREFIX = {name: prefix for name, _, _, prefix in _COMPONENTS}
-_NOT_SAVED = ("out", "config")
+# Where a run is computed and kept says nothing about what it computes: another machine has its own.
+_NOT_SAVED = ("out", "config", "mesh", "distributed")
 _SHORT = {"physics": "env.physics"}
 
 
@@ -126,7 +149,12 @@ def schema(env: str, sampler: str, agent: str) -> type[Config]:
 
 
 def to_mapping(config: Config) -> dict[str, Any]:
-    """Every option by its dotted name, as the parser reads it back."""
+    """Every option of what is computed by its dotted name, as the parser reads it back."""
+    return {name: value for name, value in _all(config).items() if name.split(".")[0] not in _NOT_SAVED}
+
+
+def _all(config: Config) -> dict[str, Any]:
+    """Every option by its dotted name."""
 
     def walk(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
         for item in dataclasses.fields(value):
@@ -135,7 +163,7 @@ def to_mapping(config: Config) -> dict[str, Any]:
             inner = getattr(value, item.name)
             if dataclasses.is_dataclass(inner):
                 yield from walk(inner, dotted)
-            elif prefix or item.name not in _NOT_SAVED:
+            else:
                 yield dotted, list(inner) if isinstance(inner, tuple) else inner
 
     return dict(walk(config, ""))
@@ -210,7 +238,7 @@ def _without(options: Mapping[str, Any], component: str, known: Mapping[str, Any
 
 
 def _option_names(config: Config) -> set[str]:
-    return set(to_mapping(config)) | set(_NOT_SAVED) | {"seed", "help"}
+    return set(_all(config)) | {"seed", "help"}
 
 
 def _check_names(tokens: Sequence[str], config: Config, source: str) -> None:

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
-from roml_jax import agents, envs, evaluate, meta, rollout, samplers
+from roml_jax import agents, envs, evaluate, meta, rollout, samplers, sharding
 from roml_jax import config as config_lib
 from roml_jax.config import Config, ConfigError
 from roml_jax.registry import unknown
@@ -28,6 +29,7 @@ class Experiment(NamedTuple):
         test: the same on many.
         num_iterations: of the whole run.
         frames_per_iteration: environment steps per run and iteration.
+        mesh: the devices that the functions are written for; None for one.
     """
 
     env: envs.Env
@@ -39,6 +41,7 @@ class Experiment(NamedTuple):
     test: Callable[[Any], Array]
     num_iterations: int
     frames_per_iteration: int
+    mesh: Mesh | None
 
 
 def _check_weights(sampler: samplers.TaskSampler, num_tasks: int) -> None:
@@ -70,12 +73,22 @@ def _check_batch(sampler: samplers.TaskSampler, num_tasks: int, num_iterations: 
         )
 
 
+def _check_engine(env: envs.Env, mesh: Mesh | None) -> None:
+    """Refuses to call one host for what several devices hold."""
+    if mesh is not None and isinstance(env, envs.TaskEnv) and env.physics.name == "mujoco":
+        raise ValueError(
+            f"MuJoCo's C engine runs on one device and the mesh has {mesh.size}: "
+            "--physics mjx, or --mesh none for one device"
+        )
+
+
 def make(config: Config) -> Experiment:
     """Builds what a configuration names.
 
     Raises:
         ConfigError: where options do not go together; one line.
     """
+    num_runs = len(config.runs)
     env = envs.from_options(config.env, config.env_options)
     spec = config.protocol.agent_spec(env.spec)
     frames = config.num_tasks * spec.episodes * spec.horizon
@@ -95,27 +108,31 @@ def make(config: Config) -> Experiment:
             )
         _check_weights(sampler, config.num_tasks)
         _check_batch(sampler, config.num_tasks, num_iterations)
+        mesh = sharding.make_mesh(config.mesh, num_runs, config.num_tasks)
+        _check_engine(env, mesh)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    learner = rollout.make_learner(agent, env, config.protocol)
-    num_runs = len(config.runs)
+    learner = rollout.make_learner(agent, env, config.protocol, sharding.over_tasks(mesh))
     _check_sweep(config, learner, sampler)
 
     def on_held_out(tasks: int, purpose: evaluate.Purpose) -> Callable[[Any], Array]:
         one = evaluate.make_evaluate(learner, env.family, tasks, config.eval.seed, purpose)
-        return jax.vmap(one) if num_runs > 1 else one
+        batched = jax.vmap(one, spmd_axis_name=sharding.seed_axis(mesh)) if num_runs > 1 else one
+        return sharding.place_output(batched, mesh)
 
+    train = meta.make_train(
+        learner, sampler, num_tasks=config.num_tasks, num_iterations=num_iterations, num_runs=num_runs,
+        chunk_length=min(config.chunk, num_iterations), seed_axis=sharding.seed_axis(mesh),
+    )  # fmt: skip
     return Experiment(
         env=env,
         agent=agent,
         learner=learner,
         sampler=sampler,
-        train=meta.make_train(
-            learner, sampler, num_tasks=config.num_tasks, num_iterations=num_iterations,
-            num_runs=num_runs, chunk_length=min(config.chunk, num_iterations),
-        ),
+        train=sharding.place(train, mesh, num_runs),
         evaluate=on_held_out(config.eval.tasks, "validation"),
         test=on_held_out(config.eval.test_tasks, "test"),
         num_iterations=num_iterations,
         frames_per_iteration=frames,
-    )  # fmt: skip
+        mesh=mesh,
+    )

@@ -40,25 +40,26 @@ def available() -> int | None:
     return min(free["MemAvailable"], int(confined)) if confined.isdigit() else free["MemAvailable"]
 
 
-def check(config: Config, state: Any, num_runs: int) -> None:
+def check(config: Config, state: Any, num_runs: int, devices: int = 1) -> None:
     """Refuses runs whose state cannot fit, and says what would.
 
     Args:
         config: the runs'.
         state: their MetaState, as shapes.
         num_runs: that it holds.
+        devices: that the runs are spread over.
 
     Raises:
         ConfigError: one line.
     """
-    room, needed = available(), size_of(state)
+    room, needed = available(), size_of(state) / devices
     if room is None or needed <= _SHARE * room:
         return
-    replay = size_of(getattr(state.learner, "replay", ()))
+    replay = size_of(getattr(state.learner, "replay", ())) / devices
     ways = []
-    per_run = needed / num_runs
+    per_run = needed * devices / num_runs
     if num_runs > 1 and per_run < _SHARE * room:
-        ways.append(f"at most {int(_SHARE * room / per_run)} runs in one program")
+        ways.append(f"at most {int(devices * _SHARE * room / per_run)} runs in one program")
     spare = _SHARE * room - (needed - replay)
     if replay and spare > 0:
         rows = int(config.agent_options.vae.buffer_trajectories * spare / replay)

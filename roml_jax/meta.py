@@ -96,18 +96,22 @@ def make_train(
     num_iterations: int,
     num_runs: int = 1,
     chunk_length: int = 10,
+    seed_axis: str | None = None,
 ) -> Train:
     """The training of one or several runs, as pure functions to be jitted.
 
     A chunk runs as many of its iterations as it is told to, so that the last, shorter one needs no
     second compilation. Runs share one program: the iteration is vmapped over their states, its
-    counter left unbatched, since it is the same for all.
+    counter left unbatched, since it is the same for all. On several devices ``seed_axis`` is the axis
+    of their mesh that runs are cut along.
     """
     # jitted here, so that its shapes and the loop's body share one trace
     iteration = jax.jit(make_iteration(learner, sampler, num_tasks, num_iterations))
     axes = MetaState(learner=0, sampler=0, key=0, iteration=None)
     if num_runs > 1:
-        iteration = jax.jit(jax.vmap(iteration, in_axes=(axes,), out_axes=(axes, 0)))
+        iteration = jax.jit(
+            jax.vmap(iteration, in_axes=(axes,), out_axes=(axes, 0), spmd_axis_name=seed_axis)
+        )
 
     def init_one(run: tuple[Array, Mapping[str, Array]]) -> MetaState:
         key, settings = run

@@ -60,6 +60,16 @@ class JsonLines:
         self._file.close()
 
 
+class Nowhere:
+    """A sink that keeps nothing: of several processes one writes."""
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Does nothing."""
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
 class ConsoleProgress:
     """A progress bar on a terminal, a line every few seconds elsewhere."""
 

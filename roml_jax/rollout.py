@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -27,6 +27,13 @@ from roml_jax.types import (
 
 Boundary = Literal["terminal", "reset"]
 ActionMap = Literal["raw", "tanh"]
+Constrain = Callable[[Any], Any]
+"""Pytrees with leaves (N, ...) as they are, with a say in which device has which tasks."""
+
+
+def anywhere(tree: Any) -> Any:
+    """No say in where things are computed."""
+    return tree
 
 
 @dataclass(frozen=True)
@@ -130,7 +137,7 @@ def _outcome(total: Array, diverged: Array, terms: Mapping[str, Array]) -> Outco
 
 def run_episodes(
     agent: Agent, env: Env, protocol: Protocol, agent_state: Any, tasks: Array, key: Array, *, greedy: Array,
-    record: bool = True,
+    record: bool = True, constrain: Constrain = anywhere,
 ) -> tuple[Rollout | None, Outcome]:  # fmt: skip
     """Runs K episodes of H steps on each of N tasks.
 
@@ -145,6 +152,7 @@ def run_episodes(
         key: randomness of resets, environments and actions.
         greedy: (K,) bool, in which episodes to take the likeliest action.
         record: keep everything that learning needs; else only what came of it.
+        constrain: says where tasks are computed.
 
     Returns:
         (Rollout with leaves (N, K, H, ...) or None, Outcome with leaves (N, K)).
@@ -157,11 +165,12 @@ def run_episodes(
         terminal_obs, belief = carry
         key, first, greedy = now
         reset_key, act_key, adapt_key = jax.random.split(key, 3)
-        state = jax.vmap(env.reset)(jax.random.split(reset_key, n), tasks)
+        state = jax.vmap(env.reset)(*constrain((jax.random.split(reset_key, n), tasks)))
         obs = _flagged(protocol, state.obs, jnp.zeros((), bool))
         if protocol.boundary == "terminal":
             obs = jnp.where(first, obs, terminal_obs)
-        start, wanted = _Carry(state, obs, belief), record or agent.adapt is not None
+        start = constrain(_Carry(state, obs, belief))
+        wanted = record or agent.adapt is not None
         end, left = _run_steps(agent, env, protocol, agent_state, start, act_key, greedy, wanted)
         belief = agent.adapt(agent_state, end.belief, left.seen, adapt_key) if agent.adapt else end.belief
         total, terms = jax.tree.map(
@@ -182,16 +191,25 @@ def run_episodes(
     # (K, H, N, ...) to (N, K, H, ...)
     seen, extras = jax.tree.map(lambda x: jnp.moveaxis(x, 2, 0), left.seen)
     obs = jnp.concatenate([seen.obs, seen.next_obs[:, :, -1:]], axis=2)
-    return Rollout(obs, seen.action, seen.reward, seen.valid, extras, outcome), outcome
+    return constrain(Rollout(obs, seen.action, seen.reward, seen.valid, extras, outcome)), outcome
 
 
-def make_learner(agent: Agent, env: Env, protocol: Protocol) -> MetaLearner:
-    """Makes an agent and an environment a meta-learner; a task's score is its return over all episodes."""
+def make_learner(agent: Agent, env: Env, protocol: Protocol, constrain: Constrain = anywhere) -> MetaLearner:
+    """Makes an agent and an environment a meta-learner; a task's score is its return over all episodes.
+
+    Args:
+        agent: what learns.
+        env: unbatched.
+        protocol: how it meets tasks.
+        constrain: says where tasks are computed, where there are several devices.
+    """
     episodes = protocol.agent_spec(env.spec).episodes
 
     def collect(state: Any, tasks: Array, key: Array) -> tuple[Any, Rollout, Array]:
         greedy = jnp.zeros(episodes, bool)
-        experience, outcome = run_episodes(agent, env, protocol, state, tasks, key, greedy=greedy)
+        experience, outcome = run_episodes(
+            agent, env, protocol, state, tasks, key, greedy=greedy, constrain=constrain
+        )
         return state, experience, outcome.returns.sum(axis=-1)
 
     def update(
@@ -205,7 +223,9 @@ def make_learner(agent: Agent, env: Env, protocol: Protocol) -> MetaLearner:
 
     def test(state: Any, tasks: Array, key: Array) -> Array:
         greedy = jnp.ones(episodes, bool)
-        _, outcome = run_episodes(agent, env, protocol, state, tasks, key, greedy=greedy, record=False)
+        _, outcome = run_episodes(
+            agent, env, protocol, state, tasks, key, greedy=greedy, record=False, constrain=constrain
+        )
         return outcome.returns
 
     return MetaLearner(agent.init, collect, update, test, None, agent.tunable, agent.tune)

@@ -17,7 +17,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from roml_jax import checkpoint, evaluate, experiment, memory, meta, metrics, runs
+from roml_jax import checkpoint, distributed, evaluate, experiment, memory, meta, metrics, runs
 from roml_jax.config import Config, ConfigError, to_mapping
 
 
@@ -97,8 +97,10 @@ class _Log:
     """Rows of metrics.jsonl: every row says which run, how many iterations, frames and seconds."""
 
     def __init__(self, folder: Path, config: Config) -> None:
-        self._sink, self._runs = metrics.JsonLines(folder / "metrics.jsonl"), config.runs
-        self._start = time.monotonic()
+        # of several processes one writes
+        main = distributed.is_main()
+        self._sink = metrics.JsonLines(folder / "metrics.jsonl") if main else metrics.Nowhere()
+        self._runs, self._start = config.runs, time.monotonic()
 
     def write(self, prefix: str, rows: list[dict[str, float]], iteration: int, frames: int) -> None:
         seconds = round(time.monotonic() - self._start, 3)
@@ -132,20 +134,32 @@ def result_table(config: Config, final: list[dict[str, float]]) -> Table:
     return table
 
 
+def _devices(parts: experiment.Experiment) -> str:
+    """How devices share the work, where there are several."""
+    if parts.mesh is None:
+        return ""
+    sizes = " x ".join(f"{size} {name}" for name, size in parts.mesh.shape.items())
+    return f" on {parts.mesh.size} devices ({sizes})"
+
+
 def run(config: Config, console: Console) -> Path:
     """Trains, evaluates, tests and saves; returns the run's folder.
+
+    With several processes each calls this, and process 0 prints and writes.
 
     Raises:
         ConfigError: where options do not go together or the folder cannot be used; one line, before
             anything was computed.
     """
+    distributed.check_same(to_mapping(config) | {"mesh": config.mesh})
     parts = experiment.make(config)
     start = runs.leaves(config.runs)
-    memory.check(config, jax.eval_shape(parts.train.init, *start), len(config.runs))
-    folder = make_folder(config)
+    shapes = jax.eval_shape(parts.train.init, *start)
+    memory.check(config, shapes, len(config.runs), parts.mesh.shape["seed"] if parts.mesh else 1)
+    folder = distributed.shared_folder(lambda: make_folder(config))
     console.print(f"[bold]{config.env}[/] x {config.sampler} x {config.agent}, "
                   f"{parts.num_iterations} iterations of {parts.frames_per_iteration} frames, "
-                  f"{len(config.runs)} run(s), into {folder}", soft_wrap=True)  # fmt: skip
+                  f"{len(config.runs)} run(s){_devices(parts)}, into {folder}", soft_wrap=True)  # fmt: skip
     with contextlib.closing(_Log(folder, config)) as log, concurrent.futures.ThreadPoolExecutor() as pool:
         with console.status("compiling ..."):
             began = time.monotonic()

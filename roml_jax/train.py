@@ -8,16 +8,22 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from roml_jax import config as config_lib
-from roml_jax import runner
+from roml_jax import distributed, runner
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parses the command line and trains; returns the exit code."""
+    with distributed.not_waiting():
+        return _main(sys.argv[1:] if argv is None else argv)
+
+
+def _main(argv: Sequence[str]) -> int:
     try:
-        config = config_lib.parse(sys.argv[1:] if argv is None else argv)
+        config = config_lib.parse(argv)
         if config.compile_cache:
             runner.enable_compile_cache()
-        runner.run(config, Console())
+        distributed.initialize(config.distributed)
+        runner.run(config, Console(quiet=not distributed.is_main()))
     except ValueError as error:
         if not isinstance(error, config_lib.ConfigError | config_lib.UnknownNameError):
             raise
@@ -25,9 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except OSError as error:
         print(f"error: cannot write the run's files: {error}", file=sys.stderr)
+        distributed.abandon(1)
         return 1
     except KeyboardInterrupt:
         print("stopped; nothing was saved but the metrics", file=sys.stderr)
+        distributed.abandon(130)
         return 130
     return 0
 

@@ -1,0 +1,76 @@
+"""Run by test_sharding with eight forced host devices: the same run on several meshes, into one file."""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from roml_jax import config, experiment, sharding
+
+SMALL = {
+    "num_tasks": 8, "seeds": list(range(8)), "learning_starts": 0, "sampler.batch_size": 16,
+    "vae.buffer_trajectories": 37, "vae.batch_trajectories": 4, "ppo.layers": [16],
+    "eval.test_tasks": 24, "eval.tasks": 8,
+}  # fmt: skip
+PROBE = {"env": "probe_memory", "frames": 10 * 128}
+CHEETAH = {
+    "env": "cheetah_mass", "physics": "mjx", "protocol.horizon": 4, "frames": 64, "chunk": 1,
+    "ppo.minibatches": 2,
+}  # fmt: skip
+
+
+def make(mesh, **options):
+    return experiment.make(config.make(mesh=mesh, **(SMALL | options)))
+
+
+def plain(tree):
+    def array(x):
+        return np.asarray(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x)
+
+    return [array(leaf) for leaf in jax.tree.leaves(tree)]
+
+
+def train(mesh, iterations, **options):
+    """State, metrics and held-out returns after so many iterations, and the compiled program."""
+    parts = make(mesh, **options)
+    keys = jnp.stack([jax.random.key(seed) for seed in SMALL["seeds"]])
+    state = jax.jit(parts.train.init)(keys)
+    wanted = sharding.placed_shapes(parts.mesh, jax.eval_shape(parts.train.init, keys), len(keys))
+    chunk = jax.jit(parts.train.chunk, donate_argnums=0).lower(state, jnp.int32(0)).compile()
+    for n in (1, iterations - 1) if iterations > 1 else (1,):
+        state, metrics = chunk(state, jnp.int32(n))
+    if parts.mesh is not None:
+        for leaf, like in zip(jax.tree.leaves(state), jax.tree.leaves(wanted), strict=True):
+            assert leaf.sharding.is_equivalent_to(like.sharding, leaf.ndim), (leaf.sharding, like.sharding)
+    returns = jax.jit(parts.test)(state.learner)
+    names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)]
+    names += sorted(metrics)
+    values = plain(state) + [np.asarray(metrics[name][0]) for name in sorted(metrics)]
+    return dict(zip(names, values, strict=True)) | {"test": np.asarray(returns)}, chunk
+
+
+def bytes_per_device(mesh):
+    """What a device holds of the rollouts of 512 tasks, while and after they are collected."""
+    parts = make(mesh, **PROBE, seeds=[0])
+    shapes = jax.eval_shape(parts.learner.init, jax.random.key(0))
+    tasks = jax.ShapeDtypeStruct((512, 1), jnp.zeros(()).dtype)
+    collect = jax.jit(lambda *args: parts.learner.collect(*args)[1])
+    memory = collect.lower(shapes, tasks, jax.random.key(0)).compile().memory_analysis()
+    return np.array([memory.temp_size_in_bytes, memory.output_size_in_bytes])
+
+
+def main(out, env, iterations, *meshes):
+    options = {"probe": PROBE, "cheetah": CHEETAH}[env]
+    saved = {}
+    for mesh in meshes:
+        values, chunk = train(mesh, int(iterations), **options)
+        saved |= {f"{mesh}:{name}": value for name, value in values.items()}
+        saved[f"{mesh}:program"] = np.array(chunk.as_text())
+    if env == "probe":
+        saved |= {"bytes:none": bytes_per_device("none"), "bytes:task=8": bytes_per_device("task=8")}
+    np.savez(out, **saved)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,136 @@
+"""Runs on a mesh of devices: the same results on every mesh, and one line for a mesh that cannot be."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from roml_jax import config, experiment, sharding
+
+HERE = Path(__file__).parent
+MESHES = ("seed=8", "seed=4,task=2", "task=8")
+# Devices meet in collectives; on a busy machine one thread of eight may be late by more than XLA's 40 s.
+FLAGS = "--xla_force_host_platform_device_count=8 --xla_cpu_collective_call_terminate_timeout_seconds=600"
+COLLECTIVE = re.compile(r"= (\S+|\([^=]*\)) (all-gather|all-reduce|all-to-all|collective-permute)\(")
+
+
+def on_eight_devices(tmp_path_factory, env, iterations, x64):
+    """Values of the same run on one device and on every mesh."""
+    out = tmp_path_factory.mktemp("sharded") / f"{env}.npz"
+    settings = {"XLA_FLAGS": FLAGS, "JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": str(int(x64))}
+    # the fewer optimisations, the quicker the compilation
+    settings |= {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "PYTHONPATH": str(HERE.parent)}
+    command = [sys.executable, str(HERE / "sharded_run.py"), str(out), env, str(iterations), "none", *MESHES]
+    done = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return np.load(out)
+
+
+@pytest.fixture(scope="module")
+def probe(tmp_path_factory):
+    return on_eight_devices(tmp_path_factory, "probe", 5, x64=True)
+
+
+def assert_same(values, mesh, **tolerance):
+    """Every leaf of the state, every metric and the held-out returns."""
+    names = [name.removeprefix("none:") for name in values if name.startswith("none:")]
+    assert len(names) > 150
+    for name in set(names) - {"program"}:
+        alone, cut = values[f"none:{name}"], values[f"{mesh}:{name}"]
+        assert alone.dtype == cut.dtype
+        np.testing.assert_allclose(cut, alone, err_msg=name, **tolerance)
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_five_iterations_on_a_mesh_are_those_of_one_device(probe, mesh):
+    assert probe["none:train/return"].dtype == np.float64
+    assert np.isfinite(probe["none:ppo/policy_loss"]).all()
+    assert_same(probe, mesh, rtol=1e-9, atol=1e-9)
+
+
+def test_seeds_do_not_talk_while_they_train_and_no_replay_ever_moves(probe):
+    """With a device per seed nothing but loop ends (and afterwards the metrics) crosses devices."""
+    moved = {mesh: COLLECTIVE.findall(str(probe[f"{mesh}:program"])) for mesh in MESHES}
+    assert all(moved.values())
+    chunk = 10
+    assert {re.sub(r"\{.*", "", shape) for shape, _ in moved["seed=8"]} <= {"pred[]", f"f64[{chunk},8]"}
+    rows = re.compile(r"\b37\b")  # the replay's capacity
+    assert all(not rows.search(shape) for one in moved.values() for shape, _ in one)
+
+
+def test_a_device_holds_its_share_of_the_rollouts(probe):
+    temporary, result = probe["bytes:task=8"] / probe["bytes:none"]
+    assert result < 0.15
+    assert temporary < 0.3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", MESHES)
+def test_a_cheetah_iteration_on_a_mesh_is_that_of_one_device(cheetah, mesh):
+    assert_same(cheetah, mesh, rtol=2e-3, atol=2e-3)
+
+
+@pytest.fixture(scope="module")
+def cheetah(tmp_path_factory):
+    return on_eight_devices(tmp_path_factory, "cheetah", 1, x64=False)
+
+
+@pytest.mark.parametrize(
+    ("devices", "seeds", "tasks", "chosen"),
+    [
+        (1, 5, 16, (1, 1)),
+        (8, 8, 16, (8, 1)),
+        (8, 30, 16, (2, 4)),  # of eight devices, two divide thirty seeds
+        (8, 1, 16, (1, 8)),
+        (6, 4, 9, (2, 3)),
+        (256, 32, 16, (32, 8)),
+    ],
+)
+def test_auto_takes_seeds_first(devices, seeds, tasks, chosen):
+    assert sharding.choose("auto", devices, seeds, tasks) == chosen
+
+
+@pytest.mark.parametrize("text", ["seed=2,task=4", "task=4,seed=2", "seed=2, task=4"])
+def test_sizes_as_written(text):
+    assert sharding.choose(text, 8, 4, 16) == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "devices", "seeds", "tasks", "expected"),
+    [
+        ("seed=4,task=4", 8, 4, 16, "is 16 device(s) of 8; what fits: seed=4,task=2 or seed=2,task=4"),
+        ("seed=8", 8, 4, 16, "does not divide 4 seed(s); what fits: seed=4,task=2"),
+        ("task=8", 8, 2, 4, "does not divide num_tasks=4; what fits: seed=2,task=4"),
+        ("auto", 8, 3, 20, "no mesh of 8 devices divides 3 seed(s) and num_tasks=20; change"),
+        ("seed=0,task=8", 8, 3, 20, "is 0 device(s) of 8"),
+        ("seed=2,seed=4", 8, 8, 16, "must be auto, none or like seed=4,task=2"),
+        ("8x1", 8, 8, 16, "must be auto, none or like seed=4,task=2"),
+    ],
+)
+def test_a_mesh_that_cannot_be_is_one_line(text, devices, seeds, tasks, expected):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        sharding.choose(text, devices, seeds, tasks)
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_one_device_has_no_mesh_and_the_wrong_one_is_a_configuration_error():
+    assert experiment.make(config.make("probe_memory")).mesh is None
+    with pytest.raises(config.ConfigError, match="is 8 device"):
+        experiment.make(config.make("probe_memory", mesh="task=8"))
+
+
+def test_the_c_engine_refuses_a_mesh():
+    settings = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-m", "roml_jax.train", "--env", "cheetah_mass"]
+    done = subprocess.run(
+        command, env=os.environ | settings, capture_output=True, text=True, check=False, cwd=HERE.parent
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert "one device and the mesh has 2: --physics mjx" in done.stderr
