@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import io
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,6 +91,8 @@ class Config:
     """Tasks per iteration; each is met for all its episodes."""
     chunk: int = 10
     """Iterations that run in one go before progress is shown."""
+    imports: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--import"])] = ()
+    """Modules of your own that register environments, agents or samplers; imported before anything else."""
     out: Path | None = None
     """The run's new folder; by default runs/ENV-SAMPLER-TIME."""
     config: Path | None = None
@@ -238,7 +242,7 @@ def _without(options: Mapping[str, Any], component: str, known: Mapping[str, Any
 
 
 def _option_names(config: Config) -> set[str]:
-    return set(_all(config)) | {"seed", "help"}
+    return set(_all(config)) | {"seed", "import", "help"}
 
 
 def _check_names(tokens: Sequence[str], config: Config, source: str) -> None:
@@ -324,16 +328,53 @@ def _named(tokens: Sequence[str], name: str) -> str | None:
     return value
 
 
+def _listed(tokens: Sequence[str], *names: str) -> list[str]:
+    """The values of the last of some names among tokens, up to the next option."""
+    values: list[str] = []
+    taking = False
+    for token in tokens:
+        head, equals, value = token.partition("=")
+        if head in names:
+            taking, values = True, [value] if equals else []
+        elif token.startswith("--"):
+            taking = False
+        elif taking:
+            values.append(token)
+    return values
+
+
+def import_modules(names: Sequence[str]) -> None:
+    """Imports modules for what they register.
+
+    Raises:
+        ConfigError: for one that cannot be imported, or that registers nothing; one line.
+    """
+
+    def registered() -> set[tuple[str, str]]:
+        return {(kind.__name__, name) for kind in (envs, agents, samplers) for name in kind.names()}
+
+    for name in names:
+        known, before = name in sys.modules, registered()
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # whatever a module of somebody else's may raise
+            what = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ConfigError(f"--import {name} failed: {what}") from None
+        if not known and registered() == before:
+            raise ConfigError(f"--import {name} registers nothing; roml_jax.envs.register(NAME, maker) does")
+
+
 def parse(argv: Sequence[str]) -> Config:
     """A configuration from command-line tokens, presets and ``--config``.
 
     Raises:
-        ConfigError: for a wrong option, type or value; one line.
+        ConfigError: for a wrong option, type or value, or a module that cannot be imported; one line.
         UnknownNameError: for an unknown environment, sampler or agent; one line.
         SystemExit: with code 0 after --help.
     """
     file = _named(argv, "config")
     in_file = dict(_flatten(read_yaml(Path(file)))) if file else {}
+    import_modules([*_listed(_tokens(in_file), "--imports"), *_listed(argv, "--imports", "--import")])
     written_for = {
         name: str(in_file.get(name, getattr(Config, name))) for name in ("env", "sampler", "agent")
     }

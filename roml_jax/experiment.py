@@ -82,14 +82,19 @@ def _check_engine(env: envs.Env, mesh: Mesh | None) -> None:
         )
 
 
-def make(config: Config) -> Experiment:
+def make(config: Config, env: envs.Env | None = None) -> Experiment:
     """Builds what a configuration names.
+
+    Args:
+        config: of the run.
+        env: an environment of your own in place of the one that the configuration names.
 
     Raises:
         ConfigError: where options do not go together; one line.
     """
     num_runs = len(config.runs)
-    env = envs.from_options(config.env, config.env_options)
+    if env is None:
+        env = envs.from_options(config.env, config.env_options)
     spec = config.protocol.agent_spec(env.spec)
     frames = config.num_tasks * spec.episodes * spec.horizon
     if config.frames < frames:

@@ -192,9 +192,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m roml_jax.envs", description="Lists all environments, or describes one."
     )
     parser.add_argument("env", nargs="?", help="describe this one: its options, observation and tasks")
-    name = parser.parse_args(argv).env
+    parser.add_argument(
+        "--import", dest="imports", metavar="MODULE", action="append", default=[],
+        help="a module of your own that registers environments",
+    )  # fmt: skip
+    given = parser.parse_args(argv)
+    name = given.env
     console = Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False)
     try:
+        config_lib.import_modules(given.imports)
         if name is None:
             listing(console, envs.names())
             console.print("python -m roml_jax.envs NAME describes one.")

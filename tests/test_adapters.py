@@ -1,0 +1,268 @@
+"""Environments of brax and MuJoCo Playground with tasks that edit their models."""
+
+import copy
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+import pytest
+from brax import envs as brax_envs
+from flax import struct
+
+from roml_jax.envs import Edit, TaskDimension, from_brax, from_playground
+from roml_jax.quiet import mjx
+
+pytestmark = pytest.mark.filterwarnings("ignore:Brax System, piplines and environments")
+
+MASS = TaskDimension("mass", 0.5, 2.0, (Edit("body_mass", rows="pole"),), "log")
+DAMPING = TaskDimension("damping", 0.0, 2.0, (Edit("dof_damping", "set", 0),))
+TASKS = jnp.array([[1.0, 1.0], [2.0, 1.0], [1.0, 2.0]])
+
+CART = """
+<mujoco>
+  <option timestep="0.02"/>
+  <worldbody>
+    <body name="cart">
+      <joint name="rail" type="slide" axis="1 0 0"/>
+      <geom type="sphere" size="0.1" mass="1"/>
+      <body name="pole">
+        <joint name="hinge" axis="0 1 0"/>
+        <geom type="capsule" fromto="0 0 0 0 0 0.6" size="0.03" mass="0.2"/>
+      </body>
+    </body>
+  </worldbody>
+  <actuator><motor joint="rail" gear="10" ctrllimited="true" ctrlrange="-1 1"/></actuator>
+</mujoco>
+"""
+
+
+@struct.dataclass
+class FakeState:
+    data: mjx.Data
+    obs: jax.Array
+    reward: jax.Array
+    done: jax.Array
+    metrics: dict
+    info: dict
+
+
+class FakePlayground:
+    """What a ``mujoco_playground.MjxEnv`` offers, and how its environments are built inside."""
+
+    def __init__(self):
+        self._mj_model = mujoco.MjModel.from_xml_string(CART)
+        self._mjx_model = mjx.put_model(self._mj_model, impl="jax")
+        self._get_reward = self._pole_reward  # Playground's keep bound methods: they must see the task
+
+    @property
+    def mj_model(self):
+        return self._mj_model
+
+    @property
+    def mjx_model(self):
+        return self._mjx_model
+
+    @property
+    def action_size(self):
+        return self.mjx_model.nu
+
+    @property
+    def unwrapped(self):
+        return self
+
+    def _pole_reward(self, data):
+        return self.mjx_model.body_mass[2] * jnp.cos(data.qpos[1])
+
+    def _observe(self, data):
+        return {"state": jnp.concatenate([data.qpos, data.qvel])}
+
+    def reset(self, rng):
+        qpos = 0.01 * jax.random.normal(rng, (2,))
+        data = mjx.make_data(self.mj_model, impl=self.mjx_model.impl.value).replace(qpos=qpos)
+        data = mjx.forward(self.mjx_model, data)
+        zero = jnp.zeros(())
+        return FakeState(data, self._observe(data), zero, zero, {"pole": zero}, {"rng": rng})
+
+    def step(self, state, action):
+        data = mjx.step(self.mjx_model, state.data.replace(ctrl=action))
+        reward = self._get_reward(data)
+        state.metrics.update(pole=reward)  # as theirs do, in the dictionary they were given
+        done = (jnp.abs(data.qpos[0]) > 0.05).astype(float)
+        return state.replace(data=data, obs=self._observe(data), reward=reward, done=done)
+
+
+class Run:
+    """Three tasks of an adapted environment, from the same start; compiled once."""
+
+    def __init__(self, env):
+        self.env, self.traces = env, 0
+        self.reset = jax.jit(jax.vmap(env.reset, in_axes=(None, 0)))
+        self._step = jax.jit(jax.vmap(self._traced))
+
+    def _traced(self, state, action):
+        self.traces += 1
+        return self.env.step(state, action)
+
+    def step(self, state, action):
+        return self._step(state, jnp.full((3, self.env.spec.action.size), action))
+
+    def start(self, tasks=TASKS):
+        return self.reset(jax.random.key(0), tasks)
+
+
+@pytest.fixture(scope="module")
+def pendulum():
+    return brax_envs.get_environment("inverted_pendulum", backend="mjx")
+
+
+@pytest.fixture(scope="module")
+def on_brax(pendulum):
+    return Run(from_brax(pendulum, (MASS, DAMPING), reads={"task": lambda state, task: task}))
+
+
+@pytest.fixture(scope="module")
+def on_playground():
+    return Run(from_playground(FakePlayground(), (MASS, DAMPING)))
+
+
+@pytest.fixture(params=["on_brax", "on_playground"])
+def run(request):
+    return request.getfixturevalue(request.param)
+
+
+def data_of(state):
+    """The library's physics."""
+    return getattr(state.physics, "data", None) or state.physics.pipeline_state
+
+
+def in_c(run, row, data, action, task):
+    """A control step of MuJoCo's own engine, on a model edited by hand."""
+    env, on_brax = run.env.env, run.env.attribute == "sys"
+    model = copy.copy(env.sys.mj_model if on_brax else env.mj_model)
+    if on_brax:
+        model.opt.timestep = float(env.sys.opt.timestep)
+    pole = model.body("pole").id
+    model.body_mass[pole] *= task[0]
+    model.body_inertia[pole] *= task[0]
+    model.dof_damping[0] = task[1]
+    mujoco.mj_setConst(model, mujoco.MjData(model))
+    now = mujoco.MjData(model)
+    # brax's pendulum maps [-1, 1] to its actuator's range
+    now.ctrl[:] = action * model.actuator_ctrlrange[0, 1] if on_brax else action
+    now.qpos[:], now.qvel[:] = data.qpos[row], data.qvel[row]
+    mujoco.mj_step(model, now, getattr(env, "_n_frames", 1))
+    return np.concatenate([now.qpos, now.qvel])
+
+
+def test_a_task_is_the_edited_model(run):
+    """Each task's step is that of MuJoCo's engine on a model edited and recompiled for it."""
+    state = run.start()
+    for action in (0.7, -0.4):
+        after = run.step(state, action)
+        for row, task in enumerate(np.asarray(TASKS)):
+            expected = in_c(run, row, data_of(state), action, task)
+            np.testing.assert_allclose(after.obs[row, :4], expected, atol=1e-4)
+        state = after
+
+
+def test_new_tasks_need_no_compilation_and_leave_no_trace(run):
+    source = run.env.env
+    before = dict(vars(source))
+    for tasks in (TASKS, TASKS[::-1], 0.5 * TASKS):
+        after = run.step(run.start(tasks), 1.0)
+        assert len({float(x) for x in after.obs[:, 2]}) == 3  # three robots, three speeds
+    assert run.traces == 1
+    assert run.reset._cache_size() == run._step._cache_size() == 1
+    assert vars(source).keys() == before.keys()
+    assert all(vars(source)[name] is value for name, value in before.items())
+    leaves = jax.tree.leaves((getattr(source, run.env.attribute), before))
+    assert not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+
+
+def test_specification_and_observation(on_brax, on_playground):
+    assert dict(on_brax.env.spec.obs_slices) == {"observation": slice(0, 4), "task": slice(4, 6)}
+    assert dict(on_playground.env.spec.obs_slices) == {"state": slice(0, 4)}
+    state = on_brax.start()
+    np.testing.assert_array_equal(state.obs[:, 4:], TASKS)
+    for run in (on_brax, on_playground):
+        assert run.env.spec.action.size == 1
+        assert run.env.family.names == ("mass", "damping")
+        assert run.start().obs.dtype == run.step(run.start(), 0.0).reward.dtype == jnp.float32
+
+
+def test_bound_methods_that_an_environment_keeps_see_the_task(on_playground):
+    after = on_playground.step(on_playground.start(), 0.0)
+    assert float(after.reward[1] / after.reward[0]) == pytest.approx(2.0, rel=1e-3)
+
+
+def test_an_early_end(on_playground):
+    """The cart leaves its 5 cm; its next steps do not count, its observation stands still."""
+    state, seen = on_playground.start(), []
+    for _ in range(12):
+        state = on_playground.step(state, 1.0)
+        seen.append(state)
+    done = np.array([s.done for s in seen])
+    valid = np.array([s.valid for s in seen])
+    (end,) = np.flatnonzero(np.diff(done[:, 0].astype(int))) + 1  # the step that led there
+    assert 2 < end < 9
+    assert valid[: end + 1, 0].all()
+    assert not valid[end + 1 :, 0].any()
+    assert done[end:, 0].all()
+    np.testing.assert_array_equal(seen[-1].obs[0], seen[end].obs[0])
+    assert float(seen[-1].reward[0]) == 0
+    assert not any(bool(s.diverged.any()) for s in seen)
+
+
+def test_a_poisoned_task_harms_no_other(run):
+    state = run.start()
+
+    part = "data" if hasattr(state.physics, "data") else "pipeline_state"
+    inner = getattr(state.physics, part)
+    physics = state.physics.replace(**{part: inner.replace(qvel=inner.qvel.at[1].set(jnp.nan))})
+    clean, bad = run.step(state, 0.3), run.step(state._replace(physics=physics), 0.3)
+    assert np.asarray(bad.diverged).tolist() == [False, True, False]
+    assert np.asarray(bad.valid).tolist() == [True, False, True]
+    assert np.isfinite(np.asarray(bad.obs)).all()
+    np.testing.assert_array_equal(bad.obs[jnp.array([0, 2])], clean.obs[jnp.array([0, 2])])
+
+
+def test_edits_start_from_the_model_that_runs_not_from_its_file():
+    fake = FakePlayground()
+    fake._mjx_model = fake._mjx_model.tree_replace({"body_mass": fake._mjx_model.body_mass * 10})
+    leaves = from_playground(fake, (MASS,)).apply_task(jnp.array([2.0]))
+    np.testing.assert_allclose(leaves["body_mass"], [0.0, 10.0, 4.0], rtol=1e-6)
+    assert fake._mj_model.body_mass[2] == pytest.approx(0.2)
+
+
+def test_wrapped_and_foreign_environments_are_refused_in_one_line(pendulum):
+    wrapped = brax_envs.create("inverted_pendulum", backend="mjx")
+    with pytest.raises(ValueError, match=r"^AutoResetWrapper wraps an environment: give the bare one"):
+        from_brax(wrapped, (MASS,))
+    with pytest.raises(ValueError, match=r"^brax's backend 'spring' has no MuJoCo model"):
+        from_brax(brax_envs.get_environment("inverted_pendulum", backend="spring"), (MASS,))
+    with pytest.raises(ValueError, match=r"^FakePlayground is not a brax environment"):
+        from_brax(FakePlayground(), (MASS,))
+    with pytest.raises(ValueError, match=r"^InvertedPendulum is not a Playground environment"):
+        from_playground(pendulum, (MASS,))
+    with pytest.raises(ValueError, match=r"^a model has no field 'body_mas'; did you mean 'body_mass'"):
+        from_brax(pendulum, (TaskDimension("t", 0.0, 1.0, (Edit("body_mas"),)),))
+    with pytest.raises(ValueError, match=r"^MJX has no geom_fluid that could vary"):
+        from_playground(FakePlayground(), (TaskDimension("t", 0.0, 1.0, (Edit("geom_fluid"),)),))
+
+
+def test_a_real_playground_environment():
+    """Their cart-pole, where the package is installed."""
+    playground = pytest.importorskip("mujoco_playground")
+    env = playground.registry.load("CartpoleBalance", config_overrides={"impl": "jax"})
+    dimension = TaskDimension("mass", 0.5, 4.0, (Edit("body_mass", rows="pole_1"),), "log")
+    run = Run(from_playground(env, (dimension,)))
+    before = env.mjx_model
+    for tasks in ([[0.5], [1.0], [4.0]], [[1.0], [1.0], [1.0]]):
+        state = run.start(jnp.array(tasks))
+        for _ in range(5):
+            state = run.step(state, 1.0)
+        assert len({float(x) for x in state.obs[:, 0]}) == len(set(map(tuple, tasks)))
+    assert run.traces == 1
+    assert env.mjx_model is before
+    assert bool(state.valid.all())
