@@ -21,15 +21,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-import yaml
 
 from roml_jax import agents, checks, envs, runs, samplers
+from roml_jax.presets import ConfigError, flatten, preset, read_yaml
 from roml_jax.registry import NoOptions, UnknownNameError, options_class, unknown
 from roml_jax.rollout import Protocol
-
-
-class ConfigError(ValueError):
-    """A wrong option; the message is one line for people."""
 
 
 @dataclass(frozen=True)
@@ -173,19 +169,10 @@ def _all(config: Config) -> dict[str, Any]:
     return dict(walk(config, ""))
 
 
-def _flatten(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in mapping.items():
-        dotted = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            yield from _flatten(value, dotted + ".")
-        else:
-            yield dotted, value
-
-
 def _tokens(mapping: Mapping[str, Any]) -> list[str]:
     """A mapping as command-line tokens."""
     tokens: list[str] = []
-    for key, value in _flatten(mapping):
+    for key, value in flatten(mapping):
         if isinstance(value, bool):
             head, _, last = key.rpartition(".")
             flag = last if value else f"no_{last}"
@@ -195,43 +182,6 @@ def _tokens(mapping: Mapping[str, Any]) -> list[str]:
         else:
             tokens += [f"--{key}", str(value)]
     return tokens
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file of options.
-
-    Raises:
-        ConfigError: if it cannot be read, is not YAML or not a mapping.
-    """
-    try:
-        content = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        line = getattr(getattr(error, "problem_mark", None), "line", None)
-        where = "" if line is None else f" (line {line + 1})"
-        raise ConfigError(f"{path} is not YAML{where}") from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} must hold options by name, not a {type(content).__name__}")
-    return content
-
-
-def presets_folder() -> Path:
-    """Where the presets are: in the installed package, or beside it in a checkout."""
-    installed = Path(__file__).parent / "configs"
-    return installed if installed.is_dir() else Path(__file__).parent.parent / "configs"
-
-
-def preset(env: str, agent: str) -> dict[str, Any]:
-    """The paper's options for an environment, by dotted names; empty for one without a preset."""
-    options: dict[str, Any] = {}
-    for name in (env, f"{env}_{agent}"):
-        path = presets_folder() / f"{name}.yaml"
-        if path.is_file():
-            options |= dict(_flatten(read_yaml(path)))
-    return options
 
 
 def _without(options: Mapping[str, Any], component: str, known: Mapping[str, Any]) -> dict[str, Any]:
@@ -373,7 +323,7 @@ def parse(argv: Sequence[str]) -> Config:
         SystemExit: with code 0 after --help.
     """
     file = _named(argv, "config")
-    in_file = dict(_flatten(read_yaml(Path(file)))) if file else {}
+    in_file = dict(flatten(read_yaml(Path(file)))) if file else {}
     import_modules([*_listed(_tokens(in_file), "--imports"), *_listed(argv, "--imports", "--import")])
     written_for = {
         name: str(in_file.get(name, getattr(Config, name))) for name in ("env", "sampler", "agent")

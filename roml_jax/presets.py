@@ -1,0 +1,60 @@
+"""Files of options: YAML, and the presets that come with the package."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+class ConfigError(ValueError):
+    """A wrong option; the message is one line for people."""
+
+
+def flatten(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """A nested mapping's entries by dotted name."""
+    for key, value in mapping.items():
+        dotted = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from flatten(value, dotted + ".")
+        else:
+            yield dotted, value
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file of options.
+
+    Raises:
+        ConfigError: if it cannot be read, is not YAML or not a mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", None)
+        where = "" if line is None else f" (line {line + 1})"
+        raise ConfigError(f"{path} is not YAML{where}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold options by name, not a {type(content).__name__}")
+    return content
+
+
+def presets_folder() -> Path:
+    """Where the presets are: in the installed package, or beside it in a checkout."""
+    installed = Path(__file__).parent / "configs"
+    return installed if installed.is_dir() else Path(__file__).parent.parent / "configs"
+
+
+def preset(env: str, agent: str) -> dict[str, Any]:
+    """The paper's options for an environment, by dotted names; empty for one without a preset."""
+    options: dict[str, Any] = {}
+    for name in (env, f"{env}_{agent}"):
+        path = presets_folder() / f"{name}.yaml"
+        if path.is_file():
+            options |= dict(flatten(read_yaml(path)))
+    return options
