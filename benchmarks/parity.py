@@ -95,8 +95,11 @@ def visit(env: TaskEnv, tasks: np.ndarray, steps: int = STEPS, seed: int = 0) ->
     def move(state: envs.EnvState, action: Array) -> tuple[envs.EnvState, envs.EnvState]:
         return jax.vmap(env.step)(state, action), state
 
-    start = jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(seed), n), jnp.asarray(tasks))
-    states = jax.jit(lambda start, actions: jax.lax.scan(move, start, actions)[1])(start, actions)
+    @jax.jit
+    def roll(keys: Array, tasks: Array, actions: Array) -> envs.EnvState:
+        return jax.lax.scan(move, jax.vmap(env.reset)(keys, tasks), actions)[1]
+
+    states = roll(jax.random.split(jax.random.key(seed), n), jnp.asarray(tasks), actions)
     kept = slice(SKIPPED, None, STRIDE)
     return Visits(jax.tree.map(lambda x: x[kept], states), actions[kept])
 

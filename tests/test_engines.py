@@ -232,6 +232,33 @@ def test_friction_directions_of_tilted_capsules(degrees, alike, x64):
     assert (np.linalg.norm(frames[0][1] - theirs[0][1]) < 1e-9) == alike
 
 
+TOUCHING = """
+<mujoco>
+  <worldbody>
+    <body><freejoint/><geom type="sphere" size="0.06"/></body>
+    <body><freejoint/><geom type="capsule" size="0.1 0.1" euler="0 90 0"/></body>
+  </worldbody>
+</mujoco>
+"""
+
+
+def test_touching_limbs_meet_a_little_off(x64):
+    """MJX divides by a capsule's squared length plus 1e-6: the nearest point of its axis moves to one end."""
+    model = mujoco.MjModel.from_xml_string(TOUCHING)
+    data = mujoco.MjData(model)
+    along, beside, length = 0.05, 0.15, 0.2
+    data.qpos[:3] = along, beside, 0
+    mujoco.mj_forward(model, data)
+    device_model = mjx.put_model(model, impl="jax")
+    found = mjx.collision(device_model, mjx.kinematics(device_model, mjx.put_data(model, data, impl="jax")))
+    theirs, ours = data.contact.frame[0][:3], np.asarray(found._impl.contact.frame)[0, 0]
+    from_end = along + length / 2
+    off = from_end * (1 - length**2 / (length**2 + 1e-6))
+    assert off > 3e-6
+    np.testing.assert_allclose(abs(theirs), [0, 1, 0], atol=1e-12)
+    np.testing.assert_allclose(abs(ours[0] / ours[1]), off / beside, rtol=1e-6)
+
+
 def capsules_on_the_floor(model, data):
     """(n,) tilt of each capsule in contact with the plane, as its axis's length in the plane."""
     touching = {

@@ -129,7 +129,7 @@ def test_models_are_gymnasiums(pair):
 def test_starts_are_gymnasiums(pair):
     """Two-sample Kolmogorov-Smirnov, each coordinate; v5 leaves the noise in a quaternion's norm."""
     name, ours, theirs = pair
-    count = 600
+    count = 300
     states = jax.jit(jax.vmap(ours.reset))(
         jax.random.split(jax.random.key(2), count), jnp.ones((count, 1))
     ).physics
