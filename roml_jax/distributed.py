@@ -39,6 +39,8 @@ def initialize(config: DistributedConfig) -> None:
         raise ConfigError("distributed.auto finds out coordinator, processes and process_id: give none")
     if not config.auto:
         _check(config)
+    # a service that nobody here asks anything, but with which SIGTERM would no longer end a process
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         # explicit options mean themselves, on a cluster too
         known = {} if config.auto else {"cluster_detection_method": "deactivate"}

@@ -118,6 +118,9 @@ WRONG = {
     "naive": ("--sampler naive --sampler.pool 0", "sampler.pool must be at least 1"),
     "tail": ("--sampler tail --sampler.level tasks", "level"),
     "groups": ("--sampler tail --sampler.tasks_per_group 5", "do not divide into sampler.tasks_per_group=5"),
+    "mesh": ("--mesh 4x2", "mesh must be auto, none or like seed=4,task=2"),
+    "devices": ("--mesh task=3", "mesh task=3 is 3 device(s) of 1; what fits: seed=1,task=1"),
+    "processes": ("--distributed.processes 0", "distributed.processes must be at least 1"),
     "word": ("khazad_dum", "khazad_dum"),
 }
 
@@ -168,3 +171,12 @@ def test_help_is_readable(capsys):
         "Example:",
     ):
         assert word in text
+
+
+def test_where_a_run_is_computed_is_not_what_it_computes():
+    here = config.parse(
+        "--mesh seed=4 --distributed.coordinator here:1 --distributed.processes 2".split()  # noqa: SIM905
+    )
+    assert here.mesh == "seed=4"
+    assert here.distributed.processes == 2
+    assert config.to_mapping(here) == config.to_mapping(config.parse([]))
