@@ -311,6 +311,7 @@ def import_modules(names: Sequence[str]) -> None:
             what = " ".join(f"{type(error).__name__}: {error}".split())
             raise ConfigError(f"--import {name} failed: {what}") from None
         if not known and registered() == before:
+            del sys.modules[name]  # so that the next attempt hears the same
             raise ConfigError(f"--import {name} registers nothing; roml_jax.envs.register(NAME, maker) does")
 
 

@@ -5,7 +5,7 @@ import io
 import itertools
 import math
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -25,12 +25,11 @@ SIMULATED = [name for name in NAMES if issubclass(options_class(envs.get(name)),
 TASKS = 64
 
 
-def corners(family, n):
-    """n tasks (n, d) at corners of the range, all of them or some; far draws stand for infinite ends."""
-    far = np.asarray(family.sample_prior(jax.random.key(7), 4096))
+def corners(family, drawn, n):
+    """n tasks (n, d) at corners of the range, all of them or some; the farthest drawn stand for infinity."""
     ends = [
-        (low if math.isfinite(low) else far[:, i].min(), high if math.isfinite(high) else far[:, i].max())
-        for i, (low, high) in enumerate(family.ranges)
+        (low if math.isfinite(low) else far.min(), high if math.isfinite(high) else far.max())
+        for (low, high), far in zip(family.ranges, drawn.T, strict=True)
     ]
     which = np.random.default_rng(0).integers(0, 2, (n, len(ends)))
     every = np.array(list(itertools.islice(itertools.product((0, 1), repeat=len(ends)), n)))
@@ -45,6 +44,10 @@ class Compiled:
         options = options_class(envs.get(name))
         self.env = envs.make(name, **({"physics": engine} if issubclass(options, MujocoOptions) else {}))
         self.n, self.traces = n, 0
+        # compiled, since every dimension's sampler by itself takes a second to run for the first time
+        self.drawn = np.asarray(
+            jax.jit(self.env.family.sample_prior, static_argnums=1)(jax.random.key(0), 4096)
+        )
         self._reset, self._step = jax.jit(jax.vmap(self._traced_reset)), jax.jit(jax.vmap(self._traced_step))
 
     def _traced_reset(self, key, task):
@@ -76,7 +79,7 @@ class Compiled:
 @functools.cache
 def compiled(name, engine="mujoco", n=None):
     large = name.startswith(("ant", "humanoid"))
-    return Compiled(name, engine, n or (TASKS // 8 if large else TASKS))
+    return Compiled(name, engine, n or (TASKS // 4 if large else TASKS))
 
 
 @pytest.fixture(params=NAMES)
@@ -87,7 +90,7 @@ def made(request):
 def whole_tasks(made):
     """K episodes of H steps on tasks at the corners of the range."""
     for episode in range(made.env.spec.episodes):
-        states = made.run(corners(made.env.family, made.n), made.env.spec.horizon, seed=episode)
+        states = made.run(corners(made.env.family, made.drawn, made.n), made.env.spec.horizon, seed=episode)
         yield states
 
 
@@ -102,7 +105,7 @@ def test_sizes_and_types_are_the_specifications(made):
     d = len(family.names)
     assert len(family.ranges) == d
     assert family.decode(jnp.full((3, family.proposal.dims), 0.5)).shape == (3, d)
-    first, after = made.run(family.sample_prior(jax.random.key(0), made.n), 1)
+    first, after = made.run(made.drawn[: made.n], 1)
     for state in (first, after):
         assert state.obs.shape == (made.n, spec.obs_size)
         assert state.task.shape == (made.n, d)
@@ -120,31 +123,27 @@ def test_sizes_and_types_are_the_specifications(made):
 def test_tasks_have_finite_or_stated_ranges(made):
     family = made.env.family
     assert len(set(family.names)) == len(family.names)
-    drawn = np.asarray(family.sample_prior(jax.random.key(0), 1000))
-    assert np.isfinite(drawn).all()
+    assert np.isfinite(made.drawn).all()
     for i, (low, high) in enumerate(family.ranges):
         assert low < high
-        assert (drawn[:, i] >= low - 1e-5).all()
-        assert (drawn[:, i] <= high + 1e-5).all()
+        assert (made.drawn[:, i] >= low - 1e-5).all()
+        assert (made.drawn[:, i] <= high + 1e-5).all()
         assert (math.isfinite(low) and math.isfinite(high)) or family.priors[i]
 
 
 def test_one_program_for_all_tasks_and_one_result_for_a_key(made):
-    family = made.env.family
-    one, other = (family.sample_prior(jax.random.key(i), made.n) for i in range(2))
+    one, other = made.drawn[: made.n], made.drawn[made.n : 2 * made.n]
     first, _, again = made.run(one, 4), made.run(other, 4), made.run(one, 4)
     different = made.run(one, 4, seed=5)
     assert made.traces == 2  # the reset's and the step's
     for a, b in zip(first, again, strict=True):
         jax.tree.map(np.testing.assert_array_equal, a._replace(key=()), b._replace(key=()))
-    random = [
-        any((np.asarray(x) != np.asarray(y)).any() for x, y in zip(*map(jax.tree.leaves, pair), strict=True))
-        for pair in (
-            ((a.obs, a.physics, a.reward), (b.obs, b.physics, b.reward))
-            for a, b in zip(first, different, strict=True)
-        )
-    ]
-    assert random[-1]  # another key and other actions are another episode
+    # another key and other actions are another episode
+    assert any(
+        (np.asarray(x) != np.asarray(y)).any()
+        for a, b in zip(first, different, strict=True)
+        for x, y in ((a.obs, b.obs), (a.reward, b.reward))
+    )
 
 
 def check_whole_tasks(made):
@@ -178,7 +177,6 @@ def test_presets_parse(name):
     parsed = config.parse(["--env", name])
     assert parsed.env == name
     assert type(parsed.env_options) is options_class(envs.get(name))
-    assert experiment.make(replace(parsed, compile_cache=False)).num_iterations > 0
 
 
 @dataclass(frozen=True)
@@ -210,8 +208,8 @@ def toy():
     base._registry._constructors.pop("toy")
 
 
-OPTIONS = {"num_tasks": 8, "frames": 128, "learning_starts": 0, "vae.buffer_trajectories": 8,
-           "vae.batch_trajectories": 2, "vae.tbptt": None, "chunk": 2}  # fmt: skip
+OPTIONS = {"num_tasks": 8, "frames": 128, "learning_starts": 0, "chunk": 1, "vae.buffer_trajectories": 8,
+           "vae.batch_trajectories": 2, "vae.tbptt": None, "vae.latents": None}  # fmt: skip
 
 
 def test_an_environment_of_ones_own_is_listed_and_trained(toy, capsys):
@@ -227,7 +225,7 @@ def test_an_environment_of_ones_own_is_listed_and_trained(toy, capsys):
     state = jax.jit(parts.train.init)(jnp.stack([jax.random.key(0)]))
     state, metrics = jax.jit(parts.train.chunk)(state, jnp.int32(1))
     assert int(state.iteration) == 1
-    assert -4 * 2 * 8 < float(metrics["train/return"][0]) < 0
+    assert -4 * 2 * 8 < float(metrics["train/return"][0, 0]) < 0
 
 
 def test_an_object_of_ones_own_takes_the_place_of_a_name():

@@ -43,9 +43,10 @@ def test_haste_pays_on_average_and_ruins_the_worst(example):
     assert 0.3 < float(hasty[1].mean()) < 0.6
     assert float(hasty[0].mean()) > 1.5 * float(gentle[0].mean())
     assert float(risk.cvar(hasty[0], 0.05)) < 0 < 1 < float(risk.cvar(gentle[0], 0.05))
-    # the crates that are lost lie loose
+    # haste loses every loose crate and no rough one; between them the payload decides
     friction, lost = np.asarray(tasks[:, 1]), np.asarray(hasty[1])
-    assert friction[lost].max() < friction[~lost].min() * 1.5
+    assert lost[friction < 0.45].all()
+    assert not lost[friction > 0.95].any()
 
 
 @pytest.mark.slow
