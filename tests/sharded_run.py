@@ -67,6 +67,8 @@ def main(out, env, iterations, *meshes):
         values, chunk = train(mesh, int(iterations), **options)
         saved |= {f"{mesh}:{name}": value for name, value in values.items()}
         saved[f"{mesh}:program"] = np.array(chunk.as_text())
+        del chunk
+        jax.clear_caches()  # not all programs are to be held at once
     if env == "probe":
         saved |= {"bytes:none": bytes_per_device("none"), "bytes:task=8": bytes_per_device("task=8")}
     np.savez(out, **saved)
