@@ -77,6 +77,7 @@ def rows(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_metrics_of_one(runs):
     one, two, _ = runs
     expected, written = rows(one), rows(two)
@@ -87,6 +88,7 @@ def test_two_processes_write_the_metrics_of_one(runs):
             assert row[name] == pytest.approx(wanted[name], rel=1e-9, abs=1e-9), name
 
 
+@pytest.mark.slow
 def test_process_0_speaks_for_both(runs):
     first, second = runs[2]
     assert "on 4 devices (2 seed x 2 task)" in first
@@ -94,6 +96,7 @@ def test_process_0_speaks_for_both(runs):
     assert all(line.startswith("[Gloo]") or "connected peer" in line for line in second.splitlines()), second
 
 
+@pytest.mark.slow
 def test_the_checkpoint_of_two_processes_continues_in_two(runs):
     one, two, _ = runs
     expected, continued = np.load(f"{one}-continued.npz"), np.load(f"{two}-continued.npz")

@@ -209,7 +209,8 @@ def toy():
 
 
 OPTIONS = {"num_tasks": 8, "frames": 128, "learning_starts": 0, "chunk": 1, "vae.buffer_trajectories": 8,
-           "vae.batch_trajectories": 2, "vae.tbptt": None, "vae.latents": None}  # fmt: skip
+           "vae.batch_trajectories": 2, "vae.tbptt": None, "vae.latents": None,
+           "sampler.batch_size": 8}  # fmt: skip
 
 
 def test_an_environment_of_ones_own_is_listed_and_trained(toy, capsys):

@@ -115,6 +115,10 @@ def family(dimensions: Sequence[TaskDimension]) -> tasks.TaskFamily:
         raise ValueError(f"tasks need one distinct name per dimension, got {names}")
     if len(dimensions) == 1:
         return dimensions[0].family()
+    low, high, scale = dimensions[0].low, dimensions[0].high, dimensions[0].scale
+    if scale == "log" and all((d.low, d.high, d.scale) == (low, high, scale) for d in dimensions):
+        # the same as the product below, in one array: ten factors compile as fast as one
+        return tasks.log_beta(names, math.log2(low), math.log2(high))
     return tasks.product({dimension.name: dimension.family() for dimension in dimensions})
 
 
