@@ -33,6 +33,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--env", nargs="+", help="only these environments")
     args = parser.parse_args(argv)
     committed = json.loads(args.results.read_text())
+    if "calibration_per_s" not in committed["machine"]:
+        parser.error(f"{args.results} knows no calibration: take it anew with benchmarks.throughput --out")
     speed = machine.calibrate() / committed["machine"]["calibration_per_s"]
     console, table, worst = Console(), Table("environment", "committed", "now", "now / committed"), 1.0
     for entry in committed["results"]:
