@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import importlib.util
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -62,6 +62,49 @@ def is_traced(model: mjx.Model, field: str) -> bool:
     return isinstance(value, jax.Array)
 
 
+class _OnDevice(NamedTuple):
+    """What an engine keeps on the device.
+
+    Attributes:
+        model: the unedited model, of the engine's implementation.
+        blank: data to be filled with a state.
+        original: the unedited model of MJX's own implementation, which derived constants come from.
+    """
+
+    model: mjx.Model
+    blank: mjx.Data
+    original: mjx.Model
+
+
+def _put(model: mujoco.MjModel, impl: Implementation, readings: tuple[str, ...]) -> _OnDevice:
+    # an engine may first be needed inside a trace, and outlives it
+    with jax.ensure_compile_time_eval():
+        try:
+            original = _put_model(model, "jax")
+            made = original if impl == "jax" else _put_model(model, impl)
+            kept = _OnDevice(made, _make_data(model, impl), original)
+        except NotImplementedError as error:
+            raise ValueError(f"MJX cannot simulate this model ({error}); {_INSTEAD}") from None
+    for name in readings:
+        if not hasattr(kept.blank, name):
+            raise ValueError(f"MJX's data has no field {name!r} to read; {_INSTEAD}")
+    return kept
+
+
+def _prepare(kept: _OnDevice, leaves: ModelLeaves, derived: Derived, impl: Implementation) -> ModelLeaves:
+    """The leaves that matter, and what follows from them."""
+    known = {name: leaf for name, leaf in leaves.items() if not is_inert(name)}
+    for name in known:
+        if not is_traced(kept.original, name):
+            raise ValueError(f"MJX has no {name} that could vary; {_INSTEAD}")
+    if not known or (derived == "stale" and not _NEVER_STALE[impl]):
+        return known
+    followed = derived_fields.consistent(kept.original, known)
+    if derived == "consistent":
+        return followed
+    return known | {name: followed[name] for name in _NEVER_STALE[impl]}
+
+
 def make(
     model: mujoco.MjModel,
     frame_skip: int,
@@ -86,30 +129,13 @@ def make(
         if importlib.util.find_spec("warp") is None:
             raise ValueError("physics=warp needs NVIDIA Warp: pip install 'roml-jax[warp]'")
         quiet_warp()
-
-    @functools.cache
-    def on_device() -> tuple[mjx.Model, mjx.Data]:
-        # an engine may first be needed inside a trace, and outlives it
-        with jax.ensure_compile_time_eval():
-            try:
-                made = _put_model(model, impl), _make_data(model, impl)
-            except NotImplementedError as error:
-                raise ValueError(f"MJX cannot simulate this model ({error}); {_INSTEAD}") from None
-        for name in readings:
-            if not hasattr(made[1], name):
-                raise ValueError(f"MJX's data has no field {name!r} to read; {_INSTEAD}")
-        return made
-
-    @functools.cache
-    def original() -> mjx.Model:
-        with jax.ensure_compile_time_eval():
-            return _put_model(model, "jax")
+    on_device = functools.cache(lambda: _put(model, impl, readings))
 
     def edit(leaves: ModelLeaves) -> mjx.Model:
-        return on_device()[0].tree_replace(dict(leaves)) if leaves else on_device()[0]
+        return on_device().model.tree_replace(dict(leaves)) if leaves else on_device().model
 
     def data_of(state: PhysicsState) -> mjx.Data:
-        return on_device()[1].replace(
+        return on_device().blank.replace(
             qpos=state.qpos, qvel=state.qvel, act=state.act, qacc_warmstart=state.qacc_warmstart
         )
 
@@ -117,20 +143,8 @@ def make(
         read = {name: getattr(data, name) for name in readings}
         return PhysicsState(data.qpos, data.qvel, data.act, data.qacc_warmstart, read)
 
-    def prepare(leaves: ModelLeaves) -> ModelLeaves:
-        known = {name: leaf for name, leaf in leaves.items() if not is_inert(name)}
-        for name in known:
-            if not is_traced(on_device()[0], name):
-                raise ValueError(f"MJX has no {name} that could vary; {_INSTEAD}")
-        if not known or (derived == "stale" and not _NEVER_STALE[impl]):
-            return known
-        followed: dict[str, Any] = dict(derived_fields.consistent(original(), known))
-        if derived == "consistent":
-            return followed
-        return known | {name: followed[name] for name in _NEVER_STALE[impl]}
-
     def reset(qpos: Array, qvel: Array, leaves: ModelLeaves) -> PhysicsState:
-        data = on_device()[1].replace(qpos=qpos, qvel=qvel)
+        data = on_device().blank.replace(qpos=qpos, qvel=qvel)
         if readings:
             kinematics_do = impl == "jax" and set(readings) <= _KINEMATIC
             data = (mjx.kinematics if kinematics_do else mjx.forward)(edit(leaves), data)
@@ -145,7 +159,14 @@ def make(
 
         return jax.lax.scan(substep, state, None, length=frame_skip)[0]
 
-    return Physics("mjx" if impl == "jax" else "warp", model, frame_skip, prepare, reset, step)
+    return Physics(
+        name="mjx" if impl == "jax" else "warp",
+        model=model,
+        frame_skip=frame_skip,
+        prepare=lambda leaves: _prepare(on_device(), leaves, derived, impl),
+        reset=reset,
+        step=step,
+    )
 
 
 make_warp = functools.partial(make, impl="warp")
