@@ -324,7 +324,7 @@ def test_an_episode_ends_early(compiled):
     seen = compiled.run(state, [1.0] * 4)
     assert [bool(s.done[2]) for s in seen] == [False, True, True, True]
     assert [bool(s.valid[2]) for s in seen] == [True, True, False, False]
-    assert [float(s.reward[2]) > 1 for s in seen] == [True, True, False, False]
+    assert [float(s.reward[2]) > 0.5 for s in seen] == [True, True, False, False]
     assert float(seen[3].reward[2]) == 0
     np.testing.assert_array_equal(seen[3].obs[2], seen[1].obs[2])
     assert not any(bool(s.diverged.any()) for s in seen)
