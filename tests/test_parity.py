@@ -31,7 +31,7 @@ def test_the_c_engine_is_exact(label):
     """What is left is the float32 in which a state is handed over."""
     errors = errors_of(label, "mujoco")
     assert len(errors["reward"]) == 992
-    # measured at most: 6e-8, 2e-6, 4e-7; 2e-7, 5e-6, 5e-6; 4e-7, 4e-5, 1.2e-5 (1.1e-5 in qpos in one state of other tasks)
+    # measured at most: 6e-8, 2e-6, 4e-7; 2e-7, 5e-6, 5e-6; 1.1e-5, 4e-5, 1.2e-5
     if label != "cheetah_multi:c":
         check(errors, (2e-7, 1e-5, 2e-6), (1e-6, 5e-5, 2e-5), (1e-4, 5e-3, 1e-4))
     else:  # stiffer contacts: 8e-7, 7e-5 and 2e-6 at the 99th percentile, 4e-6, 4e-4 and 2e-6 at most
