@@ -11,6 +11,7 @@ from brax import envs as brax_envs
 from flax import struct
 
 from roml_jax.envs import Edit, TaskDimension, from_brax, from_playground
+from roml_jax.envs.base import part_slices
 from roml_jax.quiet import mjx
 
 pytestmark = pytest.mark.filterwarnings("ignore:Brax System, piplines and environments")
@@ -266,3 +267,9 @@ def test_a_real_playground_environment():
     assert run.traces == 1
     assert env.mjx_model is before
     assert bool(state.valid.all())
+
+
+def test_parts_stand_in_the_order_they_are_given():
+    """Not in that of their names, by which JAX sorts a dictionary."""
+    slices = part_slices(lambda x: {"zeta": x, "alpha": jnp.zeros(3)}, jnp.zeros(2))
+    assert list(slices.items()) == [("zeta", slice(0, 2)), ("alpha", slice(2, 5))]

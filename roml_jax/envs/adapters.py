@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import mujoco
 
 from roml_jax.envs import edits
-from roml_jax.envs.base import EnvState
+from roml_jax.envs.base import EnvState, part_slices
 from roml_jax.envs.physics import Derived, ModelLeaves, field_of, is_inert
 from roml_jax.envs.physics import derived as derived_fields
 from roml_jax.envs.physics.mjx import is_traced
@@ -84,14 +84,10 @@ class AdaptedEnv:
     def spec(self) -> EnvSpec:
         """Sizes and names; what the library does not name is one part, "observation"."""
         task = jnp.zeros(len(self.family.names))
-        shapes = jax.eval_shape(
+        parts = part_slices(
             lambda key, task: self._parts(self._task_env(self._leaves(task)).reset(key), task),
             jax.random.key(0), task,
         )  # fmt: skip
-        parts, end = {}, 0
-        for name, shape in shapes.items():
-            parts[name] = slice(end, end + shape.shape[0])
-            end += shape.shape[0]
         action = Continuous(self.env.action_size, *self.action_range)
         return EnvSpec(self.name, parts, action, self.horizon, self.episodes)
 

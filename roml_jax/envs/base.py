@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
+import jax
 import jax.numpy as jnp
 
 from roml_jax.registry import NoOptions, Registry, options_class
@@ -83,6 +85,25 @@ class Env(Protocol):
     def step(self, state: EnvState, action: Array) -> EnvState:
         """One step; a discrete action is an integer (), a continuous one (A,)."""
         ...
+
+
+def part_slices(parts: Callable[..., Mapping[str, Array]], *args: Any) -> dict[str, slice]:
+    """Where the named parts (k,) of an observation stand, in the order that ``parts`` gives them.
+
+    Args:
+        parts: (*args) -> parts by name; only traced.
+        args: its arguments.
+    """
+    names: list[str] = []
+
+    def in_order(*args: Any) -> list[Array]:
+        found = parts(*args)
+        names[:] = found  # JAX sorts the keys of a dictionary that it returns
+        return list(found.values())
+
+    sizes = [shape.shape[0] for shape in jax.eval_shape(in_order, *args)]
+    ends = itertools.accumulate(sizes)
+    return {name: slice(end - size, end) for name, size, end in zip(names, sizes, ends, strict=True)}
 
 
 _registry: Registry[Env] = Registry("env")

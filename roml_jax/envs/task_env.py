@@ -15,7 +15,7 @@ import mujoco
 import numpy as np
 
 from roml_jax.envs import edits, physics
-from roml_jax.envs.base import EnvState
+from roml_jax.envs.base import EnvState, part_slices
 from roml_jax.envs.physics import Derived, EngineName, ModelLeaves, Physics, PhysicsState
 from roml_jax.tasks import TaskFamily
 from roml_jax.types import Array, Continuous, EnvSpec
@@ -223,15 +223,9 @@ class TaskEnv:
     @cached_property
     def spec(self) -> EnvSpec:
         """Sizes and names; the action space has the actuators' own ranges."""
-        shapes = jax.eval_shape(self._blank)
-        parts, end = {}, 0
-        for name in self.observation:  # JAX sorts the keys of what it returns
-            size = shapes[name].shape[0]
-            parts[name] = slice(end, end + size)
-            end += size
         low, high = self._ctrl_range
         action = Continuous(self.physics.model.nu, float(low.min()), float(high.max()))
-        return EnvSpec(self.name, parts, action, self.horizon, self.episodes)
+        return EnvSpec(self.name, part_slices(self._blank), action, self.horizon, self.episodes)
 
     @cached_property
     def _ctrl_range(self) -> tuple[np.ndarray, np.ndarray]:

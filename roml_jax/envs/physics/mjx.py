@@ -62,6 +62,12 @@ def is_traced(model: mjx.Model, field: str) -> bool:
     return isinstance(value, jax.Array)
 
 
+def _start_warp() -> None:
+    if importlib.util.find_spec("warp") is None:
+        raise ValueError("physics=warp needs NVIDIA Warp: pip install 'roml-jax[warp]'")
+    quiet_warp()
+
+
 class _OnDevice(NamedTuple):
     """What an engine keeps on the device.
 
@@ -126,9 +132,7 @@ def make(
             that MJX lacks or a field that it fixes. One line.
     """
     if impl == "warp":
-        if importlib.util.find_spec("warp") is None:
-            raise ValueError("physics=warp needs NVIDIA Warp: pip install 'roml-jax[warp]'")
-        quiet_warp()
+        _start_warp()
     on_device = functools.cache(lambda: _put(model, impl, readings))
 
     def edit(leaves: ModelLeaves) -> mjx.Model:
