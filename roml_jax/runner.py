@@ -267,8 +267,9 @@ def run(config: Config, console: Console) -> Path:
             console.print(f"{folder} is complete: nothing was left to do", soft_wrap=True)
             return folder
         console.print(
-            f"[bold]{config.env}[/] x {config.sampler} x {config.agent}, {parts.num_iterations} iterations of "
-            f"{parts.frames_per_iteration} frames, {len(config.runs)} run(s){_devices(parts)}, into {folder}",
+            f"[bold]{config.env}[/] x {config.sampler} x {config.agent}, {parts.num_iterations} iterations "
+            f"of {parts.frames_per_iteration} frames, {len(config.runs)} run(s){_devices(parts)}, "
+            f"into {folder}",
             soft_wrap=True,
         )
         restored = None
