@@ -13,6 +13,7 @@ from roml_jax.types import Array, Metrics, TaskWeights
 
 EXPLODED = 1e8
 """A loss beyond this stops a run."""
+_OVERFLOWS = 1e30  # so does anything that was learned beyond this: its square is no float32
 
 
 class MetaLearner(NamedTuple):
@@ -82,12 +83,12 @@ def _without_replay(learner: Any) -> Any:
 
 
 def _is_well(learner: Any, metrics: Metrics) -> Array:
-    """Whether everything that was learned is finite and no loss has exploded.
+    """Whether everything that was learned is a number of use and no loss has exploded.
 
     A loss that was not computed is NaN and says nothing.
     """
     floats = [x for x in jax.tree.leaves(_without_replay(learner)) if jnp.issubdtype(x.dtype, jnp.floating)]
-    finite = [jnp.isfinite(x).all() for x in floats]
+    finite = [(abs(x) < _OVERFLOWS).all() for x in floats]
     small = [~(abs(value) > EXPLODED) for name, value in metrics.items() if name.endswith("loss")]
     return jnp.stack([*finite, *small]).all()
 
