@@ -6,6 +6,7 @@ and ``best_cvar`` (what acts of the learner) and ``about`` (JSON).
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -57,6 +58,11 @@ def latest(folder: Path) -> Path | None:
     return folder / str(known[-1]) if known else None
 
 
+def _is_not_orbax(record: logging.LogRecord) -> bool:
+    """What orbax logs of a failure, a page of traceback, is raised too, and told in a line."""
+    return "orbax" not in record.pathname
+
+
 def _prune(folder: Path) -> None:
     """Leaves the newest complete checkpoint and nothing else."""
     newest = latest(folder)
@@ -83,6 +89,9 @@ class Checkpoints:
             self._folder.mkdir(exist_ok=True)
             _prune(self._folder)
         self._pending: int | None = None
+        self._written: int | None = None
+        self._log = logging.getLogger("absl")
+        self._log.addFilter(_is_not_orbax)
         self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
 
     def save(self, iteration: int, items: Mapping[str, Any], about: Mapping[str, Any]) -> None:
@@ -112,19 +121,19 @@ class Checkpoints:
         if alone:
             self.wait()
 
-    def wait(self) -> bool:
-        """Waits for the last one started; returns whether it was written."""
+    def wait(self) -> int | None:
+        """Waits for the last one started; returns the iteration of the last that was written."""
         if self._pending is None:
-            return True
+            return self._written
         try:
             self._writer.wait_until_finished()
         except (OSError, ValueError) as error:
             self._failed(error)
-            return False
-        self._pending = None
+            return self._written
+        self._written, self._pending = self._pending, None
         if self._main:
             _prune(self._folder)
-        return True
+        return self._written
 
     def _failed(self, error: BaseException) -> None:
         left = latest(self._folder)
@@ -138,6 +147,7 @@ class Checkpoints:
         """Waits for the last one started and ends the writer."""
         self.wait()
         self._writer.close()
+        self._log.removeFilter(_is_not_orbax)
 
 
 def _read(path: Path, args: Any) -> Any:

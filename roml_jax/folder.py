@@ -95,7 +95,13 @@ def cut_metrics(path: Path, iteration: int) -> None:
     write_whole(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def is_complete(folder: Path) -> bool:
-    """Whether a run was trained to its end and tested."""
-    rows = read_metrics(folder / METRICS)
-    return bool(rows) and any(name.startswith("test/") for name in rows[-1])
+def is_complete(folder: Path, num_runs: int, saved: int) -> bool:
+    """Whether all runs were trained to their end and tested, and that state is the one that is saved.
+
+    Args:
+        folder: the run's.
+        num_runs: R.
+        saved: iteration of the last checkpoint.
+    """
+    tests = [row for row in read_metrics(folder / METRICS) if any(name.startswith("test/") for name in row)]
+    return len(tests) == num_runs and tests[-1]["iteration"] == saved

@@ -51,8 +51,8 @@ class StoppedError(Exception):
         self.signal = asked
 
 
-class DivergedError(Exception):
-    """Every run of the program diverged."""
+class RunError(Exception):
+    """A run that came to an end but not to its purpose; one line."""
 
 
 def enable_compile_cache() -> None:
@@ -252,7 +252,7 @@ def run(config: Config, console: Console) -> Path:
         ConfigError: where options do not go together or the folder cannot be used; one line, before
             anything was computed.
         StoppedError: if a signal stopped it; everything is saved.
-        DivergedError: if every run diverged; everything is saved.
+        RunError: if every run diverged, or the last checkpoint could not be written.
     """
     distributed.check_same(to_mapping(config) | {"mesh": config.mesh, "resume": str(config.resume)})
     sinks.check(config.log)
@@ -263,7 +263,7 @@ def run(config: Config, console: Console) -> Path:
     with contextlib.ExitStack() as stack:
         if distributed.is_main():
             stack.enter_context(folder_lib.locked(folder))
-        if config.resume and folder_lib.is_complete(folder):
+        if config.resume and _is_complete(config, folder):
             console.print(f"{folder} is complete: nothing was left to do", soft_wrap=True)
             return folder
         console.print(
@@ -288,6 +288,11 @@ def run(config: Config, console: Console) -> Path:
     return folder
 
 
+def _is_complete(config: Config, folder: Path) -> bool:
+    path = checkpoint.latest(folder / folder_lib.CHECKPOINT)
+    return path is not None and folder_lib.is_complete(folder, len(config.runs), int(path.name))
+
+
 @contextlib.contextmanager
 def _host(config: Config, parts: experiment.Experiment, folder: Path, console: Console, done: int) -> Any:
     """What the loop speaks to, for a run that has made so many iterations; closed at the end."""
@@ -308,14 +313,14 @@ def _train_and_test(host: _Host, programs: _Programs, state: _State) -> None:
         state = _loop(host, programs, state, interrupts)
         with console.status("saving the checkpoint ..."):
             host.save(state)
-            host.checkpoints.wait()
-        asked = interrupts.asked
+            saved = host.checkpoints.wait() == state.done
     stopped = _stopped(host.parts, state.meta)
-    if asked and state.done < total and len(stopped) < len(config.runs):
+    if state.done < total and len(stopped) < len(config.runs):
         raise StoppedError(
-            asked,
-            f"stopped after {state.done} of {total} iterations; "
-            f"it goes on with: python -m roml_jax.train --resume {host.folder}",
+            interrupts.asked or signal.SIGTERM,  # which another process may have got
+            f"stopped after {state.done} of {total} iterations"
+            + ("; " if saved else ", of which the last could not be saved; ")
+            + f"it goes on with: python -m roml_jax.train --resume {host.folder}",
         )
     with console.status("testing ..."):
         began = time.monotonic()
@@ -323,9 +328,13 @@ def _train_and_test(host: _Host, programs: _Programs, state: _State) -> None:
         host.log("test/", final, state.done, state.seconds + time.monotonic() - began)
     console.print(result_table(config, final, stopped))
     if len(stopped) == len(config.runs):
-        raise DivergedError(
+        raise RunError(
             f"every run diverged, the last after {max(stopped.values())} of {total} iterations; the states "
             f"before that are saved in {host.folder}"
+        )
+    if not saved:
+        raise RunError(
+            f"the last checkpoint was not written: make room, then python -m roml_jax.train --resume {host.folder}"
         )
 
 

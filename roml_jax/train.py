@@ -33,7 +33,7 @@ def _main(argv: Sequence[str]) -> int:
         if distributed.is_main():
             print(stop, file=sys.stderr)
         return 128 + stop.signal
-    except runner.DivergedError as error:
+    except runner.RunError as error:
         if distributed.is_main():
             print(f"error: {error}", file=sys.stderr)
         return 1

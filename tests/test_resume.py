@@ -4,15 +4,13 @@ import json
 import os
 import shutil
 import signal
-import threading
-import time
 
 import jax
 import numpy as np
 import pytest
 import yaml
 
-from roml_jax import checkpoint, config, experiment, runs, saved, train
+from roml_jax import checkpoint, config, experiment, metrics, runs, saved, train
 
 SMALL = """
     --env probe_memory --num-tasks 8 --chunk 3 --learning-starts 0 --sampler.batch-size 16
@@ -42,19 +40,19 @@ def state_of(folder, item="state"):
     ]
 
 
-def interrupted(arguments, kind, folder):
-    """Trains, and sends this process a signal as soon as there are two rows per run."""
+def interrupted(arguments, kind):
+    """Trains, and sends this process a signal in the second chunk."""
+    advance, calls = metrics.ConsoleProgress.advance, []
 
-    def send():
-        while not (folder / "metrics.jsonl").is_file() or len(rows(folder)) < 4:
-            time.sleep(0.01)
-        os.kill(os.getpid(), kind)
+    def and_send(self, frames, facts):
+        advance(self, frames, facts)
+        calls.append(frames)
+        if len(calls) == 2:
+            os.kill(os.getpid(), kind)
 
-    sender = threading.Thread(target=send, daemon=True)
-    sender.start()
-    code = train.main(arguments)
-    sender.join(timeout=10)
-    return code
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics.ConsoleProgress, "advance", and_send)
+        return train.main(arguments)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +66,7 @@ def whole(tmp_path_factory):
 def stopped(tmp_path_factory):
     """A run that SIGTERM stopped."""
     folder = tmp_path_factory.mktemp("stopped") / "run"
-    code = interrupted([*SMALL, "--out", str(folder)], signal.SIGTERM, folder)
+    code = interrupted([*SMALL, "--out", str(folder)], signal.SIGTERM)
     assert code == 128 + signal.SIGTERM
     return folder
 
@@ -81,7 +79,7 @@ def copy(stopped, tmp_path):
 
 def test_a_stopped_run_says_how_it_goes_on(tmp_path, capfd):
     folder = tmp_path / "run"
-    assert interrupted([*SMALL, "--out", str(folder)], signal.SIGINT, folder) == 130
+    assert interrupted([*SMALL, "--out", str(folder)], signal.SIGINT) == 130
     said = capfd.readouterr().err
     assert f"it goes on with: python -m roml_jax.train --resume {folder}" in said
     assert not any("test/cvar" in row for row in rows(folder))
@@ -166,7 +164,7 @@ def _without_numbers(run):
         (lambda run: (run / "config.yaml").write_text("a: [1"), [], "not YAML"),
         (lambda run: (run / "config.yaml").unlink(), [], "there is no run"),
         (lambda run: None, ["--ppo.gamma", "0.8"], "ppo.gamma was 0.9, now 0.8; a new one takes"),
-        (lambda run: None, ["--frames", "1e9", "--seeds", "1"], "frames was 7680.0, now 1000000000.0, seeds was"),
+        (lambda run: None, ["--frames", "1e9", "--seed", "1"], "frames was 7680.0, now 1000000000.0, seeds was"),
         (lambda run: None, ["--out", "elsewhere"], "leave out --out"),
         (lambda run: None, ["--config", "other.yaml"], "leave out --config"),
         (lambda run: None, ["--log", "tensorbord"], "log must be of tensorboard, wandb, got 'tensorbord'"),

@@ -31,14 +31,16 @@ def rows(folder):
 
 
 def test_a_run_leaves_metrics_configuration_and_checkpoint(finished):
-    assert {path.name for path in finished.iterdir()} == {"metrics.jsonl", "config.yaml", "checkpoint"}
+    assert {path.name for path in finished.iterdir()} == {
+        "metrics.jsonl", "config.yaml", "checkpoint", ".lock",
+    }  # fmt: skip
     saved = yaml.safe_load((finished / "config.yaml").read_text())
     assert saved["env"] == "probe_memory"
     assert saved["sampler.batch_size"] == 16
     lines = rows(finished)
     assert {line["seed"] for line in lines} == {3, 4}
     evaluated = [line["iteration"] for line in lines if "eval/cvar" in line and line["seed"] == 3]
-    assert evaluated == [0, 6, 12, 15]  # before training, at the interval, at the end
+    assert evaluated == [6, 12, 15]  # at the interval, at the end
     trained = [line for line in lines if "train/return" in line and line["seed"] == 3]
     assert [line["iteration"] for line in trained] == [4, 6, 10, 12, 15]
     assert trained[-1]["frames"] == 15 * 128
@@ -53,7 +55,9 @@ def test_the_checkpoint_is_the_whole_state(finished):
     made = config.parse(["--config", str(finished / "config.yaml")])
     parts = experiment.make(made)
     shapes = jax.eval_shape(parts.train.init, jnp.stack([jax.random.key(seed) for seed in made.seeds]))
-    state = checkpoint.restore(finished / "checkpoint", shapes)
+    path = checkpoint.latest(finished / "checkpoint")
+    assert path.name == "15"
+    state = checkpoint.restore(path, "state", shapes)
     assert int(state.iteration) == 15
     returns = np.asarray(jax.jit(parts.test)(state.learner))
     written = [line["test/return_mean"] for line in rows(finished) if "test/return_mean" in line]
