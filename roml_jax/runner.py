@@ -334,7 +334,8 @@ def _train_and_test(host: _Host, programs: _Programs, state: _State) -> None:
         )
     if not saved:
         raise RunError(
-            f"the last checkpoint was not written: make room, then python -m roml_jax.train --resume {host.folder}"
+            "the last checkpoint was not written: make room, then "
+            f"python -m roml_jax.train --resume {host.folder}"
         )
 
 

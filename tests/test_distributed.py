@@ -1,4 +1,4 @@
-"""Two processes on the loopback are one run, with the metrics of one process, also when they stop and go on."""
+"""Two processes on the loopback are one run, with the metrics of one process, also stopped and resumed."""
 
 import json
 import os
@@ -61,7 +61,7 @@ def two(command, cache, *differing):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """The folders of the run in one process, and in two that were stopped and went on; what the two printed."""
+    """The folders of the run in one process, and in two, stopped and resumed; and what the two printed."""
     folder = tmp_path_factory.mktemp("distributed")
     script = str(HERE / "distributed_run.py")
     alone = start([script, "whole", str(folder / "one")], folder, 1)

@@ -164,7 +164,7 @@ def _without_numbers(run):
         (lambda run: (run / "config.yaml").write_text("a: [1"), [], "not YAML"),
         (lambda run: (run / "config.yaml").unlink(), [], "there is no run"),
         (lambda run: None, ["--ppo.gamma", "0.8"], "ppo.gamma was 0.9, now 0.8; a new one takes"),
-        (lambda run: None, ["--frames", "1e9", "--seed", "1"], "frames was 7680.0, now 1000000000.0, seeds was"),
+        (lambda run: None, ["--frames", "1e9", "--seed", "1"], "now 1000000000.0, seeds was [3, 4], now [1]"),
         (lambda run: None, ["--out", "elsewhere"], "leave out --out"),
         (lambda run: None, ["--config", "other.yaml"], "leave out --config"),
         (lambda run: None, ["--log", "tensorbord"], "log must be of tensorboard, wandb, got 'tensorbord'"),
