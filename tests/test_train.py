@@ -1,8 +1,10 @@
 """The command line as a user meets it."""
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +50,16 @@ def test_a_run_leaves_metrics_configuration_and_checkpoint(finished):
     tests = [line for line in lines if "test/return_mean" in line]
     assert len(tests) == 2
     assert tests[0]["test/cvar"] <= tests[0]["test/return_mean"]
+
+
+def test_every_number_is_documented(finished):
+    text = (Path(__file__).parent.parent / "docs" / "metrics.md").read_text()
+    documented = set(re.findall(r"`([\w/]+)`", text))
+    for name in {name for row in rows(finished) for name in row}:
+        general = re.sub(
+            r"^test/", "eval/", re.sub(r"_\d+$", lambda m: "_I" if "phi" in name else "_K", name)
+        )
+        assert general in documented, name
 
 
 def test_the_checkpoint_is_the_whole_state(finished):
