@@ -28,6 +28,7 @@ from roml_jax import (
     memory,
     meta,
     metrics,
+    resume,
     runs,
     sharding,
     sinks,
@@ -35,8 +36,8 @@ from roml_jax import (
 from roml_jax import (
     folder as folder_lib,
 )
-from roml_jax.config import FREE, Config, ConfigError, to_mapping
-from roml_jax.presets import check_same
+from roml_jax.config import Config, to_mapping
+from roml_jax.resume import State
 
 
 class StoppedError(Exception):
@@ -63,30 +64,23 @@ def enable_compile_cache() -> None:
 
 
 class _Programs(NamedTuple):
-    """Compiled functions; the final test's compiles while training already runs."""
+    """Compiled functions; what training does not wait for compiles while it runs."""
 
     chunk: Callable[..., Any]
-    evaluate: Callable[..., Any]
+    evaluate: concurrent.futures.Future[Callable[..., Any]]
     test: concurrent.futures.Future[Callable[..., Any]]
 
 
-class _State(NamedTuple):
-    """What a run is between two chunks; ``best`` is None where nothing is evaluated."""
-
-    meta: meta.MetaState
-    best: best_lib.Best | None
-    done: int
-    seconds: float
-
-
 def _compile(
-    parts: experiment.Experiment, state: meta.MetaState, pool: concurrent.futures.Executor
+    parts: experiment.Experiment, shapes: meta.MetaState, pool: concurrent.futures.Executor
 ) -> _Programs:
-    """Compiles training and evaluation side by side: tracing is serial, XLA is not."""
-    chunk = jax.jit(parts.train.chunk, donate_argnums=0).lower(state, jnp.int32(0))
-    compiling = pool.submit(chunk.compile)
-    evaluation, test = (jax.jit(f).lower(state.learner) for f in (parts.evaluate, parts.test))
-    return _Programs(evaluate=evaluation.compile(), chunk=compiling.result(), test=pool.submit(test.compile))
+    """Compiles the training, and then the rest in the background."""
+
+    def later(function: Callable[..., Any]) -> concurrent.futures.Future[Callable[..., Any]]:
+        return pool.submit(lambda: jax.jit(function).lower(shapes.learner).compile())
+
+    chunk = jax.jit(parts.train.chunk, donate_argnums=0).lower(shapes, jnp.int32(0)).compile()
+    return _Programs(chunk, later(parts.evaluate), later(parts.test))
 
 
 def _summaries(returns: Any, config: Config) -> list[dict[str, float]]:
@@ -141,7 +135,7 @@ class _Host(NamedTuple):
             head = {**run.columns, "iteration": done, "frames": frames, "seconds": round(seconds, 3)}
             self.sink.write(place, head | {f"{prefix}{name}": value for name, value in values.items()})
 
-    def save(self, state: _State) -> None:
+    def save(self, state: State) -> None:
         """Starts a checkpoint."""
         acting = self.parts.learner.acting(state.meta.learner)
         kept = {} if state.best is None else {"best_mean": state.best.mean, "best_cvar": state.best.cvar}
@@ -194,51 +188,6 @@ def _devices(parts: experiment.Experiment) -> str:
     return f" on {parts.mesh.size} devices ({sizes})"
 
 
-def _restored(
-    config: Config, parts: experiment.Experiment, shapes: meta.MetaState, folder: Path
-) -> tuple[_State | None, str]:
-    """The state that a run goes on from, None where it had saved none; and a line for the user.
-
-    Raises:
-        ConfigError: if the checkpoint is damaged or another configuration's or version's; one line.
-    """
-    path = checkpoint.latest(folder / folder_lib.CHECKPOINT)
-    if path is None:
-        return None, "it had saved no checkpoint: from the start"
-    try:
-        about = checkpoint.about(path)
-        if about["version"] != roml_jax.__version__:
-            raise ConfigError(
-                f"{path} was written by roml_jax {about['version']}, and this is {roml_jax.__version__}"
-            )
-        check_same(about["config"], to_mapping(config), FREE, str(path))
-        placed = sharding.placed_shapes(parts.mesh, shapes, len(config.runs))
-        state = checkpoint.restore(path, "state", placed)
-        best = None
-        if config.eval.every(config.num_tasks):
-            start = best_lib.start(parts.learner.acting(shapes.learner), len(config.runs))
-            snapshots = sharding.placed_runs(parts.mesh, start, len(config.runs))._asdict()
-            best = best_lib.Best(
-                **{name: checkpoint.restore(path, f"best_{name}", like) for name, like in snapshots.items()}
-            )
-    except checkpoint.CheckpointError as error:
-        raise ConfigError(str(error)) from None
-    same = (about["jax"], about["backend"]) == (jax.__version__, jax.default_backend())
-    told = "" if same else f" (then jax {about['jax']} on {about['backend']}: not bit for bit)"
-    return _State(state, best, about["iteration"], about["seconds"]), f"from iteration {path.name}{told}"
-
-
-def _started(config: Config, parts: experiment.Experiment) -> _State:
-    """A new run's state."""
-    state = jax.jit(parts.train.init)(*runs.leaves(config.runs))
-    best = None
-    if config.eval.every(config.num_tasks):
-        # copies: the next chunk writes where the state is
-        acting = jax.tree.map(jnp.copy, parts.learner.acting(state.learner))
-        best = best_lib.start(acting, len(config.runs))
-    return _State(state, best, 0, 0.0)
-
-
 def _say(console: Console) -> Callable[[str], None]:
     return lambda line: console.print(line, style="yellow", soft_wrap=True, highlight=False)
 
@@ -274,13 +223,15 @@ def run(config: Config, console: Console) -> Path:
         )
         restored = None
         if config.resume:
-            restored, told = _restored(config, parts, shapes, folder)
+            restored, told = resume.restored(config, parts, shapes, folder)
             console.print(f"goes on {told}", soft_wrap=True)
         pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor())
         with console.status("compiling ..."):
             began = time.monotonic()
-            state = restored or _started(config, parts)
-            programs = _compile(parts, state.meta, pool)
+            # the state is made while the training is traced and compiled
+            made = pool.submit(lambda: restored or resume.started(config, parts))
+            programs = _compile(parts, sharding.placed_shapes(parts.mesh, shapes, len(config.runs)), pool)
+            state = made.result()
         console.print(f"compiled in {metrics.duration(time.monotonic() - began)}")
         host = stack.enter_context(_host(config, parts, folder, console, state.done))
         _train_and_test(host, programs, state)
@@ -307,7 +258,7 @@ def _host(config: Config, parts: experiment.Experiment, folder: Path, console: C
             yield _Host(config, parts, folder, console, sink, checkpoints)
 
 
-def _train_and_test(host: _Host, programs: _Programs, state: _State) -> None:
+def _train_and_test(host: _Host, programs: _Programs, state: State) -> None:
     config, console, total = host.config, host.console, host.parts.num_iterations
     with interrupt.Interrupts() as interrupts:
         state = _loop(host, programs, state, interrupts)
@@ -346,9 +297,9 @@ def _stopped(parts: experiment.Experiment, state: meta.MetaState) -> dict[int, i
     return {place: int(iterations) for place, iterations in enumerate(made) if iterations >= 0}
 
 
-def _validated(host: _Host, programs: _Programs, state: _State) -> tuple[_State, list[dict[str, float]]]:
+def _validated(host: _Host, programs: _Programs, state: State) -> tuple[State, list[dict[str, float]]]:
     """Evaluates, and keeps the best."""
-    summaries = _summaries(programs.evaluate(state.meta.learner), host.config)
+    summaries = _summaries(programs.evaluate.result()(state.meta.learner), host.config)
     host.log("eval/", summaries, state.done, state.seconds)
     mean, cvar = (np.array([row[name] for row in summaries], np.float32) for name in ("return_mean", "cvar"))
     acting = host.parts.learner.acting(state.meta.learner)
@@ -364,7 +315,7 @@ def _tell_stopped(host: _Host, before: list[dict[str, float]], now: list[dict[st
             _say(host.console)(f"seed {run.label} diverged and was stopped; its last good state is kept")
 
 
-def _loop(host: _Host, programs: _Programs, state: _State, interrupts: interrupt.Interrupts) -> _State:
+def _loop(host: _Host, programs: _Programs, state: State, interrupts: interrupt.Interrupts) -> State:
     """Chunks of iterations, with an evaluation and a checkpoint whenever one is due."""
     config, parts = host.config, host.parts
     interval, total, per_iteration = (
@@ -378,7 +329,9 @@ def _loop(host: _Host, programs: _Programs, state: _State, interrupts: interrupt
         while state.done < total:
             started = time.monotonic()
             to_evaluation = interval - state.done % interval if interval else total
-            n = min(parts.train.chunk_length, to_evaluation, total - state.done)
+            # one iteration first, so that there is soon something to see
+            to_chunk = parts.train.chunk_length - state.done % parts.train.chunk_length
+            n = min(to_chunk if state.done else 1, to_evaluation, total - state.done)
             after, rows = programs.chunk(state.meta, jnp.int32(n))
             latest = metrics.mean_over_rows(jax.device_get(rows))
             now = time.monotonic()
