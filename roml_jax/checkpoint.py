@@ -1,14 +1,30 @@
-"""The whole state of a run on disk, with orbax."""
+"""A run's state on disk, with orbax: asynchronous, whole or not at all, the last one kept.
+
+``RUN/checkpoint/ITERATION`` has one folder per item: ``state`` (the whole MetaState), ``last``, ``best_mean``
+and ``best_cvar`` (what acts of the learner) and ``about`` (JSON).
+"""
 
 from __future__ import annotations
 
+import logging
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import SingleDeviceSharding
+
+from roml_jax import memory
+
+ABOUT = "about"
+
+
+class CheckpointError(Exception):
+    """A checkpoint that cannot be written or read; one line."""
 
 
 def _is_key(x: Any) -> bool:
@@ -20,38 +36,163 @@ def _plain(tree: Any) -> Any:
     return jax.tree.map(lambda x: jax.random.key_data(x) if _is_key(x) else x, tree)
 
 
-def save(folder: Path, state: Any) -> None:
-    """Writes a pytree of arrays; the folder must not exist, and appears whole or not at all.
-
-    Raises:
-        ValueError: from orbax, if the folder exists.
-        OSError: if it cannot be written.
-    """
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(folder.absolute(), _plain(state))
+def _line(error: BaseException) -> str:
+    """What an error of orbax, or of what is below it, says, in one line."""
+    text = str(error)
+    if "No space left on device" in text:
+        return "no space left on the disk"
+    return " ".join(text.split())[:300] or type(error).__name__
 
 
-def restore(folder: Path, like: Any) -> Any:
-    """Reads a pytree back into the structure and shapes of ``like``; keys are of JAX's default kind.
+def _iterations(folder: Path) -> list[int]:
+    """Of the checkpoints that are complete: orbax gives a folder its name when all of it is there."""
+    if not folder.is_dir():
+        return []
+    named = (path for path in folder.iterdir() if path.name.isdecimal())
+    return sorted(int(path.name) for path in named if ocp.utils.is_checkpoint_finalized(path))
 
-    It may be read on other devices than it was saved from. With several processes all of them call
-    this, as ``save``, and the shapes say where arrays go.
+
+def latest(folder: Path) -> Path | None:
+    """The newest complete checkpoint in a run's ``checkpoint`` folder, or None."""
+    known = _iterations(folder)
+    return folder / str(known[-1]) if known else None
+
+
+def _is_not_orbax(record: logging.LogRecord) -> bool:
+    """What orbax logs of a failure, a page of traceback, is raised too, and told in a line."""
+    return "orbax" not in record.pathname
+
+
+def _prune(folder: Path) -> None:
+    """Leaves the newest complete checkpoint and nothing else."""
+    newest = latest(folder)
+    for path in folder.iterdir():
+        if path != newest:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+class Checkpoints:
+    """Writes the checkpoints of a run, in the background where memory has room for a copy.
+
+    A checkpoint that could not be written is told of, and the one before it stays. With several
+    processes all of them call the same methods in the same order.
 
     Args:
-        folder: what ``save`` wrote.
+        folder: the run's ``checkpoint`` folder; what is incomplete in it is removed.
+        say: takes a line for the user.
+    """
+
+    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
+        self._folder, self._say = folder.absolute(), say
+        self._main = jax.process_index() == 0
+        if self._main:
+            self._folder.mkdir(exist_ok=True)
+            _prune(self._folder)
+        self._pending: int | None = None
+        self._written: int | None = None
+        self._log = logging.getLogger("absl")
+        self._log.addFilter(_is_not_orbax)
+        self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+
+    def save(self, iteration: int, items: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+        """Starts to write pytrees of arrays, which may be donated as soon as this returns.
+
+        Args:
+            iteration: names the checkpoint.
+            items: pytrees by name.
+            about: what JSON can hold.
+        """
+        self.wait()
+        items, alone = {name: _plain(tree) for name, tree in items.items()}, False
+        if jax.default_backend() == "cpu":
+            # orbax reads a CPU's arrays where they are, and the next chunk of training writes there
+            room = memory.available()
+            alone = room is not None and memory.size_of(items) > 0.8 * room
+            items = items if alone else jax.tree.map(jnp.copy, items)
+        args = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+        self._pending = iteration
+        try:
+            path = self._folder / str(iteration)
+            self._writer.save(
+                path, args=ocp.args.Composite(**args, **{ABOUT: ocp.args.JsonSave(dict(about))}), force=True
+            )
+        except (OSError, ValueError) as error:
+            self._failed(error)
+        if alone:
+            self.wait()
+
+    def wait(self) -> int | None:
+        """Waits for the last one started; returns the iteration of the last that was written."""
+        if self._pending is None:
+            return self._written
+        try:
+            self._writer.wait_until_finished()
+        except (OSError, ValueError) as error:
+            self._failed(error)
+            return self._written
+        self._written, self._pending = self._pending, None
+        if self._main:
+            _prune(self._folder)
+        return self._written
+
+    def _failed(self, error: BaseException) -> None:
+        left = latest(self._folder)
+        kept = f"the last good one is of iteration {left.name}" if left else "there is none yet"
+        self._say(f"the checkpoint of iteration {self._pending} was not written: {_line(error)}; {kept}")
+        self._pending = None
+        if self._main:
+            _prune(self._folder)  # what was written of it takes up the disk
+
+    def close(self) -> None:
+        """Waits for the last one started and ends the writer."""
+        self.wait()
+        self._writer.close()
+        self._log.removeFilter(_is_not_orbax)
+
+
+def _read(path: Path, args: Any) -> Any:
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+        try:
+            return reader.restore(path.absolute(), args=args)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"the checkpoint {path} cannot be read: {_line(error)}") from None
+
+
+def about(path: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself.
+
+    Raises:
+        CheckpointError: if it is damaged.
+    """
+    return _read(path, ocp.args.Composite(**{ABOUT: ocp.args.JsonRestore()}))[ABOUT]
+
+
+def restore(path: Path, item: str, like: Any) -> Any:
+    """Reads an item back into the structure and shapes of ``like``; keys are of JAX's default kind.
+
+    It may be read on other devices than it was saved from. With several processes all of them call
+    this, and the shapes say where arrays go.
+
+    Args:
+        path: one checkpoint, as ``latest`` gives it.
+        item: its name.
         like: a pytree of arrays or of their shapes (``jax.eval_shape`` of the state's init), with
             shardings where arrays go elsewhere than on this process's first device.
+
+    Raises:
+        CheckpointError: if it is damaged or of other shapes.
     """
     here = SingleDeviceSharding(jax.local_devices()[0])
     shapes = jax.tree.map(
         lambda x, wanted: jax.ShapeDtypeStruct(
-            x.shape, x.dtype, sharding=getattr(wanted, "sharding", None) or here
+            np.shape(x), x.dtype, sharding=getattr(wanted, "sharding", None) or here
         ),
         jax.eval_shape(_plain, like),
         like,
     )
-    with ocp.StandardCheckpointer() as checkpointer:
-        plain = checkpointer.restore(folder.absolute(), shapes)
+    if not (path / item).is_dir():
+        raise CheckpointError(f"the checkpoint {path} has no {item}")
+    plain = _read(path, ocp.args.Composite(**{item: ocp.args.StandardRestore(shapes)}))[item]
 
     def rebuild(saved: Any, wanted: Any) -> Any:
         return jax.random.wrap_key_data(saved) if _is_key(wanted) else saved

@@ -23,7 +23,7 @@ from typing import Annotated, Any
 import tyro
 
 from roml_jax import agents, checks, envs, runs, samplers
-from roml_jax.presets import ConfigError, flatten, preset, read_yaml
+from roml_jax.presets import ConfigError, check_same, flatten, preset, read_yaml
 from roml_jax.registry import NoOptions, UnknownNameError, options_class, unknown
 from roml_jax.rollout import Protocol
 
@@ -32,10 +32,11 @@ from roml_jax.rollout import Protocol
 class EvalConfig:
     """Held-out evaluation: greedy behaviour on fixed tasks from the prior."""
 
-    interval: int = 25
-    """Iterations between evaluations during training; 0 for the final test alone."""
-    tasks: int = 32
-    """Tasks of each evaluation during training."""
+    interval: int | None = None
+    """Iterations between evaluations during training; 0 for the final test alone; by default so many that
+    a tenth as many environment steps are evaluation as are training."""
+    tasks: int = 256
+    """Tasks of each evaluation during training; the best learners so far are chosen by them."""
     test_tasks: int = 1000
     """Tasks of the final test."""
     seed: int = 20231110
@@ -44,6 +45,10 @@ class EvalConfig:
     def __post_init__(self) -> None:
         checks.at_least(self, "eval", 0, "interval", "seed")
         checks.at_least(self, "eval", 1, "tasks", "test_tasks")
+
+    def every(self, num_tasks: int) -> int:
+        """Iterations between evaluations, with so many tasks an iteration; 0 for none."""
+        return -(-10 * self.tasks // num_tasks) if self.interval is None else self.interval
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,12 @@ class Config:
     """Modules of your own that register environments, agents or samplers; imported before anything else."""
     out: Path | None = None
     """The run's new folder; by default runs/ENV-SAMPLER-TIME."""
+    resume: Path | None = None
+    """The folder of a run that was stopped: it goes on from its last checkpoint, with its own options."""
+    checkpoint_minutes: float = 10.0
+    """Between two checkpoints; there is always one at the end and when the run is stopped."""
+    log: tuple[str, ...] = ()
+    """Where else metrics go: tensorboard, wandb."""
     config: Path | None = None
     """A YAML file of options, e.g. another run's config.yaml."""
     compile_cache: bool = True
@@ -106,7 +117,7 @@ class Config:
     sampler_options: Any = field(default_factory=NoOptions)
 
     def __post_init__(self) -> None:
-        checks.positive(self, "", "frames")
+        checks.positive(self, "", "frames", "checkpoint_minutes")
         checks.share(self, "", "alpha", zero=False)
         checks.at_least(self, "", 1, "num_tasks", "chunk")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
@@ -129,7 +140,9 @@ _COMPONENTS = (
 )
 _PREFIX = {name: prefix for name, _, _, prefix in _COMPONENTS}
 # Where a run is computed and kept says nothing about what it computes: another machine has its own.
-_NOT_SAVED = ("out", "config", "mesh", "distributed")
+_NOT_SAVED = ("out", "config", "resume", "mesh", "distributed")
+# What may be another when a run goes on.
+FREE = ("checkpoint_minutes", "log", "compile_cache")
 _SHORT = {"physics": "env.physics"}
 
 
@@ -263,8 +276,8 @@ Environments: {", ".join(envs.names())}.
 Samplers: {", ".join(samplers.names())}. Agents: {", ".join(agents.names())}.
 
 Defaults are the paper's for the chosen environment. The run's folder gets config.yaml, metrics.jsonl
-and a checkpoint of the whole state; nothing is ever overwritten. The options below are those of the
-environment, sampler and agent that the command names."""
+and a checkpoint of the whole state, from which --resume goes on; nothing is ever overwritten. The
+options below are those of the environment, sampler and agent that the command names."""
 
 
 def _named(tokens: Sequence[str], name: str) -> str | None:
@@ -323,7 +336,8 @@ def parse(argv: Sequence[str]) -> Config:
         UnknownNameError: for an unknown environment, sampler or agent; one line.
         SystemExit: with code 0 after --help.
     """
-    file = _named(argv, "config")
+    resume = _named(argv, "resume")
+    file = _named(argv, "config") if resume is None else _file_of(resume, argv)
     in_file = dict(flatten(read_yaml(Path(file)))) if file else {}
     import_modules([*_listed(_tokens(in_file), "--imports"), *_listed(argv, "--imports", "--import")])
     written_for = {
@@ -339,7 +353,21 @@ def parse(argv: Sequence[str]) -> Config:
             in_file = _without(in_file, component, known)
     config = _apply(config, _tokens(options), f"preset {names['env']}: ")
     config = _apply(config, _tokens(in_file), f"{file}: ")
-    return _apply(config, list(argv), "")
+    asked = _apply(config, list(argv), "")
+    if resume is not None:
+        check_same(to_mapping(config), to_mapping(asked), FREE, f"--resume {resume}")
+    return asked
+
+
+def _file_of(resume: str, argv: Sequence[str]) -> str:
+    """The configuration of a run that is to go on."""
+    for name in ("config", "out"):
+        if _named(argv, name) is not None:
+            raise ConfigError(f"--resume goes on in {resume} with its own options: leave out --{name}")
+    file = Path(resume) / "config.yaml"
+    if not file.is_file():
+        raise ConfigError(f"--resume {resume}: there is no run, {file} does not exist")
+    return str(file)
 
 
 def make(env: str = "khazad_dum", sampler: str = "cem", agent: str = "varibad", **options: Any) -> Config:

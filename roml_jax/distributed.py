@@ -83,6 +83,13 @@ def check_same(options: Mapping[str, Any]) -> None:
         raise ConfigError("the processes have different options; all but distributed.* must be the same")
 
 
+def any_of(*flags: bool) -> tuple[bool, ...]:
+    """Whether a flag is up in any process; the same in all."""
+    if jax.process_count() == 1:
+        return flags
+    return tuple(map(bool, multihost_utils.process_allgather(np.array(flags)).any(axis=0)))
+
+
 def shared_folder(make: Callable[[], Path]) -> Path:
     """A folder that process 0 makes and all processes see.
 

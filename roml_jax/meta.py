@@ -11,9 +11,15 @@ import jax.numpy as jnp
 from roml_jax.samplers import TaskSampler
 from roml_jax.types import Array, Metrics, TaskWeights
 
+EXPLODED = 1e8
+"""A loss beyond this stops a run."""
+_OVERFLOWS = 1e30  # so does anything that was learned beyond this: its square is no float32
+
 
 class MetaLearner(NamedTuple):
     """Anything that can be made robust: it learns to do well on tasks it is handed.
+
+    Experience that L keeps, large as it is, is a field of the name ``replay``.
 
     Attributes:
         init: (key) -> L.
@@ -24,6 +30,7 @@ class MetaLearner(NamedTuple):
         warmup: (L, tasks, key) -> (L, returns), filling replays before learning; None for none.
         tunable: options whose values are leaves of L.
         tune: (L, values by option name) -> L.
+        acting: (L) -> L without what ``test`` does not need: fields left empty, nothing computed.
     """
 
     init: Callable[[Array], Any]
@@ -33,14 +40,25 @@ class MetaLearner(NamedTuple):
     warmup: Callable[[Any, Array, Array], tuple[Any, Array]] | None
     tunable: tuple[str, ...] = ()
     tune: Callable[[Any, Mapping[str, Array]], Any] | None = None
+    acting: Callable[[Any], Any] = lambda learner: learner
 
 
 class MetaState(NamedTuple):
-    """The whole of a run between two iterations; the iteration counts across all seeds."""
+    """The whole of a run between two iterations.
+
+    Attributes:
+        learner: L.
+        sampler: the sampler's state.
+        key: of all randomness to come.
+        stopped: () how many iterations the run had made when it diverged; -1 while it is well. What is
+            kept of a run that diverged is its state before that.
+        iteration: () iterations made, by all seeds alike.
+    """
 
     learner: Any
     sampler: Any
     key: Array
+    stopped: Array
     iteration: Array
 
 
@@ -58,6 +76,29 @@ class Train(NamedTuple):
     init: Callable[..., MetaState]
     chunk: Callable[[MetaState, Array], tuple[MetaState, Metrics]]
     chunk_length: int
+
+
+def _without_replay(learner: Any) -> Any:
+    return learner._replace(replay=()) if hasattr(learner, "replay") else learner
+
+
+def _is_well(learner: Any, metrics: Metrics) -> Array:
+    """Whether everything that was learned is a number of use and no loss has exploded.
+
+    A loss that was not computed is NaN and says nothing.
+    """
+    floats = [x for x in jax.tree.leaves(_without_replay(learner)) if jnp.issubdtype(x.dtype, jnp.floating)]
+    finite = [(abs(x) < _OVERFLOWS).all() for x in floats]
+    small = [~(abs(value) > EXPLODED) for name, value in metrics.items() if name.endswith("loss")]
+    return jnp.stack([*finite, *small]).all()
+
+
+def _unless(well: Array, after: Any, before: Any) -> Any:
+    """The state after where all is well, else the one before; but the replay, for choosing would copy it."""
+    kept = jax.tree.map(
+        lambda new, old: jnp.where(well, new, old), _without_replay(after), _without_replay(before)
+    )
+    return kept._replace(replay=after.replay) if hasattr(after, "replay") else kept
 
 
 def make_iteration(
@@ -80,10 +121,19 @@ def make_iteration(
         weights = sampler.weights(sampler_state, returns, progress)
         learner_state, learned = learner.update(learner_state, experience, weights, learn_key, progress)
         sampler_state, sampled = sampler.update(sampler_state, draw, returns, sampler_key, progress)
+        well = (state.stopped < 0) & _is_well(learner_state, learned)
+        learner_state, sampler_state = (
+            _unless(well, after, before)
+            for after, before in ((learner_state, state.learner), (sampler_state, state.sampler))
+        )
         metrics = {"train/return": returns.mean(), "train/return_min": returns.min(), **learned}
         metrics |= {f"sampler/{name}": value for name, value in sampled.items()}
         metrics |= {f"sampler/phi_{i}": value for i, value in enumerate(sampler.phi(sampler_state))}
-        return MetaState(learner_state, sampler_state, key, state.iteration + 1), metrics
+        # what a run that diverged still computes says nothing
+        metrics = {name: jnp.where(well, value, jnp.nan) for name, value in metrics.items()}
+        metrics["train/stopped"] = 1.0 - well
+        stopped = jnp.where((state.stopped < 0) & ~well, state.iteration, state.stopped)
+        return MetaState(learner_state, sampler_state, key, stopped, state.iteration + 1), metrics
 
     return iteration
 
@@ -107,7 +157,7 @@ def make_train(
     """
     # jitted here, so that its shapes and the loop's body share one trace
     iteration = jax.jit(make_iteration(learner, sampler, num_tasks, num_iterations))
-    axes = MetaState(learner=0, sampler=0, key=0, iteration=None)
+    axes = MetaState(learner=0, sampler=0, key=0, stopped=0, iteration=None)
     if num_runs > 1:
         iteration = jax.jit(
             jax.vmap(iteration, in_axes=(axes,), out_axes=(axes, 0), spmd_axis_name=seed_axis)
@@ -120,7 +170,7 @@ def make_train(
         for i, part in enumerate((learner, sampler)):
             own = {name: value for name, value in settings.items() if name in part.tunable}
             states[i] = part.tune(states[i], own) if own else states[i]
-        return MetaState(*states, key, jnp.zeros((), jnp.int32))
+        return MetaState(*states, key, jnp.full((), -1, jnp.int32), jnp.zeros((), jnp.int32))
 
     def init(keys: Array, settings: Mapping[str, Array] | None = None) -> MetaState:
         per_run = (keys, dict(settings or {}))

@@ -1,14 +1,11 @@
-"""Where a run's numbers go: a file of JSON lines, and the console."""
+"""A run's numbers made ready: averages over a chunk, and the progress that the console shows."""
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
 
 import numpy as np
 from rich.console import Console
@@ -35,47 +32,17 @@ def mean_over_rows(rows: Mapping[str, np.ndarray]) -> list[dict[str, float]]:
             known = values[:, run][~np.isnan(values[:, run])]
             if known.size:
                 # phi and counters are states, not averages: their last value is what holds now
-                last = name.startswith("sampler/phi") or name == "sampler/updates"
+                last = name.startswith("sampler/phi") or name in ("sampler/updates", "train/stopped")
                 runs[run][name] = float(known[-1] if last else known.mean())
     return runs
-
-
-class JsonLines:
-    """One JSON object per line; each line is on disk when ``write`` returns."""
-
-    def __init__(self, path: Path) -> None:
-        self._file: IO[str] = path.open("x")
-
-    def write(self, row: Mapping[str, Any]) -> None:
-        """Appends a row; numbers that JSON does not know become strings."""
-        safe = {
-            key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in row.items()
-        }
-        self._file.write(json.dumps(safe) + "\n")
-        self._file.flush()
-
-    def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
-
-
-class Nowhere:
-    """A sink that keeps nothing: of several processes one writes."""
-
-    def write(self, row: Mapping[str, Any]) -> None:
-        """Does nothing."""
-
-    def close(self) -> None:
-        """Does nothing."""
 
 
 class ConsoleProgress:
     """A progress bar on a terminal, a line every few seconds elsewhere."""
 
-    def __init__(self, console: Console, total_frames: int) -> None:
-        self._console, self._total = console, total_frames
-        self._done, self._start, self._said = 0, time.monotonic(), -math.inf
+    def __init__(self, console: Console, total_frames: int, done: int = 0) -> None:
+        self._console, self._total, self._before = console, total_frames, done
+        self._done, self._start, self._said = done, time.monotonic(), -math.inf
         self._bar = Progress(
             TextColumn("{task.percentage:>3.0f}%"), BarColumn(bar_width=24), TextColumn("{task.description}"),
             TimeElapsedColumn(), console=console, transient=False,
@@ -97,7 +64,7 @@ class ConsoleProgress:
         """Notes progress; ``facts`` is what else to show."""
         self._done += frames
         elapsed = time.monotonic() - self._start
-        rate = self._done / elapsed if elapsed else 0.0
+        rate = (self._done - self._before) / elapsed if elapsed else 0.0
         left = duration((self._total - self._done) / rate) if rate else "?"
         text = f"{self._done:,}/{self._total:,} frames  {rate:,.0f}/s  {left} left  {facts}"
         if self._console.is_terminal:

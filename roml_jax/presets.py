@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,3 +58,24 @@ def preset(env: str, agent: str) -> dict[str, Any]:
         if path.is_file():
             options |= dict(flatten(read_yaml(path)))
     return options
+
+
+def check_same(was: Mapping[str, Any], now: Mapping[str, Any], free: Sequence[str], what: str) -> None:
+    """Refuses to go on with other options.
+
+    Args:
+        was: options by dotted name.
+        now: those that are asked for.
+        free: names that may differ.
+        what: the line's first words.
+
+    Raises:
+        ConfigError: one line, with what differs.
+    """
+    names = [name for name in sorted({*was, *now}) if was.get(name) != now.get(name) and name not in free]
+    if names:
+        told = ", ".join(f"{name} was {was.get(name)}, now {now.get(name)}" for name in names[:5])
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        raise ConfigError(
+            f"{what}: a run goes on as it was, but {told}{more}; a new one takes its options with --config"
+        )

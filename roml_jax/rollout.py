@@ -228,4 +228,5 @@ def make_learner(agent: Agent, env: Env, protocol: Protocol, constrain: Constrai
         )
         return outcome.returns
 
-    return MetaLearner(agent.init, collect, update, test, None, agent.tunable, agent.tune)
+    acting = agent.acting or (lambda state: state)
+    return MetaLearner(agent.init, collect, update, test, None, agent.tunable, agent.tune, acting)

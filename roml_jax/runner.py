@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import os
+import signal
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,12 +14,46 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import yaml
 from rich.console import Console
 from rich.table import Table
 
-from roml_jax import checkpoint, distributed, evaluate, experiment, memory, meta, metrics, runs
-from roml_jax.config import Config, ConfigError, to_mapping
+import roml_jax
+from roml_jax import best as best_lib
+from roml_jax import (
+    checkpoint,
+    distributed,
+    evaluate,
+    experiment,
+    interrupt,
+    memory,
+    meta,
+    metrics,
+    resume,
+    runs,
+    sharding,
+    sinks,
+)
+from roml_jax import (
+    folder as folder_lib,
+)
+from roml_jax.config import Config, to_mapping
+from roml_jax.resume import State
+
+
+class StoppedError(Exception):
+    """A run that was asked to stop and did, with its state saved.
+
+    Attributes:
+        signal: by which it was asked.
+    """
+
+    def __init__(self, asked: signal.Signals, line: str) -> None:
+        super().__init__(line)
+        self.signal = asked
+
+
+class RunError(Exception):
+    """A run that came to an end but not to its purpose; one line."""
 
 
 def enable_compile_cache() -> None:
@@ -28,44 +63,24 @@ def enable_compile_cache() -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache))
 
 
-def make_folder(config: Config) -> Path:
-    """The run's own new folder.
-
-    Raises:
-        ConfigError: if it holds something already or cannot be made.
-    """
-    folder = config.out or Path("runs") / f"{config.env}-{config.sampler}-{time.strftime('%Y%m%d-%H%M%S')}"
-    tries = 1
-    named = folder
-    try:
-        while config.out is None and folder.exists():
-            tries += 1
-            folder = named.with_name(f"{named.name}-{tries}")
-        folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
-            raise ConfigError(f"--out {folder} exists and is not empty; a run needs a new folder")
-        (folder / "config.yaml").write_text(yaml.safe_dump(to_mapping(config), sort_keys=False))
-    except OSError as error:
-        raise ConfigError(f"cannot write to the run's folder {folder}: {error.strerror}") from None
-    return folder
-
-
 class _Programs(NamedTuple):
-    """Compiled functions; the final test's compiles while training already runs."""
+    """Compiled functions; what training does not wait for compiles while it runs."""
 
     chunk: Callable[..., Any]
-    evaluate: Callable[..., Any]
+    evaluate: concurrent.futures.Future[Callable[..., Any]]
     test: concurrent.futures.Future[Callable[..., Any]]
 
 
 def _compile(
-    parts: experiment.Experiment, state: meta.MetaState, pool: concurrent.futures.Executor
+    parts: experiment.Experiment, shapes: meta.MetaState, pool: concurrent.futures.Executor
 ) -> _Programs:
-    """Compiles training and evaluation side by side: tracing is serial, XLA is not."""
-    chunk = jax.jit(parts.train.chunk, donate_argnums=0).lower(state, jnp.int32(0))
-    compiling = pool.submit(chunk.compile)
-    evaluation, test = (jax.jit(f).lower(state.learner) for f in (parts.evaluate, parts.test))
-    return _Programs(evaluate=evaluation.compile(), chunk=compiling.result(), test=pool.submit(test.compile))
+    """Compiles the training, and then the rest in the background."""
+
+    def later(function: Callable[..., Any]) -> concurrent.futures.Future[Callable[..., Any]]:
+        return pool.submit(lambda: jax.jit(function).lower(shapes.learner).compile())
+
+    chunk = jax.jit(parts.train.chunk, donate_argnums=0).lower(shapes, jnp.int32(0)).compile()
+    return _Programs(chunk, later(parts.evaluate), later(parts.test))
 
 
 def _summaries(returns: Any, config: Config) -> list[dict[str, float]]:
@@ -82,52 +97,83 @@ def _mean(rows: list[dict[str, float]], name: str) -> float:
     return float(np.mean([row[name] for row in rows if name in row] or [np.nan]))
 
 
-def _facts(latest: list[dict[str, float]], held_out: list[dict[str, float]]) -> str:
-    """What the progress line shows beside the speed; means over runs."""
-    phi = [name for name in latest[0] if name.startswith("sampler/phi_")]
-    shown = ", ".join(f"{_mean(latest, name):.3f}" for name in phi)
-    return (
-        f"mean {_mean(held_out, 'return_mean'):.3f}  cvar {_mean(held_out, 'cvar'):.3f}  phi {shown}"
-        if held_out
-        else f"phi {shown}"
-    )
+class _Told(NamedTuple):
+    """What the progress line shows: the last rows of training and of evaluation."""
+
+    latest: list[dict[str, float]]
+    held_out: list[dict[str, float]]
+
+    def facts(self) -> str:
+        """Means over runs, and how many of them stopped."""
+        phi = [name for name in self.latest[0] if name.startswith("sampler/phi_")]
+        shown = f"phi {', '.join(f'{_mean(self.latest, name):.3f}' for name in phi)}"
+        stopped = sum(row.get("train/stopped", 0.0) > 0 for row in self.latest)
+        if self.held_out:
+            mean, cvar = _mean(self.held_out, "return_mean"), _mean(self.held_out, "cvar")
+            shown = f"mean {mean:.3f}  cvar {cvar:.3f}  {shown}"
+        else:
+            shown = f"train {_mean(self.latest, 'train/return'):.3f}  {shown}"
+        return f"{shown}  {stopped} of {len(self.latest)} stopped" if stopped else shown
 
 
-class _Log:
-    """Rows of metrics.jsonl: every row says which run, how many iterations, frames and seconds."""
+class _Host(NamedTuple):
+    """What the loop speaks to beside the devices."""
 
-    def __init__(self, folder: Path, config: Config) -> None:
-        # of several processes one writes
-        main = distributed.is_main()
-        self._sink = metrics.JsonLines(folder / "metrics.jsonl") if main else metrics.Nowhere()
-        self._runs, self._start = config.runs, time.monotonic()
+    config: Config
+    parts: experiment.Experiment
+    folder: Path
+    console: Console
+    sink: sinks.Sink
+    checkpoints: checkpoint.Checkpoints
 
-    def write(self, prefix: str, rows: list[dict[str, float]], iteration: int, frames: int) -> None:
-        seconds = round(time.monotonic() - self._start, 3)
-        for run, values in zip(self._runs, rows, strict=True):
-            head = {**run.columns, "iteration": iteration, "frames": frames, "seconds": seconds}
-            self._sink.write(head | {f"{prefix}{name}": value for name, value in values.items()})
+    def log(self, prefix: str, rows: list[dict[str, float]], done: int, seconds: float) -> None:
+        """Every row says which run, how many iterations, frames and seconds."""
+        if not distributed.is_main():  # of several processes one writes
+            return
+        frames = done * self.parts.frames_per_iteration
+        for place, (run, values) in enumerate(zip(self.config.runs, rows, strict=True)):
+            head = {**run.columns, "iteration": done, "frames": frames, "seconds": round(seconds, 3)}
+            self.sink.write(place, head | {f"{prefix}{name}": value for name, value in values.items()})
 
-    def close(self) -> None:
-        self._sink.close()
+    def save(self, state: State) -> None:
+        """Starts a checkpoint."""
+        acting = self.parts.learner.acting(state.meta.learner)
+        kept = {} if state.best is None else {"best_mean": state.best.mean, "best_cvar": state.best.cvar}
+        frames = state.done * self.parts.frames_per_iteration
+        about = {
+            "version": roml_jax.__version__, "jax": jax.__version__, "backend": jax.default_backend(),
+            "iteration": state.done, "frames": frames, "seconds": state.seconds,
+            "config": to_mapping(self.config),
+        }  # fmt: skip
+        self.checkpoints.save(state.done, {"state": state.meta, "last": acting, **kept}, about)
 
 
-def result_table(config: Config, final: list[dict[str, float]]) -> Table:
-    """The final test, a row per run, and the mean over the seeds of every setting."""
+def result_table(config: Config, final: list[dict[str, float]], stopped: Mapping[int, int]) -> Table:
+    """The final test, a row per run, and the mean over the seeds of every setting.
+
+    Args:
+        config: of the runs.
+        final: their summaries.
+        stopped: iterations made by those that diverged, by their place.
+    """
     table = Table(title=f"{config.env}, {config.sampler}: {config.eval.test_tasks} held-out tasks")
     episodes = [name for name in final[0] if name.startswith("return_episode_")]
     own_alpha = "alpha" in config.runs[0].settings
     cvar = "CVaR" if own_alpha else f"CVaR {config.alpha:g}"
     for heading in ("seed", "mean return", cvar, *(f"episode {i}" for i in range(len(episodes)))):
         table.add_column(heading, justify="right")
+    labels = [
+        f"{run.label} (diverged after {stopped[i]} iterations)" if i in stopped else run.label
+        for i, run in enumerate(config.runs)
+    ]
     rows: list[tuple[str, Mapping[str, float]]] = []
     per_setting = len(config.seeds)
     for start in range(0, len(final), per_setting):
-        part = list(zip(config.runs, final, strict=True))[start : start + per_setting]
-        rows += [(run.label, values) for run, values in part]
+        part = final[start : start + per_setting]
+        rows += list(zip(labels[start : start + per_setting], part, strict=True))
         if per_setting > 1:
-            label = part[0][0]._replace(seed="mean").label
-            rows.append((label, {name: _mean([values for _, values in part], name) for name in final[0]}))
+            label = config.runs[start]._replace(seed="mean").label
+            rows.append((label, {name: _mean(part, name) for name in final[0]}))
     for label, values in rows:
         numbers = [values["return_mean"], values["cvar"], *(values[name] for name in episodes)]
         table.add_row(label, *(f"{number:.3f}" for number in numbers))
@@ -142,6 +188,10 @@ def _devices(parts: experiment.Experiment) -> str:
     return f" on {parts.mesh.size} devices ({sizes})"
 
 
+def _say(console: Console) -> Callable[[str], None]:
+    return lambda line: console.print(line, style="yellow", soft_wrap=True, highlight=False)
+
+
 def run(config: Config, console: Console) -> Path:
     """Trains, evaluates, tests and saves; returns the run's folder.
 
@@ -150,52 +200,156 @@ def run(config: Config, console: Console) -> Path:
     Raises:
         ConfigError: where options do not go together or the folder cannot be used; one line, before
             anything was computed.
+        StoppedError: if a signal stopped it; everything is saved.
+        RunError: if every run diverged, or the last checkpoint could not be written.
     """
-    distributed.check_same(to_mapping(config) | {"mesh": config.mesh})
+    distributed.check_same(to_mapping(config) | {"mesh": config.mesh, "resume": str(config.resume)})
+    sinks.check(config.log)
     parts = experiment.make(config)
-    start = runs.leaves(config.runs)
-    shapes = jax.eval_shape(parts.train.init, *start)
+    shapes = jax.eval_shape(parts.train.init, *runs.leaves(config.runs))
     memory.check(config, shapes, len(config.runs), parts.mesh.shape["seed"] if parts.mesh else 1)
-    folder = distributed.shared_folder(lambda: make_folder(config))
-    console.print(f"[bold]{config.env}[/] x {config.sampler} x {config.agent}, "
-                  f"{parts.num_iterations} iterations of {parts.frames_per_iteration} frames, "
-                  f"{len(config.runs)} run(s){_devices(parts)}, into {folder}", soft_wrap=True)  # fmt: skip
-    with contextlib.closing(_Log(folder, config)) as log, concurrent.futures.ThreadPoolExecutor() as pool:
+    folder = config.resume or distributed.shared_folder(lambda: folder_lib.make(config))
+    with contextlib.ExitStack() as stack:
+        if distributed.is_main():
+            stack.enter_context(folder_lib.locked(folder))
+        if config.resume and _is_complete(config, folder):
+            console.print(f"{folder} is complete: nothing was left to do", soft_wrap=True)
+            return folder
+        console.print(
+            f"[bold]{config.env}[/] x {config.sampler} x {config.agent}, {parts.num_iterations} iterations "
+            f"of {parts.frames_per_iteration} frames, {len(config.runs)} run(s){_devices(parts)}, "
+            f"into {folder}",
+            soft_wrap=True,
+        )
+        restored = None
+        if config.resume:
+            restored, told = resume.restored(config, parts, shapes, folder)
+            console.print(f"goes on {told}", soft_wrap=True)
+        pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor())
         with console.status("compiling ..."):
             began = time.monotonic()
-            state = jax.jit(parts.train.init)(*start)
-            programs = _compile(parts, state, pool)
+            # the state is made while the training is traced and compiled
+            made = pool.submit(lambda: restored or resume.started(config, parts))
+            programs = _compile(parts, sharding.placed_shapes(parts.mesh, shapes, len(config.runs)), pool)
+            state = made.result()
         console.print(f"compiled in {metrics.duration(time.monotonic() - began)}")
-        state = _loop(config, parts, programs, state, log, console)
-        with console.status("testing ..."):
-            final = _summaries(programs.test.result()(state.learner), config)
-        log.write("test/", final, parts.num_iterations, parts.num_iterations * parts.frames_per_iteration)
-    console.print(result_table(config, final))
-    with console.status("saving the checkpoint ..."):
-        checkpoint.save(folder / "checkpoint", state)
+        host = stack.enter_context(_host(config, parts, folder, console, state.done))
+        _train_and_test(host, programs, state)
     console.print(f"saved in {folder}", soft_wrap=True)
     return folder
 
 
-def _loop(
-    config: Config, parts: experiment.Experiment, programs: _Programs, state: meta.MetaState, log: _Log,
-    console: Console,
-) -> meta.MetaState:  # fmt: skip
-    """Chunks of iterations with an evaluation whenever one is due; the first before any training."""
-    interval, total, per_iteration = config.eval.interval, parts.num_iterations, parts.frames_per_iteration
-    held_out: list[dict[str, float]] = []
-    num_runs, done = len(config.runs), 0
-    with metrics.ConsoleProgress(console, total * per_iteration * num_runs) as progress:
-        while True:
-            if interval and (done % interval == 0 or done >= total):
-                held_out = _summaries(programs.evaluate(state.learner), config)
-                log.write("eval/", held_out, done, done * per_iteration)
-            if done >= total:
-                return state
-            to_evaluation = interval - done % interval if interval else total
-            n = min(parts.train.chunk_length, to_evaluation, total - done)
-            state, rows = programs.chunk(state, jnp.int32(n))
+def _is_complete(config: Config, folder: Path) -> bool:
+    path = checkpoint.latest(folder / folder_lib.CHECKPOINT)
+    return path is not None and folder_lib.is_complete(folder, len(config.runs), int(path.name))
+
+
+@contextlib.contextmanager
+def _host(config: Config, parts: experiment.Experiment, folder: Path, console: Console, done: int) -> Any:
+    """What the loop speaks to, for a run that has made so many iterations; closed at the end."""
+    sink: sinks.Sink = sinks.Several([])
+    if distributed.is_main():
+        folder_lib.cut_metrics(folder / folder_lib.METRICS, done)
+        frames = done * parts.frames_per_iteration
+        sink = sinks.make(config.log, folder, config.runs, to_mapping(config), frames, _say(console))
+    with contextlib.closing(sink):
+        checkpoints = checkpoint.Checkpoints(folder / folder_lib.CHECKPOINT, _say(console))
+        with contextlib.closing(checkpoints):
+            yield _Host(config, parts, folder, console, sink, checkpoints)
+
+
+def _train_and_test(host: _Host, programs: _Programs, state: State) -> None:
+    config, console, total = host.config, host.console, host.parts.num_iterations
+    with interrupt.Interrupts() as interrupts:
+        state = _loop(host, programs, state, interrupts)
+        with console.status("saving the checkpoint ..."):
+            host.save(state)
+            saved = host.checkpoints.wait() == state.done
+    stopped = _stopped(host.parts, state.meta)
+    if state.done < total and len(stopped) < len(config.runs):
+        raise StoppedError(
+            interrupts.asked or signal.SIGTERM,  # which another process may have got
+            f"stopped after {state.done} of {total} iterations"
+            + ("; " if saved else ", of which the last could not be saved; ")
+            + f"it goes on with: python -m roml_jax.train --resume {host.folder}",
+        )
+    with console.status("testing ..."):
+        began = time.monotonic()
+        final = _summaries(programs.test.result()(state.meta.learner), config)
+        host.log("test/", final, state.done, state.seconds + time.monotonic() - began)
+    console.print(result_table(config, final, stopped))
+    if len(stopped) == len(config.runs):
+        raise RunError(
+            f"every run diverged, the last after {max(stopped.values())} of {total} iterations; the states "
+            f"before that are saved in {host.folder}"
+        )
+    if not saved:
+        raise RunError(
+            "the last checkpoint was not written: make room, then "
+            f"python -m roml_jax.train --resume {host.folder}"
+        )
+
+
+def _stopped(parts: experiment.Experiment, state: meta.MetaState) -> dict[int, int]:
+    """Iterations made by the runs that diverged, by their place."""
+    whole = jax.jit(sharding.place_output(lambda stopped: stopped, parts.mesh))
+    made = np.atleast_1d(np.asarray(whole(state.stopped)))
+    return {place: int(iterations) for place, iterations in enumerate(made) if iterations >= 0}
+
+
+def _validated(host: _Host, programs: _Programs, state: State) -> tuple[State, list[dict[str, float]]]:
+    """Evaluates, and keeps the best."""
+    summaries = _summaries(programs.evaluate.result()(state.meta.learner), host.config)
+    host.log("eval/", summaries, state.done, state.seconds)
+    mean, cvar = (np.array([row[name] for row in summaries], np.float32) for name in ("return_mean", "cvar"))
+    acting = host.parts.learner.acting(state.meta.learner)
+    best = best_lib.update(state.best, np.int32(state.done), mean, cvar, acting)
+    return state._replace(best=best), summaries
+
+
+def _tell_stopped(host: _Host, before: list[dict[str, float]], now: list[dict[str, float]]) -> None:
+    """A line for each run that diverged in the last chunk."""
+    for place, run in enumerate(host.config.runs):
+        already = before and before[place].get("train/stopped", 0.0) > 0
+        if now[place].get("train/stopped", 0.0) > 0 and not already:
+            _say(host.console)(f"seed {run.label} diverged and was stopped; its last good state is kept")
+
+
+def _loop(host: _Host, programs: _Programs, state: State, interrupts: interrupt.Interrupts) -> State:
+    """Chunks of iterations, with an evaluation and a checkpoint whenever one is due."""
+    config, parts = host.config, host.parts
+    interval, total, per_iteration = (
+        config.eval.every(config.num_tasks), parts.num_iterations, parts.frames_per_iteration,
+    )  # fmt: skip
+    num_runs, began, saved = len(config.runs), time.monotonic() - state.seconds, time.monotonic()
+    told = _Told([], [])
+    with metrics.ConsoleProgress(
+        host.console, total * per_iteration * num_runs, state.done * per_iteration * num_runs
+    ) as progress:
+        while state.done < total:
+            started = time.monotonic()
+            to_evaluation = interval - state.done % interval if interval else total
+            # one iteration first, so that there is soon something to see
+            to_chunk = parts.train.chunk_length - state.done % parts.train.chunk_length
+            n = min(to_chunk if state.done else 1, to_evaluation, total - state.done)
+            after, rows = programs.chunk(state.meta, jnp.int32(n))
             latest = metrics.mean_over_rows(jax.device_get(rows))
-            done += n
-            log.write("", latest, done, done * per_iteration)
-            progress.advance(n * per_iteration * num_runs, _facts(latest, held_out))
+            now = time.monotonic()
+            state = state._replace(meta=after, done=state.done + n, seconds=now - began)
+            speed = {"train/frames_per_second": n * per_iteration / (now - started)}
+            latest = [row | speed for row in latest]
+            _tell_stopped(host, told.latest, latest)
+            told = told._replace(latest=latest)
+            host.log("", latest, state.done, state.seconds)
+            if interval and (state.done % interval == 0 or state.done >= total):
+                state, held_out = _validated(host, programs, state)
+                told = told._replace(held_out=held_out)
+            progress.advance(n * per_iteration * num_runs, told.facts())
+            due = time.monotonic() - saved > 60 * config.checkpoint_minutes
+            asked, due = distributed.any_of(interrupts.asked is not None, due)
+            if asked or all(row.get("train/stopped", 0.0) > 0 for row in latest):
+                return state
+            if due and state.done < total:
+                host.save(state)
+                saved = time.monotonic()
+    return state

@@ -111,14 +111,18 @@ def seed_axis(mesh: Mesh | None) -> str | None:
     return None if mesh is None else SEED
 
 
+def _of_runs(mesh: Mesh, num_seeds: int) -> NamedSharding:
+    """Seeds on their own devices, whole on each of these."""
+    return NamedSharding(mesh, PartitionSpec(SEED) if num_seeds > 1 else PartitionSpec())
+
+
 def of_state(mesh: Mesh, state: MetaState, num_seeds: int) -> MetaState:
     """Where each leaf of a run's state lives: seeds on their own devices, whole on each of these.
 
     The replay too: cut along its rows, XLA (jaxlib 0.10) would gather all of it to write a batch.
     """
-    cut = NamedSharding(mesh, PartitionSpec(SEED) if num_seeds > 1 else PartitionSpec())
     whole = NamedSharding(mesh, PartitionSpec())
-    return jax.tree.map(lambda _: cut, state)._replace(iteration=whole)
+    return jax.tree.map(lambda _: _of_runs(mesh, num_seeds), state)._replace(iteration=whole)
 
 
 def _whole(mesh: Mesh, tree: Any) -> Any:
@@ -155,3 +159,11 @@ def placed_shapes(mesh: Mesh | None, shapes: MetaState, num_seeds: int) -> MetaS
         shapes,
         of_state(mesh, shapes, num_seeds),
     )
+
+
+def placed_runs(mesh: Mesh | None, shapes: Any, num_seeds: int) -> Any:
+    """Shapes of what there is of every run, leaves (R, ...), with their shardings."""
+    if mesh is None:
+        return shapes
+    where = _of_runs(mesh, num_seeds)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes)

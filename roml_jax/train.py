@@ -29,12 +29,20 @@ def _main(argv: Sequence[str]) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except runner.StoppedError as stop:
+        if distributed.is_main():
+            print(stop, file=sys.stderr)
+        return 128 + stop.signal
+    except runner.RunError as error:
+        if distributed.is_main():
+            print(f"error: {error}", file=sys.stderr)
+        return 1
     except OSError as error:
         print(f"error: cannot write the run's files: {error}", file=sys.stderr)
         distributed.abandon(1)
         return 1
     except KeyboardInterrupt:
-        print("stopped; nothing was saved but the metrics", file=sys.stderr)
+        print("stopped at once; what was saved goes on with --resume RUN", file=sys.stderr)
         distributed.abandon(130)
         return 130
     return 0

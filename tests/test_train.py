@@ -1,8 +1,10 @@
 """The command line as a user meets it."""
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -31,16 +33,18 @@ def rows(folder):
 
 
 def test_a_run_leaves_metrics_configuration_and_checkpoint(finished):
-    assert {path.name for path in finished.iterdir()} == {"metrics.jsonl", "config.yaml", "checkpoint"}
+    assert {path.name for path in finished.iterdir()} == {
+        "metrics.jsonl", "config.yaml", "checkpoint", ".lock",
+    }  # fmt: skip
     saved = yaml.safe_load((finished / "config.yaml").read_text())
     assert saved["env"] == "probe_memory"
     assert saved["sampler.batch_size"] == 16
     lines = rows(finished)
     assert {line["seed"] for line in lines} == {3, 4}
     evaluated = [line["iteration"] for line in lines if "eval/cvar" in line and line["seed"] == 3]
-    assert evaluated == [0, 6, 12, 15]  # before training, at the interval, at the end
+    assert evaluated == [6, 12, 15]  # at the interval, at the end
     trained = [line for line in lines if "train/return" in line and line["seed"] == 3]
-    assert [line["iteration"] for line in trained] == [4, 6, 10, 12, 15]
+    assert [line["iteration"] for line in trained] == [1, 4, 6, 8, 12, 15]
     assert trained[-1]["frames"] == 15 * 128
     assert all(np.isfinite(value) for value in trained[-1].values())
     tests = [line for line in lines if "test/return_mean" in line]
@@ -48,12 +52,23 @@ def test_a_run_leaves_metrics_configuration_and_checkpoint(finished):
     assert tests[0]["test/cvar"] <= tests[0]["test/return_mean"]
 
 
+def test_every_number_is_documented(finished):
+    text = (Path(__file__).parent.parent / "docs" / "metrics.md").read_text()
+    documented = set(re.findall(r"`([\w/]+)`", text))
+    for name in {name for row in rows(finished) for name in row}:
+        counted = re.sub(r"(phi)_\d+$", r"\1_I", re.sub(r"(episode)_\d+$", r"\1_K", name))
+        general = re.sub(r"^test/", "eval/", counted)
+        assert general in documented, name
+
+
 def test_the_checkpoint_is_the_whole_state(finished):
     """Restored into the shapes of init, it continues: the same test returns as the run wrote."""
     made = config.parse(["--config", str(finished / "config.yaml")])
     parts = experiment.make(made)
     shapes = jax.eval_shape(parts.train.init, jnp.stack([jax.random.key(seed) for seed in made.seeds]))
-    state = checkpoint.restore(finished / "checkpoint", shapes)
+    path = checkpoint.latest(finished / "checkpoint")
+    assert path.name == "15"
+    state = checkpoint.restore(path, "state", shapes)
     assert int(state.iteration) == 15
     returns = np.asarray(jax.jit(parts.test)(state.learner))
     written = [line["test/return_mean"] for line in rows(finished) if "test/return_mean" in line]

@@ -12,6 +12,9 @@ from roml_jax.types import Array, EnvSpec, Metrics, Rollout, TaskWeights, Transi
 class Agent(NamedTuple):
     """A learner that adapts to a task while it acts in it. Every function is batched over N tasks.
 
+    Experience that A keeps, large as it is, is a field of the name ``replay``: a run that is stopped for
+    having diverged goes back to its last good A in all but that.
+
     Attributes:
         init: (key) -> A, everything that learning changes.
         begin: (A, n, key) -> belief, what is believed of n tasks before their first episode.
@@ -25,6 +28,8 @@ class Agent(NamedTuple):
         tunable: options whose values are leaves of A, so that runs that differ in them can share a
             program.
         tune: (A, values by option name) -> A; None where nothing is tunable.
+        acting: (A) -> A without what ``begin``, ``act``, ``observe`` and ``adapt`` do not need: fields left
+            empty, nothing computed. It is what is kept of the best learner so far. None to keep all.
     """
 
     init: Callable[[Array], Any]
@@ -35,6 +40,7 @@ class Agent(NamedTuple):
     update: Callable[[Any, Rollout, TaskWeights, Array, Array], tuple[Any, Metrics]]
     tunable: tuple[str, ...] = ()
     tune: Callable[[Any, Mapping[str, Array]], Any] | None = None
+    acting: Callable[[Any], Any] | None = None
 
 
 _registry: Registry[Agent] = Registry("agent")

@@ -354,4 +354,5 @@ def make(spec: EnvSpec, num_tasks: int, config: VaribadConfig) -> Agent:
         ),
         tunable=TUNABLE,
         tune=lambda state, values: state._replace(rates={**state.rates, **values}),
+        acting=lambda state: state._replace(policy_opt=(), belief_opt=(), replay=(), rates={}),
     )

@@ -1,0 +1,84 @@
+"""A disk that fills up during a run costs no more than the checkpoints that did not fit."""
+
+import contextlib
+import json
+import os
+import subprocess
+import time
+
+import pytest
+
+from roml_jax import checkpoint, metrics, saved, train
+
+SMALL = """
+    --env probe_memory --num-tasks 8 --chunk 2 --learning-starts 0 --sampler.batch-size 16
+    --eval.interval 0 --eval.test-tasks 32 --ppo.layers 16 --frames 2048 --checkpoint-minutes 1e-9
+    --vae.buffer-trajectories 4096 --vae.batch-trajectories 4
+""".split()  # noqa: SIM905
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A disk of 16 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a small disk can be mounted by root alone")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def fill(path):
+    """Takes all that is left of a disk."""
+    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    assert os.statvfs(path).f_bavail == 0
+
+
+def test_a_full_disk_is_told_and_survived(disk, monkeypatch, capfd):
+    advance, chunks = metrics.ConsoleProgress.advance, []
+
+    def meanwhile(self, frames, facts):
+        """After the third chunk the disk is full, until the sixth."""
+        advance(self, frames, facts)
+        chunks.append(frames)
+        if len(chunks) == 3:
+            while checkpoint.latest(disk / "run" / "checkpoint") is None:
+                time.sleep(0.01)
+            fill(disk / "filler")
+        if len(chunks) == 6:
+            assert checkpoint.latest(disk / "run" / "checkpoint") is not None
+            (disk / "filler").unlink()
+
+    monkeypatch.setattr(metrics.ConsoleProgress, "advance", meanwhile)
+    assert train.main([*SMALL, "--out", str(disk / "run")]) == 0
+    said = capfd.readouterr().out
+    assert "was not written: no space left on the disk; the last good one is of iteration" in said
+    rows = [json.loads(line) for line in (disk / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["iteration"] for row in rows if "train/return" in row] == [1, *range(2, 17, 2)]
+    assert [path.name for path in (disk / "run" / "checkpoint").iterdir()] == ["16"]
+    assert saved.load(disk / "run").iterations == [16]
+
+
+def test_a_run_whose_end_could_not_be_saved_says_so_and_goes_on(disk, monkeypatch, capfd):
+    advance, chunks = metrics.ConsoleProgress.advance, []
+
+    def meanwhile(self, frames, facts):
+        """After the third chunk the disk is full."""
+        advance(self, frames, facts)
+        chunks.append(frames)
+        if len(chunks) == 3:
+            while checkpoint.latest(disk / "run" / "checkpoint") is None:
+                time.sleep(0.01)
+            fill(disk / "filler")
+
+    monkeypatch.setattr(metrics.ConsoleProgress, "advance", meanwhile)
+    assert train.main([*SMALL, "--out", str(disk / "run")]) == 1
+    said = capfd.readouterr().err
+    assert said.startswith("error: the last checkpoint was not written: make room, then")
+    assert said.count("\n") == 1
+    (disk / "filler").unlink()
+    assert train.main(["--resume", str(disk / "run")]) == 0
+    assert saved.load(disk / "run").iterations == [16]

@@ -1,0 +1,190 @@
+"""A run that was stopped goes on as if it never had been; what cannot go on says why."""
+
+import json
+import os
+import shutil
+import signal
+
+import jax
+import numpy as np
+import pytest
+import yaml
+
+from roml_jax import checkpoint, config, experiment, metrics, runs, saved, train
+
+SMALL = """
+    --env probe_memory --num-tasks 8 --chunk 3 --learning-starts 0 --sampler.batch-size 16
+    --eval.interval 6 --eval.tasks 16 --eval.test-tasks 32 --ppo.layers 16 --seeds 3 4
+    --vae.buffer-trajectories 32 --vae.batch-trajectories 4 --frames 7680
+""".split()  # noqa: SIM905
+TIMES = {"seconds", "train/frames_per_second"}
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_times(folder):
+    return [{name: value for name, value in row.items() if name not in TIMES} for row in rows(folder)]
+
+
+def state_of(folder, item="state"):
+    made = config.parse(["--config", str(folder / "config.yaml")])
+    parts = experiment.make(made)
+    shapes = jax.eval_shape(parts.train.init, *runs.leaves(made.runs))
+    state = checkpoint.restore(checkpoint.latest(folder / "checkpoint"), item, shapes)
+    key = jax.dtypes.prng_key
+    return [
+        np.asarray(jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, key) else x)
+        for x in jax.tree.leaves(state)
+    ]
+
+
+def interrupted(arguments, kind):
+    """Trains, and sends this process a signal in the second chunk."""
+    advance, calls = metrics.ConsoleProgress.advance, []
+
+    def and_send(self, frames, facts):
+        advance(self, frames, facts)
+        calls.append(frames)
+        if len(calls) == 2:
+            os.kill(os.getpid(), kind)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics.ConsoleProgress, "advance", and_send)
+        return train.main(arguments)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    assert train.main([*SMALL, "--out", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A run that SIGTERM stopped."""
+    folder = tmp_path_factory.mktemp("stopped") / "run"
+    code = interrupted([*SMALL, "--out", str(folder)], signal.SIGTERM)
+    assert code == 128 + signal.SIGTERM
+    return folder
+
+
+@pytest.fixture
+def copy(stopped, tmp_path):
+    """The stopped run, to be spoilt."""
+    return shutil.copytree(stopped, tmp_path / "run")
+
+
+def test_a_stopped_run_says_how_it_goes_on(tmp_path, capfd):
+    folder = tmp_path / "run"
+    assert interrupted([*SMALL, "--out", str(folder)], signal.SIGINT) == 130
+    said = capfd.readouterr().err
+    assert f"it goes on with: python -m roml_jax.train --resume {folder}" in said
+    assert not any("test/cvar" in row for row in rows(folder))
+    assert checkpoint.latest(folder / "checkpoint").name == str(rows(folder)[-1]["iteration"])
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_it_goes_on_bit_for_bit(whole, copy, capfd):
+    assert train.main(["--resume", str(copy)]) == 0
+    assert "goes on from iteration" in capfd.readouterr().out
+    for mine, wanted in zip(state_of(copy), state_of(whole), strict=True):
+        np.testing.assert_array_equal(mine, wanted)
+    assert without_times(copy) == without_times(whole)
+    for which in saved.WHICH:
+        mine, wanted = saved.load(copy, which), saved.load(whole, which)
+        np.testing.assert_array_equal(mine.iterations, wanted.iterations)
+        jax.tree.map(np.testing.assert_array_equal, mine.learner, wanted.learner)
+    seconds = [row["seconds"] for row in rows(copy)]
+    assert seconds == sorted(seconds)
+
+
+def test_rows_beyond_the_checkpoint_are_made_again(whole, copy):
+    """As after kill -9: rows were written after the last checkpoint, the last of them in part."""
+    made = rows(copy)
+    beyond = [dict(row, iteration=row["iteration"] + 300) for row in made[-2:]]
+    text = "".join(json.dumps(row) + "\n" for row in [*made, *beyond])
+    (copy / "metrics.jsonl").write_text(text + '{"seed": 3, "itera')
+    # and a checkpoint was being written
+    part = copy / "checkpoint" / "333.orbax-checkpoint-tmp"
+    part.mkdir()
+    (part / "half").write_text("x")
+    assert train.main(["--resume", str(copy)]) == 0
+    assert without_times(copy) == without_times(whole)
+    assert [path.name for path in (copy / "checkpoint").iterdir()] == ["60"]
+
+
+def test_a_run_without_a_checkpoint_starts_again(whole, copy, capfd):
+    shutil.rmtree(copy / "checkpoint")
+    assert train.main(["--resume", str(copy)]) == 0
+    assert "from the start" in capfd.readouterr().out
+    assert without_times(copy) == without_times(whole)
+
+
+def test_a_complete_run_is_left_alone(whole, capfd):
+    def times():
+        return {path: path.stat().st_mtime_ns for path in whole.rglob("*") if path.name != ".lock"}
+
+    before = times()
+    assert train.main(["--resume", str(whole)]) == 0
+    assert "complete" in capfd.readouterr().out
+    assert times() == before
+
+
+def _another_version(run):
+    about = next((run / "checkpoint").iterdir()) / "about" / "metadata"
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"version": "0.0.1"}))
+
+
+def _another_configuration(run):
+    options = yaml.safe_load((run / "config.yaml").read_text())
+    (run / "config.yaml").write_text(yaml.safe_dump(options | {"ppo.gamma": 0.5}))
+
+
+def _damaged(run):
+    for path in (next((run / "checkpoint").iterdir()) / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _without_numbers(run):
+    shutil.rmtree(next((run / "checkpoint").iterdir()) / "state" / "d", ignore_errors=True)
+    shutil.rmtree(next((run / "checkpoint").iterdir()) / "state" / "ocdbt.process_0", ignore_errors=True)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "more", "expected"),
+    [
+        (_another_version, [], "was written by roml_jax 0.0.1"),
+        (_another_configuration, [], "ppo.gamma was 0.9, now 0.5"),
+        (_damaged, [], "cannot be read"),
+        (_without_numbers, [], "cannot be read"),
+        (lambda run: (run / "config.yaml").write_text("a: [1"), [], "not YAML"),
+        (lambda run: (run / "config.yaml").unlink(), [], "there is no run"),
+        (lambda run: None, ["--ppo.gamma", "0.8"], "ppo.gamma was 0.9, now 0.8; a new one takes"),
+        (lambda run: None, ["--frames", "1e9", "--seed", "1"], "now 1000000000.0, seeds was [3, 4], now [1]"),
+        (lambda run: None, ["--out", "elsewhere"], "leave out --out"),
+        (lambda run: None, ["--config", "other.yaml"], "leave out --config"),
+        (lambda run: None, ["--log", "tensorbord"], "log must be of tensorboard, wandb, got 'tensorbord'"),
+        (lambda run: None, ["--checkpoint-minutes", "0"], "checkpoint_minutes must be positive"),
+    ],
+)  # fmt: skip
+def test_what_cannot_go_on_says_why(spoil, more, expected, copy, capfd):
+    spoil(copy)
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    assert train.main(["--resume", str(copy), *more]) == 2
+    said = capfd.readouterr().err
+    assert said.startswith("error: ")
+    assert expected in said
+    assert said.count("\n") == 1
+    assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
+
+
+def test_a_folder_in_use_is_refused(copy, capfd):
+    from roml_jax import folder
+
+    with folder.locked(copy):
+        assert train.main(["--resume", str(copy)]) == 2
+    assert "is being used by another process" in capfd.readouterr().err
