@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import distrax
 import flax.linen as nn
@@ -74,13 +74,98 @@ class Gru(nn.Module):
 
     def step(self, hidden: Array, projected: Array) -> Array:
         """One step from hidden (..., features) on projected inputs (..., 3 * features)."""
-        recurrent = hidden @ self.kernel_h + self.bias_h
-        reset_x, update_x, new_x = jnp.split(projected, 3, axis=-1)
-        reset_h, update_h, new_h = jnp.split(recurrent, 3, axis=-1)
-        reset = nn.sigmoid(reset_x + reset_h)
-        update = nn.sigmoid(update_x + update_h)
-        new = jnp.tanh(new_x + reset * new_h)
-        return new + update * (hidden - new)
+        return _gru_step(self.kernel_h, self.bias_h, hidden, projected)[0]
+
+    def unroll(self, start: Array, projected: Array, valid: Array, cut: Array) -> Array:
+        """Hidden states (T, B, features) after each step of sequences.
+
+        Args:
+            start: (B, features) before the first step.
+            projected: (T, B, 3 * features).
+            valid: (T, B) bool; a step that is not leaves the hidden state as it is.
+            cut: (T,) bool, before which steps no gradient passes to the hidden state.
+        """
+        return _gru_unroll(self.kernel_h, self.bias_h, start, projected, valid, cut)
+
+
+class _Gates(NamedTuple):
+    """What a GRU's step computed, (..., features): its gates and the new gate's recurrent product."""
+
+    reset: Array
+    update: Array
+    new: Array
+    new_h: Array
+
+
+def _gru_step(kernel: Array, bias: Array, hidden: Array, projected: Array) -> tuple[Array, _Gates]:
+    reset_x, update_x, new_x = jnp.split(projected, 3, axis=-1)
+    reset_h, update_h, new_h = jnp.split(hidden @ kernel + bias, 3, axis=-1)
+    reset = nn.sigmoid(reset_x + reset_h)
+    update = nn.sigmoid(update_x + update_h)
+    new = jnp.tanh(new_x + reset * new_h)
+    return new + update * (hidden - new), _Gates(reset, update, new, new_h)
+
+
+def _gru_forward(
+    kernel: Array, bias: Array, start: Array, projected: Array, valid: Array
+) -> tuple[Array, _Gates]:
+    def step(hidden: Array, now: tuple[Array, Array]) -> tuple[Array, tuple[Array, _Gates]]:
+        x, valid = now
+        after, gates = _gru_step(kernel, bias, hidden, x)
+        hidden = jnp.where(valid[:, None], after, hidden)
+        return hidden, (hidden, gates)
+
+    return jax.lax.scan(step, start, (projected, valid))[1]
+
+
+@jax.custom_vjp
+def _gru_unroll(
+    kernel: Array, bias: Array, start: Array, projected: Array, valid: Array, cut: Array
+) -> Array:
+    """As ``Gru.unroll``.
+
+    Its own derivative, since the automatic one adds up the kernel's gradient step by step; here it is one
+    product over all steps.
+    """
+    del cut
+    return _gru_forward(kernel, bias, start, projected, valid)[0]
+
+
+def _gru_unroll_forward(
+    kernel: Array, bias: Array, start: Array, projected: Array, valid: Array, cut: Array
+) -> tuple[Array, tuple[Any, ...]]:
+    hidden, gates = _gru_forward(kernel, bias, start, projected, valid)
+    before = jnp.concatenate([start[None], hidden[:-1]])
+    return hidden, (kernel, before, gates, valid, cut)
+
+
+def _gru_unroll_backward(saved: tuple[Any, ...], gradient: Array) -> tuple[Array | None, ...]:
+    kernel, before, gates, valid, cut = saved
+
+    def step(
+        carried: Array, now: tuple[Array, Array, _Gates, Array, Array]
+    ) -> tuple[Array, tuple[Array, Array]]:
+        outer, hidden, (reset, update, new, new_h), valid, cut = now
+        valid = valid[:, None]
+        total = carried + outer
+        after = jnp.where(valid, total, 0.0)
+        in_new = after * (1 - update) * (1 - new * new)
+        in_reset = in_new * new_h * reset * (1 - reset)
+        in_update = after * (hidden - new) * update * (1 - update)
+        in_recurrent = jnp.concatenate([in_reset, in_update, in_new * reset], axis=-1)
+        back = jnp.where(valid, after * update + in_recurrent @ kernel.T, total)
+        return jnp.where(cut, 0.0, back), (in_recurrent, in_new)
+
+    start, (recurrent, new) = jax.lax.scan(
+        step, jnp.zeros_like(before[0]), (gradient, before, gates, valid, cut), reverse=True
+    )
+    features = before.shape[-1]
+    projected = jnp.concatenate([recurrent[..., : 2 * features], new], axis=-1)
+    kernel_gradient = jnp.einsum("tbh,tbg->hg", before, recurrent)
+    return kernel_gradient, recurrent.sum(axis=(0, 1)), start, projected, None, None
+
+
+_gru_unroll.defvjp(_gru_unroll_forward, _gru_unroll_backward)
 
 
 class Policy(nn.Module):

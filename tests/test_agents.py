@@ -69,6 +69,38 @@ def test_advantages_are_normalised_over_what_counts(x64):
     np.testing.assert_allclose(got, (advantage - counted.mean()) / (counted.std(ddof=1) + 1e-5), rtol=1e-12)
 
 
+def test_gru_over_a_sequence_is_its_steps_and_so_is_its_gradient(x64):
+    steps, n, features = 7, 3, 4
+    gru = networks.Gru(features=features, inputs=3)
+    params = gru.init(jax.random.key(0), jnp.zeros((n, 3)), method="project")
+    params = jax.tree.map(lambda p: jnp.asarray(RNG.normal(size=p.shape)), params)
+    start, projected = RNG.normal(size=(n, features)), RNG.normal(size=(steps, n, 3 * features))
+    valid, cut = RNG.random((steps, n)) < 0.8, np.arange(steps) % 3 == 0
+    outer = RNG.normal(size=(steps, n, features))
+
+    def one_by_one(params, start, projected):
+        hidden, each = start, []
+        for x, is_valid, is_cut in zip(projected, valid, cut, strict=True):
+            hidden = jax.lax.stop_gradient(hidden) if is_cut else hidden
+            after = gru.apply(params, hidden, x, method="step")
+            hidden = jnp.where(is_valid[:, None], after, hidden)
+            each.append(hidden)
+        return jnp.stack(each)
+
+    def unrolled(params, start, projected):
+        return gru.apply(params, start, projected, valid, cut, method="unroll")
+
+    arguments = params, jnp.asarray(start), jnp.asarray(projected)
+    np.testing.assert_allclose(unrolled(*arguments), one_by_one(*arguments), rtol=1e-12)
+    got, expected = (
+        jax.grad(lambda *x, f=f: (f(*x) * outer).sum(), argnums=(0, 1, 2))(*arguments)
+        for f in (unrolled, one_by_one)
+    )
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-10, atol=1e-12), got, expected)
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves((got[0]["params"]["kernel_h"], got[2])))
+    assert not got[1].any()  # cut before the first step
+
+
 def test_gru_is_torchs_form(x64):
     """Gates r, z, n; n = tanh(W_n x + b_n + r (U_n h + c_n)); h' = (1 - z) n + z h."""
     gru = networks.Gru(features=4, inputs=3)
