@@ -30,6 +30,7 @@ from benchmarks import bare, machine
 from roml_jax import config as config_lib
 from roml_jax import experiment, runs
 from roml_jax.agents import varibad
+from roml_jax.agents.history import trajectory_of
 from roml_jax.envs import TaskEnv
 from roml_jax.types import TaskWeights
 
@@ -86,7 +87,7 @@ def _learner_layers(
         )[0].policy
 
     def belief(learner: Any, rollout: Any) -> Any:
-        rows = varibad.trajectory_of(rollout, spec.action)
+        rows = trajectory_of(rollout, spec.action)
         index = jnp.arange(agent_config.vae.batch_trajectories) % tasks.shape[0]
         batch = jax.tree.map(lambda x: jnp.stack([x[index]] * agent_config.vae.updates), rows)
         return varibad.update_belief(learner, networks, agent_config, batch, key)[0].belief

@@ -1,10 +1,11 @@
 """A run's configuration: frozen dataclasses, filled from presets, a file and the command line.
 
 Every source goes through the same parser, and a later one wins: defaults, ``configs/ENV.yaml``,
-``configs/ENV_AGENT.yaml``, ``--config FILE``, the command line. Options of the chosen environment
-and sampler are under ``env.`` and ``sampler.``; the agent's stand at the top level (``ppo.lr``).
-Where the command line names another sampler (environment) than a preset or file was written for,
-those ``sampler.`` (``env.``) options that the chosen one does not know are left out.
+``configs/AGENT.yaml``, ``configs/ENV_AGENT.yaml``, ``--config FILE``, the command line. Options of the
+chosen environment and sampler are under ``env.`` and ``sampler.``; the agent's stand at the top level
+(``ppo.lr``).
+Where the command line names another sampler (environment, agent) than a preset or file was written for,
+those of its options that the chosen one does not know are left out.
 """
 
 from __future__ import annotations
@@ -191,6 +192,14 @@ def _without(options: Mapping[str, Any], component: str, known: Mapping[str, Any
     }
 
 
+def _for_agent(
+    options: Mapping[str, Any], names: Mapping[str, str], agent: str, known: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Options written for another agent, less those that only that one knows."""
+    own = to_mapping(schema(**{**names, "agent": agent})())
+    return {key: value for key, value in options.items() if key in known or key not in own}
+
+
 def _option_names(config: Config) -> set[str]:
     return set(_all(config)) | {"seed", "import", "help"}
 
@@ -332,11 +341,15 @@ def parse(argv: Sequence[str]) -> Config:
     names = {name: _named(argv, name) or default for name, default in written_for.items()}
     config = schema(**names)()
     known = to_mapping(config)
-    # a preset speaks of the sampler that its paper used; another sampler's options are its own
-    options = _without(preset(names["env"], names["agent"]), "sampler", known)
+    # an environment's preset speaks of its paper's sampler and agent; others have options of their own
+    options = _without(preset(names["env"]), "sampler", known)
+    options = _for_agent(options, names, Config.agent, known)
+    options |= _without(preset(names["agent"], f"{names['env']}_{names['agent']}"), "sampler", known)
     for component in ("env", "sampler"):
         if names[component] != written_for[component]:
             in_file = _without(in_file, component, known)
+    if names["agent"] != written_for["agent"]:
+        in_file = _for_agent(in_file, names, written_for["agent"], known)
     config = _apply(config, _tokens(options), f"preset {names['env']}: ")
     config = _apply(config, _tokens(in_file), f"{file}: ")
     return _apply(config, list(argv), "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -104,6 +105,7 @@ def make(config: Config, env: envs.Env | None = None) -> Experiment:
         )
     num_iterations = int(config.frames // frames)
     try:
+        spec = dataclasses.replace(spec, task_size=len(env.family.names))
         agent = agents.make(config.agent, spec, config.num_tasks, config.agent_options)
         sampler = samplers.make(config.sampler, env.family, config.alpha, config.sampler_options)
         if "alpha" in config.runs[0].settings:

@@ -1,8 +1,11 @@
 """Meta-learning agents. A new one is one file and one line here."""
 
-from roml_jax.agents import varibad
+from roml_jax.agents import multitask, rl2, varibad
 from roml_jax.agents.base import Agent, get, make, names, register
 
 register("varibad", varibad.make)
+register("rl2", rl2.make)
+register("multitask", multitask.multitask)
+register("oracle", multitask.oracle)
 
 __all__ = ["Agent", "get", "make", "names", "register"]

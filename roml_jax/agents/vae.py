@@ -12,24 +12,17 @@ import jax.numpy as jnp
 import optax
 
 from roml_jax import checks
-from roml_jax.networks import Gru, default_dense, fan_in_uniform
+from roml_jax.agents.history import History, HistoryConfig, Trajectory
+from roml_jax.networks import default_dense, fan_in_uniform
 from roml_jax.types import Array, Metrics
 
 
 @dataclass(frozen=True)
-class VaeConfig:
+class VaeConfig(HistoryConfig):
     """The belief: its networks and how they are trained."""
 
     latent: int = 5
     """Numbers in the latent; the policy gets their means and log-variances."""
-    hidden: int = 128
-    """Size of the encoder's GRU."""
-    action_embedding: int = 16
-    """Size of an action's embedding, in encoder and decoder."""
-    obs_embedding: int = 32
-    """Size of an observation's embedding, in encoder and decoder."""
-    reward_embedding: int = 16
-    """Size of a reward's embedding, in the encoder."""
     decoder_layers: tuple[int, int] = (64, 32)
     """Hidden sizes of the reward decoder."""
     lr: float = 1e-3
@@ -55,16 +48,9 @@ class VaeConfig:
     """Gradient norms of the encoder and of the decoder are each clipped to this."""
 
     def __post_init__(self) -> None:
-        sizes = (
-            "latent",
-            "hidden",
-            "action_embedding",
-            "obs_embedding",
-            "reward_embedding",
-            "decoder_layers",
-        )
-        counts = ("updates", "batch_trajectories", "buffer_trajectories", "latents", "decodes", "tbptt")
-        checks.at_least(self, "vae", 1, *sizes, *counts)
+        self.check("vae")
+        counts = ("updates", "batch_trajectories", "buffer_trajectories", "latents", "decodes")
+        checks.at_least(self, "vae", 1, "latent", "decoder_layers", *counts)
         checks.at_least(self, "vae", 0, "kl_weight")
         checks.positive(self, "vae", "lr", "max_grad_norm")
         if self.buffer_trajectories < self.batch_trajectories:
@@ -89,85 +75,28 @@ class Posterior(NamedTuple):
         return jnp.concatenate([self.mean, self.logvar], axis=-1)
 
 
-class Trajectory(NamedTuple):
-    """All episodes of a task, T = K H steps.
-
-    Attributes:
-        obs: (..., K, H + 1, D).
-        action: (..., T, A).
-        reward: (..., T) raw.
-        valid: (..., T) bool.
-    """
-
-    obs: Array
-    action: Array
-    reward: Array
-    valid: Array
-
-
-class Encoder(nn.Module):
-    """Embeds (action, next observation, reward), runs a GRU, gives a posterior at every step."""
+class Encoder(History):
+    """A memory that gives a posterior at every step."""
 
     config: VaeConfig
-    obs_size: int
-    action_size: int
 
     def setup(self) -> None:
         """Makes the layers."""
-        c = self.config
-        self.embed_action = default_dense(c.action_embedding, self.action_size)
-        self.embed_obs = default_dense(c.obs_embedding, self.obs_size)
-        self.embed_reward = default_dense(c.reward_embedding, 1)
-        self.gru = Gru(c.hidden, c.action_embedding + c.obs_embedding + c.reward_embedding)
-        self.mean = default_dense(c.latent, c.hidden)
-        self.logvar = default_dense(c.latent, c.hidden)
-
-    def project(self, action: Array, next_obs: Array, reward: Array) -> Array:
-        """The GRU's input products (..., 3 * hidden) of steps: action (..., A), reward (...)."""
-        parts = (
-            nn.relu(self.embed_action(action)),
-            nn.relu(self.embed_obs(next_obs)),
-            nn.relu(self.embed_reward(reward[..., None])),
-        )
-        return self.gru.project(jnp.concatenate(parts, axis=-1))
+        super().setup()
+        self.mean = default_dense(self.config.latent, self.config.hidden)
+        self.logvar = default_dense(self.config.latent, self.config.hidden)
 
     def posterior(self, hidden: Array) -> Posterior:
         """The belief of a hidden state; of the zero state, the prior."""
         return Posterior(self.mean(hidden), self.logvar(hidden))
 
-    def observe(self, hidden: Array, action: Array, next_obs: Array, reward: Array) -> Array:
-        """The hidden state (N, hidden) after one step."""
-        return self.gru.step(hidden, self.project(action, next_obs, reward))
-
-    def unroll(self, trajectory: Trajectory) -> Posterior:
-        """Posteriors (B, T + 1, L) along trajectories (B, ...); index 0 is the prior.
-
-        Every ``tbptt`` steps the gradient through the hidden state is cut.
-        """
-        obs = trajectory.obs[:, :, 1:]
-        next_obs = obs.reshape(*trajectory.action.shape[:2], obs.shape[-1])
-        projected = self.project(trajectory.action, next_obs, trajectory.reward)
-        batch, steps, hidden_size = *projected.shape[:2], self.config.hidden
-        step_index = jnp.arange(steps)
-        cut = (
-            (step_index % self.config.tbptt == 0) if self.config.tbptt is not None else jnp.zeros(steps, bool)
-        )
-
-        def step(hidden: Array, now: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-            x, valid, cut = now
-            hidden = jnp.where(cut, jax.lax.stop_gradient(hidden), hidden)
-            hidden = jnp.where(valid[:, None], self.gru.step(hidden, x), hidden)
-            return hidden, hidden
-
-        start = jnp.zeros((batch, hidden_size), projected.dtype)
-        xs = (jnp.swapaxes(projected, 0, 1), trajectory.valid.T, cut)
-        _, hidden = jax.lax.scan(step, start, xs)
-        hidden = jnp.concatenate([start[:, None], jnp.swapaxes(hidden, 0, 1)], axis=1)
-        return self.posterior(hidden)
+    def posteriors(self, trajectory: Trajectory) -> Posterior:
+        """Posteriors (B, T + 1, L) along trajectories (B, ...); index 0 is the prior."""
+        return self.posterior(self.unroll(trajectory))
 
     def __call__(self, trajectory: Trajectory) -> Posterior:
-        """As ``unroll``."""
-        return self.unroll(trajectory)
+        """As ``posteriors``."""
+        return self.posteriors(trajectory)
 
 
 class RewardDecoder(nn.Module):
