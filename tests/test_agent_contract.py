@@ -35,6 +35,12 @@ SMALL = {
         "vae.batch_trajectories": 4, "learning_starts": 0,
     },
     "rl2": PPO | {"memory.hidden": 8},
+    "maml": PPO,
+    "pearl": {
+        "sac.layers": 8, "sac.updates": 2, "sac.meta_batch": 2, "sac.batch": 4, "context.layers": 8,
+        "context.size": 4, "context.prior_episodes": 1, "buffer_visits": 16, "learning_starts": 0,
+        "protocol.episodes": 2, "protocol.test_episodes": 2,
+    },
     "multitask": PPO,
     "oracle": PPO,
 }  # fmt: skip

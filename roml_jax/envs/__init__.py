@@ -21,6 +21,7 @@ register("khazad_dum", khazad_dum.KhazadDum)
 register("probe_observation", probe.ProbeObservation)
 register("probe_memory", probe.ProbeMemory)
 register("probe_risk", probe.ProbeRisk)
+register("probe_target", probe.ProbeTarget)
 
 __all__ = [
     "Edit",
