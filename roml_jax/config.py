@@ -23,7 +23,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from roml_jax import agents, checks, envs, runs, samplers
+from roml_jax import agents, checks, envs, regression, runs, samplers
 from roml_jax.presets import ConfigError, flatten, preset, read_yaml
 from roml_jax.registry import NoOptions, UnknownNameError, options_class, unknown
 from roml_jax.rollout import Protocol
@@ -143,7 +143,10 @@ def schema(env: str, sampler: str, agent: str) -> type[Config]:
     chosen = {"env": env, "sampler": sampler, "agent": agent}
     fields: list[Any] = []
     for name, component, get, prefix in _COMPONENTS:
-        options = options_class(get(chosen[component]))
+        constructor = get(chosen[component])
+        if component == "agent":
+            constructor = regression.find(envs.get(env), agent) or constructor
+        options = options_class(constructor)
         fields.append((name, Annotated[options, tyro.conf.arg(name=prefix)], field(default_factory=options)))
     fields += [(name, str, field(default=value)) for name, value in chosen.items()]
     return dataclasses.make_dataclass("Config", fields, bases=(Config,), frozen=True)

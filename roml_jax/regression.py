@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol
 
 import flax.linen as nn
 import jax
@@ -17,19 +17,23 @@ import optax
 
 from roml_jax import checks
 from roml_jax.agents import on_policy
-from roml_jax.agents.ppo import weighted_mean
 from roml_jax.meta import MetaLearner
 from roml_jax.networks import default_dense
 from roml_jax.registry import Registry
-from roml_jax.types import Array, Metrics, TaskWeights
+from roml_jax.tasks import TaskFamily
+from roml_jax.types import Array, EnvSpec, Metrics, TaskWeights
 
 
-@runtime_checkable
 class Regression(Protocol):
     """A problem whose targets can be asked for."""
 
+    @property
+    def family(self) -> TaskFamily:
+        """What varies between tasks."""
+        ...
+
     def examples(self, key: Array, task: Array, n: int) -> tuple[Array, Array]:
-        """n examples of a task (d,): inputs (n, X) and targets (n, Y)."""
+        """Inputs (n, X) and targets (n, Y) of a task (d,)."""
         ...
 
 
@@ -47,17 +51,13 @@ class MamlRegressionConfig:
     """Gradient steps on the support examples, in training."""
     first_order: bool = False
     """Take the inner gradients for constants in the meta-gradient."""
-    support: int = 10
-    """Examples that an inner step sees."""
-    query: int = 10
-    """Examples that the adapted network is judged by, in training."""
     test_query: int = 32
     """Examples that it is judged by in tests."""
     test_steps: tuple[int, ...] = (1, 4)
     """After how many inner steps tests look, in ascending order: a return each."""
 
     def __post_init__(self) -> None:
-        checks.at_least(self, "", 1, "layers", "inner_steps", "support", "query", "test_query")
+        checks.at_least(self, "", 1, "layers", "inner_steps", "test_query")
         checks.at_least(self, "", 0, "test_steps")
         checks.positive(self, "", "lr", "inner_lr")
         if not self.test_steps or list(self.test_steps) != sorted(set(self.test_steps)):
@@ -116,7 +116,7 @@ def _loss(network: Regressor, params: Any, examples: tuple[Array, Array]) -> Arr
 
 
 def adapt(
-    network: Regressor, params: Any, support: tuple[Array, Array], lr: Array, steps: int, first_order: bool = False
+    network: Regressor, params: Any, support: tuple[Array, Array], lr: Array, steps: int, first_order: bool
 ) -> Any:
     """Parameters after gradient steps on a task's support examples (n, ...)."""
     for _ in range(steps):
@@ -125,17 +125,6 @@ def adapt(
             gradient = jax.lax.stop_gradient(gradient)
         params = jax.tree.map(lambda p, g: p - lr * g, params, gradient)
     return params
-
-
-def maml(problem: Regression, num_tasks: int, config: MamlRegressionConfig) -> MetaLearner:
-    """MAML for regression. Source: Finn et al. 2017.
-
-    A task's score is minus its query loss after the inner steps; the meta-loss is the mean over the tasks,
-    by the sampler's weights: those that are filtered out count nothing (spec.md D: their sum is divided by all).
-    """
-    del num_tasks
-    shapes = jax.eval_shape(lambda: problem.examples(jax.random.key(0), jnp.zeros(problem.family_size), 1))
-    return _maml(problem, config, shapes)
 
 
 def losses_after(
@@ -148,3 +137,68 @@ def losses_after(
         return _loss(network, adapted, examples.query)
 
     return jax.vmap(one)(examples)
+
+
+def maml(problem: Regression, spec: EnvSpec, config: MamlRegressionConfig) -> MetaLearner:
+    """MAML for regression. Source: Finn et al. 2017.
+
+    A task has H support and H query examples. Its score is minus its query loss after the inner steps; the
+    meta-loss is the mean over all tasks, to which those that the sampler filters out add nothing.
+    """
+    task = jnp.zeros(len(problem.family.names))
+    x, y = jax.eval_shape(lambda key: problem.examples(key, task, 1), jax.random.key(0))
+    network = Regressor(config.layers, y.shape[-1])
+
+    def init(key: Array) -> RegressionState:
+        params = network.init(key, jnp.zeros(x.shape))
+        return RegressionState(params, _ADAM.init(params), on_policy.init_rates(config, TUNABLE))
+
+    def losses(params: Any, rates: Mapping[str, Array], examples: Examples) -> Array:
+        steps, first_order = config.inner_steps, config.first_order
+        return losses_after(network, params, rates["inner_lr"], examples, steps, first_order)
+
+    def collect(state: RegressionState, tasks: Array, key: Array) -> tuple[RegressionState, Examples, Array]:
+        examples = _draw(problem, tasks, key, spec.horizon, spec.horizon)
+        return state, examples, -losses(state.params, state.rates, examples)
+
+    def update(
+        state: RegressionState, examples: Examples, weights: TaskWeights, key: Array, progress: Array
+    ) -> tuple[RegressionState, Metrics]:
+        del key, progress
+
+        def meta_loss(params: Any) -> Array:
+            return (weights.keep * weights.loss * losses(params, state.rates, examples)).mean()
+
+        loss, grads = jax.value_and_grad(meta_loss)(state.params)
+        updates, opt_state = _ADAM.update(grads, state.opt_state)
+        params = optax.apply_updates(state.params, jax.tree.map(lambda u: -state.rates["lr"] * u, updates))
+        metrics = {"maml/meta_loss": loss, "maml/grad_norm": optax.global_norm(grads)}
+        return RegressionState(params, opt_state, state.rates), metrics
+
+    def test(state: RegressionState, tasks: Array, key: Array) -> Array:
+        examples = _draw(problem, tasks, key, spec.horizon, config.test_query)
+        after = [
+            losses_after(network, state.params, state.rates["inner_lr"], examples, steps)
+            for steps in config.test_steps
+        ]
+        return -jnp.stack(after, axis=1)
+
+    return MetaLearner(
+        init, collect, update, test, None, TUNABLE, on_policy.tune,
+        acting=lambda state: state._replace(opt_state=()),
+    )  # fmt: skip
+
+
+_registry: Registry[MetaLearner] = Registry("learner for regression")
+register = _registry.register
+register("maml", maml)
+
+
+def find(problem: Any, name: str) -> Callable[..., MetaLearner] | None:
+    """A learner (problem, spec, config) -> MetaLearner of an agent's name; None where agents act instead.
+
+    Args:
+        problem: an environment, or what makes it.
+        name: of an agent.
+    """
+    return _registry.get(name) if hasattr(problem, "examples") and name in _registry.names() else None

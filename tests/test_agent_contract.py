@@ -38,7 +38,7 @@ SMALL = {
     "maml": PPO,
     "pearl": {
         "sac.layers": 8, "sac.updates": 2, "sac.meta_batch": 2, "sac.batch": 4, "context.layers": 8,
-        "context.size": 4, "context.prior_episodes": 1, "buffer_visits": 16, "learning_starts": 0,
+        "context.size": 4, "context.prior_episodes": 1, "buffer_visits": 16, "slots": 4, "learning_starts": 0,
         "protocol.episodes": 2, "protocol.test_episodes": 2,
     },
     "multitask": PPO,

@@ -43,11 +43,11 @@ class Sine:
         )
 
     def target(self, task: Array, x: Array) -> Array:
-        """y (...) of a task (3,) at x (...)."""
+        """Y (...) of a task (3,) at x (...)."""
         return task[0] * jnp.sin(task[2] * x + task[1])
 
     def examples(self, key: Array, task: Array, n: int) -> tuple[Array, Array]:
-        """n examples of a task (3,): x (n, 1) and y (n, 1)."""
+        """Inputs x (n, 1) and targets y (n, 1) of a task (3,)."""
         x = jax.random.uniform(key, (n, 1), task.dtype, 0.0, 2 * jnp.pi)
         return x, self.target(task, x)
 
