@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from examples import own_agent
 from roml_jax import agents, config, experiment, meta, samplers
 
 ENVS = {
@@ -19,7 +20,8 @@ ENVS = {
     "khazad_dum": {"protocol.horizon": 4, "protocol.episodes": 2},
     "cheetah_vel": {"protocol.horizon": 3, "protocol.episodes": 2, "env.physics": "mujoco"},
 }
-AGENTS, SAMPLERS = agents.names(), samplers.names()
+AGENTS, SAMPLERS = agents.names(), samplers.names()  # the example's among them
+assert agents.get("evolution") is own_agent.make
 TASKS, ITERATIONS = 8, 2
 # what makes each agent small; an agent that is not named is small already
 PPO = {

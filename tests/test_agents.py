@@ -125,7 +125,7 @@ def test_policy_log_prob_and_entropy_are_scipys(space):
 
 
 def _vae(config, obs_size=3, action_size=2):
-    return vae.Encoder(config, obs_size, action_size), vae.RewardDecoder(config, obs_size, action_size)
+    return vae.Encoder(config, obs_size, action_size), vae.StepDecoder(config, obs_size, action_size)
 
 
 def _trajectories(batch, k, h, obs_size=3, action_size=2):
@@ -157,7 +157,8 @@ def test_elbo_against_loops(x64):
     trajectory = _trajectories(3, 2, 4)
     encoder, decoder, params = _init_vae(CONFIG, trajectory)
     draws = vae.draw(CONFIG, jax.random.key(2), 3, 8, jnp.float64)
-    got, metrics = vae.negative_elbo(params, encoder, decoder, trajectory, draws)
+    nested = {"encoder": params["encoder"], "decoder": {"reward": params["decoder"]}}
+    got, metrics = vae.negative_elbo(nested, encoder, {"reward": decoder}, trajectory, draws)
 
     dec = {k: np.asarray(v) for k, v in params["decoder"]["params"].items() if not isinstance(v, dict)}
     sub = {

@@ -66,7 +66,7 @@ class Networks(NamedTuple):
 
     policy: Policy
     encoder: vae.Encoder
-    decoder: vae.RewardDecoder
+    decoders: vae.Decoders
 
 
 def make_networks(spec: EnvSpec, config: VaribadConfig) -> Networks:
@@ -74,7 +74,7 @@ def make_networks(spec: EnvSpec, config: VaribadConfig) -> Networks:
     return Networks(
         on_policy.make_policy(spec, config.ppo, 2 * config.vae.latent),
         vae.Encoder(config.vae, spec.obs_size, spec.action.size),
-        vae.RewardDecoder(config.vae, spec.obs_size, spec.action.size),
+        vae.make_decoders(config.vae, spec.obs_size, spec.action.size, spec.task_size),
     )
 
 
@@ -82,8 +82,9 @@ def _init(key: Array, spec: EnvSpec, config: VaribadConfig, networks: Networks) 
     k, h, d, a = spec.episodes, spec.horizon, spec.obs_size, spec.action.size
     obs, latent = jnp.zeros(d), jnp.zeros(2 * config.vae.latent)
     row = Trajectory(
-        jnp.zeros((k, h + 1, d)), jnp.zeros((k * h, a)), jnp.zeros(k * h), jnp.zeros(k * h, bool)
-    )
+        jnp.zeros((k, h + 1, d)), jnp.zeros((k * h, a)), jnp.zeros(k * h), jnp.zeros(k * h, bool),
+        jnp.zeros(spec.task_size) if config.vae.task_weight else None,
+    )  # fmt: skip
     half = config.vae.replay_dtype == "bfloat16"
     stored = row._replace(obs=row.obs.astype(jnp.bfloat16)) if half else row
     one = jax.tree.map(lambda x: x[None], row)
@@ -91,14 +92,17 @@ def _init(key: Array, spec: EnvSpec, config: VaribadConfig, networks: Networks) 
     policy = networks.policy.init(policy_key, obs, latent)
     belief = {
         "encoder": networks.encoder.init(encoder_key, one),
-        "decoder": networks.decoder.init(decoder_key, jnp.zeros((1, config.vae.latent)), one),
+        "decoder": {
+            name: module.init(decoder_key, jnp.zeros((1, config.vae.latent)), one)
+            for name, module in networks.decoders.items()
+        },
     }
     reached = {"policy": policy, "memory": belief["encoder"]} if config.ppo_reaches_belief else policy
     return VaribadState(
         policy=policy,
         policy_opt=ppo.optimiser(config.ppo).init(reached),
         belief=belief,
-        belief_opt=vae.optimiser(config.vae).init(belief),
+        belief_opt=vae.optimiser(config.vae, networks.decoders).init(belief),
         statistics=on_policy.init_statistics(d, 2 * config.vae.latent),
         replay=replay_lib.init(config.vae.buffer_trajectories, stored),
         frames=jnp.zeros((), jnp.int32),
@@ -150,14 +154,14 @@ def update_belief(
     state: VaribadState, networks: Networks, config: VaribadConfig, trajectories: Trajectory, key: Array
 ) -> tuple[VaribadState, Metrics]:
     """One gradient step per leading entry of ``trajectories`` (updates, B, ...)."""
-    transform = vae.optimiser(config.vae)
+    transform = vae.optimiser(config.vae, networks.decoders)
     grad = jax.value_and_grad(vae.negative_elbo, has_aux=True)
 
     def step(carry: tuple[Any, Any], now: tuple[Trajectory, Array]) -> tuple[tuple[Any, Any], Metrics]:
         params, opt_state = carry
         trajectory, key = now
         draws = vae.draw(config.vae, key, *trajectory.reward.shape, trajectory.reward.dtype)
-        (loss, metrics), grads = grad(params, networks.encoder, networks.decoder, trajectory, draws)
+        (loss, metrics), grads = grad(params, networks.encoder, networks.decoders, trajectory, draws)
         updates, opt_state = transform.update(grads, opt_state, params)
         params = optax.apply_updates(params, jax.tree.map(lambda u: -state.rates["vae.lr"] * u, updates))
         norm = optax.global_norm(grads)
@@ -174,7 +178,7 @@ def _update(
     state: VaribadState, networks: Networks, config: VaribadConfig, rollout: Rollout, weights: TaskWeights,
     key: Array, progress: Array,
 ) -> tuple[VaribadState, Metrics]:  # fmt: skip
-    trajectory = trajectory_of(rollout, networks.policy.action)
+    trajectory = trajectory_of(rollout, networks.policy.action, config.vae.task_weight > 0)
     policy_key, sample_key, belief_key = jax.random.split(key, 3)
     stats, reward = on_policy.scaled_rewards(state.statistics, rollout, config.ppo.gamma)
     # The ring stays outside of every branch, so that it is written in place and never copied.
