@@ -122,21 +122,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="where to write JSON")
     args = parser.parse_args(argv)
     options = dict(option.split("=", 1) for option in args.option)
-    results = {}
+    results: dict[str, Any] = {}
     for method in args.methods:
-        results[method] = train(METHODS[method][0], args.seeds, options)
-        results[method]["summary"] = {model: summarise(results[method], model) for model in ("final", "best")}
-        results[method]["paper"] = dict(zip(FIGURES, METHODS[method][1], strict=True))
+        result = train(METHODS[method][0], args.seeds, options)
+        summary = {model: summarise(result, model) for model in ("final", "best")}
+        paper = dict(zip(FIGURES, METHODS[method][1], strict=True))
+        results[method] = result | {"summary": summary, "paper": paper}
+        if args.out:  # after each, since they take minutes
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            content = {"machine": machine.describe(), "seeds": args.seeds, "options": args.option}
+            args.out.write_text(json.dumps(content | {"results": results}, indent=1) + "\n")
     Console().print(table(results))
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        content = {
-            "machine": machine.describe(),
-            "seeds": args.seeds,
-            "options": args.option,
-            "results": results,
-        }
-        args.out.write_text(json.dumps(content, indent=1) + "\n")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,10 @@ def check(config: Config, state: Any, num_runs: int, devices: int = 1) -> None:
     if replay and spare > 0:
         options = to_mapping(config)
         for name in _CAPACITY & options.keys():
-            flag = name.replace("_", "-")
-            ways.append(f"--{flag} {int(options[name] * spare / replay)}")
+            rows = int(options[name] * spare / replay)
+            if name == "buffer_visits":  # which takes whole batches, and whole turns of its slots
+                rows -= rows % math.lcm(config.num_tasks, options["slots"] or 1)
+            ways.append(f"--{name.replace('_', '-')} {rows}")
         if options.get("vae.replay_dtype") == "full" and needed - replay / 2 <= _SHARE * room:
             ways.append("--vae.replay-dtype bfloat16, half the replay")
     raise ConfigError(
