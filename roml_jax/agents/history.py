@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from roml_jax import checks
 from roml_jax.networks import Gru, default_dense
-from roml_jax.types import Array, Continuous, Discrete, Rollout
+from roml_jax.types import Array, Continuous, Discrete, EnvSpec, Rollout
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,18 @@ class Trajectory(NamedTuple):
     reward: Array
     valid: Array
     task: Array | None = None
+
+
+def empty(spec: EnvSpec, with_task: bool = False) -> Trajectory:
+    """The shapes of one task's trajectory, without a batch axis."""
+    k, h, d, a = spec.episodes, spec.horizon, spec.obs_size, spec.action.size
+    return Trajectory(
+        jnp.zeros((k, h + 1, d)),
+        jnp.zeros((k * h, a)),
+        jnp.zeros(k * h),
+        jnp.zeros(k * h, bool),
+        jnp.zeros(spec.task_size) if with_task else None,
+    )
 
 
 def trajectory_of(rollout: Rollout, action: Discrete | Continuous, with_task: bool = False) -> Trajectory:

@@ -209,6 +209,14 @@ def _update(
     return learned._replace(statistics=stats), metrics | {"train/gained": gained.mean()}
 
 
+def _check(spec: EnvSpec, config: MamlConfig) -> None:
+    if spec.episodes <= config.exploring:
+        raise ValueError(
+            f"{config.inner_steps} inner step(s) of {config.inner_episodes} episode(s) leave none of "
+            f"{spec.episodes} to act on what was learned: raise protocol.episodes"
+        )
+
+
 def make(spec: EnvSpec, num_tasks: int, config: MamlConfig) -> Agent:
     """MAML for an environment, on N = ``num_tasks`` tasks per meta-iteration.
 
@@ -216,11 +224,7 @@ def make(spec: EnvSpec, num_tasks: int, config: MamlConfig) -> Agent:
         ValueError: if no episode follows the last inner step, or tasks do not divide into minibatches.
     """
     on_policy.check_minibatches(spec, num_tasks, config.ppo, whole_tasks=True)
-    if spec.episodes <= config.exploring:
-        raise ValueError(
-            f"{config.inner_steps} inner step(s) of {config.inner_episodes} episode(s) leave none of "
-            f"{spec.episodes} to act on what was learned: raise protocol.episodes"
-        )
+    _check(spec, config)
     policy = on_policy.make_policy(spec, config.ppo, 0)
 
     def init(key: Array) -> on_policy.Learned:

@@ -260,6 +260,29 @@ def _update(
     return learner._replace(replay=ring), metrics
 
 
+def _init(
+    key: Array, spec: EnvSpec, networks: sac.Networks, context: _Context, config: PearlConfig
+) -> PearlState:
+    k, h, d, a = spec.episodes, spec.horizon, spec.obs_size, spec.action.size
+    policy_key, encoder_key = jax.random.split(key)
+    obs, action, z = jnp.zeros(d), jnp.zeros(a), jnp.zeros(config.context.latent)
+    params = networks.init(policy_key, obs, z)
+    params["encoder"] = context.encoder.init(encoder_key, *context.inputs(obs, action, jnp.zeros(()), obs))
+    critic = {"encoder": params["encoder"], "q": params["q"]}
+    opt_state = {name: sac.ADAM.init(params[name]) for name in ("policy", "value")}
+    row = Visit(
+        jnp.zeros((k, h + 1, d)), jnp.zeros((k, h, a)), jnp.zeros((k, h)), jnp.zeros((k, h), bool),
+        jnp.zeros(()),
+    )  # fmt: skip
+    return PearlState(
+        params,
+        opt_state | {"critic": sac.ADAM.init(critic)},
+        replay_lib.init(config.buffer_visits, row),
+        jnp.zeros((), jnp.int32),
+        on_policy.init_rates(config, TUNABLE),
+    )
+
+
 def _check(spec: EnvSpec, num_tasks: int, config: PearlConfig) -> None:
     action = spec.action
     if not isinstance(action, Discrete) and action.squash:
@@ -268,6 +291,12 @@ def _check(spec: EnvSpec, num_tasks: int, config: PearlConfig) -> None:
         raise ValueError(
             f"buffer_visits ({config.buffer_visits}) must be a multiple of num_tasks ({num_tasks})"
         )
+
+
+def _acting(state: PearlState) -> PearlState:
+    """Policy and encoder are what acts."""
+    params = {name: state.params[name] for name in ("policy", "encoder")}
+    return state._replace(params=params, opt_state=(), replay=(), rates={})
 
 
 def make(spec: EnvSpec, num_tasks: int, config: PearlConfig) -> Agent:
@@ -280,28 +309,6 @@ def make(spec: EnvSpec, num_tasks: int, config: PearlConfig) -> Agent:
     networks = sac.make_networks(spec.action, config.sac)
     latent = config.context.latent
     context = _Context(config.context, spec.action, sac.Mlp(config.context.layers, (latent, latent)))
-
-    def init(key: Array) -> PearlState:
-        k, h, d, a = spec.episodes, spec.horizon, spec.obs_size, spec.action.size
-        policy_key, encoder_key = jax.random.split(key)
-        obs, action, z = jnp.zeros(d), jnp.zeros(a), jnp.zeros(latent)
-        params = networks.init(policy_key, obs, z)
-        params["encoder"] = context.encoder.init(
-            encoder_key, *context.inputs(obs, action, jnp.zeros(()), obs)
-        )
-        critic = {"encoder": params["encoder"], "q": params["q"]}
-        opt_state = {name: sac.ADAM.init(params[name]) for name in ("policy", "value")}
-        row = Visit(
-            jnp.zeros((k, h + 1, d)), jnp.zeros((k, h, a)), jnp.zeros((k, h)), jnp.zeros((k, h), bool),
-            jnp.zeros(()),
-        )  # fmt: skip
-        return PearlState(
-            params,
-            opt_state | {"critic": sac.ADAM.init(critic)},
-            replay_lib.init(config.buffer_visits, row),
-            jnp.zeros((), jnp.int32),
-            on_policy.init_rates(config, TUNABLE),
-        )
 
     def begin(state: PearlState, n: int, key: Array) -> PearlBelief:
         zero = jnp.zeros((n, latent))
@@ -331,12 +338,8 @@ def make(spec: EnvSpec, num_tasks: int, config: PearlConfig) -> Agent:
         z = posterior(informed * belief.precision, informed * belief.weighted).sample(seed=key)
         return belief._replace(episode=done, z=z)
 
-    def acting(state: PearlState) -> PearlState:
-        params = {name: state.params[name] for name in ("policy", "encoder")}
-        return state._replace(params=params, opt_state=(), replay=(), rates={})
-
     return Agent(
-        init=init,
+        init=lambda key: _init(key, spec, networks, context, config),
         begin=begin,
         act=act,
         observe=observe,
@@ -346,5 +349,5 @@ def make(spec: EnvSpec, num_tasks: int, config: PearlConfig) -> Agent:
         ),
         tunable=TUNABLE,
         tune=on_policy.tune,
-        acting=acting,
+        acting=_acting,
     )

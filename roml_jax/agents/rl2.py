@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from roml_jax.agents import on_policy, ppo
 from roml_jax.agents.base import Agent
-from roml_jax.agents.history import History, HistoryConfig, Trajectory, trajectory_of
+from roml_jax.agents.history import History, HistoryConfig, Trajectory, empty, trajectory_of
 from roml_jax.types import Array, EnvSpec, Metrics, Rollout, TaskWeights, Transition
 
 
@@ -43,16 +43,12 @@ def make(spec: EnvSpec, num_tasks: int, config: Rl2Config) -> Agent:
 
     def init(key: Array) -> on_policy.Learned:
         policy_key, memory_key = jax.random.split(key)
-        k, h, d, a = spec.episodes, spec.horizon, spec.obs_size, spec.action.size
-        one = Trajectory(
-            jnp.zeros((1, k, h + 1, d)), jnp.zeros((1, k * h, a)), jnp.zeros((1, k * h)),
-            jnp.zeros((1, k * h), bool),
-        )  # fmt: skip
+        one = jax.tree.map(lambda x: x[None], empty(spec))
         params = {
-            "policy": policy.init(policy_key, jnp.zeros(d), jnp.zeros(config.memory.hidden)),
+            "policy": policy.init(policy_key, jnp.zeros(spec.obs_size), jnp.zeros(config.memory.hidden)),
             "memory": memory.init(memory_key, one),
         }
-        stats = on_policy.init_statistics(d, config.memory.hidden)
+        stats = on_policy.init_statistics(spec.obs_size, config.memory.hidden)
         rates = on_policy.init_rates(config, on_policy.TUNABLE)
         return on_policy.init_learned(params, config.ppo, stats, rates)
 

@@ -17,7 +17,7 @@ from roml_jax import checks
 from roml_jax import replay as replay_lib
 from roml_jax.agents import on_policy, ppo, vae
 from roml_jax.agents.base import Agent
-from roml_jax.agents.history import Trajectory, trajectory_of
+from roml_jax.agents.history import Trajectory, empty, trajectory_of
 from roml_jax.networks import Policy
 from roml_jax.types import Array, EnvSpec, Metrics, Rollout, TaskWeights, Transition
 
@@ -79,12 +79,8 @@ def make_networks(spec: EnvSpec, config: VaribadConfig) -> Networks:
 
 
 def _init(key: Array, spec: EnvSpec, config: VaribadConfig, networks: Networks) -> VaribadState:
-    k, h, d, a = spec.episodes, spec.horizon, spec.obs_size, spec.action.size
-    obs, latent = jnp.zeros(d), jnp.zeros(2 * config.vae.latent)
-    row = Trajectory(
-        jnp.zeros((k, h + 1, d)), jnp.zeros((k * h, a)), jnp.zeros(k * h), jnp.zeros(k * h, bool),
-        jnp.zeros(spec.task_size) if config.vae.task_weight else None,
-    )  # fmt: skip
+    obs, latent = jnp.zeros(spec.obs_size), jnp.zeros(2 * config.vae.latent)
+    row = empty(spec, config.vae.task_weight > 0)
     half = config.vae.replay_dtype == "bfloat16"
     stored = row._replace(obs=row.obs.astype(jnp.bfloat16)) if half else row
     one = jax.tree.map(lambda x: x[None], row)
@@ -103,7 +99,7 @@ def _init(key: Array, spec: EnvSpec, config: VaribadConfig, networks: Networks) 
         policy_opt=ppo.optimiser(config.ppo).init(reached),
         belief=belief,
         belief_opt=vae.optimiser(config.vae, networks.decoders).init(belief),
-        statistics=on_policy.init_statistics(d, 2 * config.vae.latent),
+        statistics=on_policy.init_statistics(spec.obs_size, 2 * config.vae.latent),
         replay=replay_lib.init(config.vae.buffer_trajectories, stored),
         frames=jnp.zeros((), jnp.int32),
         rates=on_policy.init_rates(config, TUNABLE),
