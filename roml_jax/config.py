@@ -248,6 +248,8 @@ def _apply(config: Config, tokens: Sequence[str], source: str) -> Config:
         if exit_.code in (0, None):
             raise
         raise ConfigError(source + _one_line(said.getvalue())) from None
+    except ValueError as error:  # of options without a prefix, which the parser does not frame
+        raise ConfigError(f"{source}{error}") from None
 
 
 def _one_line(box: str) -> str:
