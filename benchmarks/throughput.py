@@ -1,6 +1,7 @@
 """How fast each layer runs, from the bare physics to the whole meta-iteration.
 
     python -m benchmarks.throughput [--env khazad_dum cheetah_mass] [--repeats 5] [--out FILE]
+    python -m benchmarks.throughput --env khazad_dum --agent varibad rl2 maml multitask oracle
     python -m benchmarks.throughput --layers env --physics mujoco mjx --env ant_mass --option num_tasks=256
 
 Every layer is compiled once (timed apart), then all layers are timed in turn, round after round, so
@@ -11,6 +12,7 @@ runs in a process of its own, so that its peak memory is its own.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
@@ -18,6 +20,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +34,7 @@ from benchmarks import bare, machine
 from roml_jax import config as config_lib
 from roml_jax import experiment, runs
 from roml_jax.agents import varibad
+from roml_jax.agents.history import trajectory_of
 from roml_jax.envs import TaskEnv
 from roml_jax.types import TaskWeights
 
@@ -65,40 +70,76 @@ def _env_layers(env: Any, tasks: jax.Array, steps: int) -> list[Layer]:
     return layers
 
 
+def _varibad_layers(
+    parts: experiment.Experiment, config: config_lib.Config, learner: Any, rollout: Any
+) -> list[Layer]:
+    """PPO and VAE apart from each other."""
+    frames, key, n = parts.frames_per_iteration, jax.random.key(3), config.num_tasks
+    agent_config = config.agent_options
+    spec = replace(config.protocol.agent_spec(parts.env.spec), task_size=len(parts.env.family.names))
+    networks = varibad.make_networks(spec, agent_config)
+    learner = learner._replace(replay=())
+
+    def policy(learner: Any, rollout: Any) -> Any:
+        weights, reward = TaskWeights(jnp.ones(n), jnp.ones(n)), rollout.reward
+        after, _ = varibad.update_policy(
+            learner, networks, agent_config, rollout, reward, weights, key, jnp.zeros(())
+        )
+        return after.policy
+
+    def belief(learner: Any, rollout: Any) -> Any:
+        rows = trajectory_of(rollout, spec.action, agent_config.vae.task_weight > 0)
+        index = jnp.arange(agent_config.vae.batch_trajectories) % n
+        batch = jax.tree.map(lambda x: jnp.stack([x[index]] * agent_config.vae.updates), rows)
+        return varibad.update_belief(learner, networks, agent_config, batch, key)[0].belief
+
+    return [
+        Layer("ppo", _jitted(policy, learner, rollout), frames),
+        Layer("vae", _jitted(belief, learner, rollout), frames),
+    ]
+
+
+def _update_layer(
+    parts: experiment.Experiment, config: config_lib.Config, learner: Any, experience: Any
+) -> Layer:
+    """All that a learner learns from an iteration; its state is donated, so that a replay is not copied."""
+    weights, key = TaskWeights(*[jnp.ones(config.num_tasks)] * 2), jax.random.key(3)
+
+    @partial(jax.jit, donate_argnums=0)
+    def update(learner: Any, experience: Any) -> Any:
+        return parts.learner.update(learner, experience, weights, key, jnp.zeros(()))
+
+    held = [jax.tree.map(jnp.copy, learner)]
+
+    def run() -> Any:
+        held[0], metrics = update(held[0], experience)
+        return jax.block_until_ready(metrics)
+
+    return Layer("update", run, parts.frames_per_iteration)
+
+
 def _learner_layers(
     parts: experiment.Experiment, config: config_lib.Config, state: Any, tasks: jax.Array
 ) -> list[Layer]:
-    """Rollout, PPO and VAE updates and the sampler, as one iteration runs them."""
+    """Rollout, the learner's updates and the sampler, as one iteration runs them."""
     frames, key = parts.frames_per_iteration, jax.random.key(3)
-    agent_config, spec = config.agent_options, config.protocol.agent_spec(parts.env.spec)
-    networks = varibad.make_networks(spec, agent_config)
-    _, rollout, _ = jax.jit(parts.learner.collect)(state.learner, tasks, key)
-    learner = state.learner._replace(replay=())
-    progress = jnp.zeros(())
+    _, experience, _ = jax.jit(parts.learner.collect)(state.learner, tasks, key)
 
     def collect(learner: Any, tasks: jax.Array) -> Any:
         return parts.learner.collect(learner, tasks, key)[1:]
 
-    def policy(learner: Any, rollout: Any) -> Any:
-        weights = TaskWeights(jnp.ones(tasks.shape[0]), jnp.ones(tasks.shape[0]))
-        return varibad.update_policy(
-            learner, networks, agent_config, rollout, rollout.reward, weights, key, progress
-        )[0].policy
-
-    def belief(learner: Any, rollout: Any) -> Any:
-        rows = varibad.trajectory_of(rollout, spec.action)
-        index = jnp.arange(agent_config.vae.batch_trajectories) % tasks.shape[0]
-        batch = jax.tree.map(lambda x: jnp.stack([x[index]] * agent_config.vae.updates), rows)
-        return varibad.update_belief(learner, networks, agent_config, batch, key)[0].belief
-
     def sampler(state: Any) -> Any:
         after, draw = parts.sampler.sample(state, key, tasks.shape[0])
-        return parts.sampler.update(after, draw, draw.u[:, 0], key, progress)[0].phi
+        return parts.sampler.update(after, draw, draw.u[:, 0], key, jnp.zeros(()))[0].phi
 
+    updates = (
+        _varibad_layers(parts, config, state.learner, experience)
+        if config.agent == "varibad"
+        else [_update_layer(parts, config, state.learner, experience)]
+    )
     return [
-        Layer("rollout", _jitted(collect, learner, tasks), frames),
-        Layer("ppo", _jitted(policy, learner, rollout), frames),
-        Layer("vae", _jitted(belief, learner, rollout), frames),
+        Layer("rollout", _jitted(collect, state.learner, tasks), frames),
+        *updates,
         Layer("cem", _jitted(sampler, state.sampler), frames),
     ]
 
@@ -127,9 +168,11 @@ def _layers(parts: experiment.Experiment, config: config_lib.Config, whole: bool
     return [*layers, _iteration_layer(parts, state, len(config.runs))]
 
 
-def measure(env: str, repeats: int, options: dict[str, Any], whole: bool = True) -> dict[str, Any]:
-    """Times the layers of one environment in this process."""
-    config = config_lib.make(env, "cem", **options)
+def measure(
+    env: str, repeats: int, options: dict[str, Any], whole: bool = True, agent: str = "varibad"
+) -> dict[str, Any]:
+    """Times the layers of one environment under one agent in this process."""
+    config = config_lib.make(env, "cem", agent, **options)
     parts = experiment.make(config)
     layers = _layers(parts, config, whole)
     first = {}
@@ -146,6 +189,7 @@ def measure(env: str, repeats: int, options: dict[str, Any], whole: bool = True)
             seconds[layer.name].append(time.perf_counter() - start)
     result = {
         "env": env,
+        "agent": agent,
         "options": [f"{name}={value}" for name, value in options.items()],
         "physics": parts.env.physics.name if isinstance(parts.env, TaskEnv) else None,
         "num_tasks": config.num_tasks,
@@ -177,8 +221,9 @@ def table(result: dict[str, Any]) -> Table:
     """One environment's figures, for people."""
     ratios = [f"{name} {value:.0%}" for name, value in result.items() if name.endswith("over physics")]
     engine = f" on {result['physics']}" if result["physics"] else ""
-    title = f"{result['env']}{engine}: {result['runs']} run(s) x {result['num_tasks']} tasks, " + ", ".join(
-        [f"peak {result['peak_memory_gib']} GiB", *ratios]
+    title = (
+        f"{result['env']}{engine}, {result['agent']}: {result['runs']} run(s) x {result['num_tasks']} tasks, "
+        + ", ".join([f"peak {result['peak_memory_gib']} GiB", *ratios])
     )
     shown = Table(title=title)
     for heading in ("layer", "compile s", "run ms", "frames/s", "slowest", "fastest"):
@@ -197,7 +242,13 @@ def table(result: dict[str, Any]) -> Table:
 
 
 def in_own_process(
-    env: str, options: list[str], *, repeats: int, layers: str = "all", seconds: float | None = None
+    env: str,
+    options: list[str],
+    *,
+    repeats: int,
+    layers: str = "all",
+    seconds: float | None = None,
+    agent: str = "varibad",
 ) -> dict[str, Any] | None:
     """One measurement in a new process; None where it failed or took too long.
 
@@ -207,10 +258,20 @@ def in_own_process(
         repeats: rounds.
         layers: "all", or "env" for physics and environment alone.
         seconds: how long it may take.
+        agent: to measure.
     """
     with tempfile.TemporaryDirectory() as folder:
         part = Path(folder) / "result.json"
-        command = [sys.executable, "-m", "benchmarks.throughput", "--in-process", "--env", env]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.throughput",
+            "--in-process",
+            "--env",
+            env,
+            "--agent",
+            agent,
+        ]
         command += ["--out", str(part), "--repeats", str(repeats), "--layers", layers]
         command += ["--option", *options] if options else []
         try:
@@ -226,6 +287,7 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--env", nargs="+", default=list(ENVS), help="environments to measure")
+    parser.add_argument("--agent", nargs="+", default=["varibad"], help="agents to measure")
     parser.add_argument("--physics", nargs="+", default=["auto"], help="engines to measure them on")
     parser.add_argument(
         "--layers", choices=("all", "env"), default="all", help="env: only physics and environment"
@@ -238,16 +300,17 @@ def main(argv: list[str] | None = None) -> int:
     console = Console()
     if args.in_process:
         options = dict(option.split("=", 1) for option in args.option)
-        args.out.write_text(json.dumps(measure(args.env[0], args.repeats, options, args.layers == "all")))
+        result = measure(args.env[0], args.repeats, options, args.layers == "all", args.agent[0])
+        args.out.write_text(json.dumps(result))
         return 0
     results = []
-    for env in args.env:
+    for env, agent in itertools.product(args.env, args.agent):
         has_physics = "env.physics" in config_lib.to_mapping(config_lib.make(env))
         for engine in args.physics if has_physics else [None]:
-            with console.status(f"measuring {env} ..."):
+            with console.status(f"measuring {env}, {agent} ..."):
                 chosen = [f"env.physics={engine}"] if engine else []
                 options = [*args.option, *chosen]
-                result = in_own_process(env, options, repeats=args.repeats, layers=args.layers)
+                result = in_own_process(env, options, repeats=args.repeats, layers=args.layers, agent=agent)
             if result is None:
                 return 1
             results.append(result)

@@ -1,10 +1,11 @@
 """A run's configuration: frozen dataclasses, filled from presets, a file and the command line.
 
 Every source goes through the same parser, and a later one wins: defaults, ``configs/ENV.yaml``,
-``configs/ENV_AGENT.yaml``, ``--config FILE``, the command line. Options of the chosen environment
-and sampler are under ``env.`` and ``sampler.``; the agent's stand at the top level (``ppo.lr``).
-Where the command line names another sampler (environment) than a preset or file was written for,
-those ``sampler.`` (``env.``) options that the chosen one does not know are left out.
+``configs/AGENT.yaml``, ``configs/ENV_AGENT.yaml``, ``--config FILE``, the command line. Options of the
+chosen environment and sampler are under ``env.`` and ``sampler.``; the agent's stand at the top level
+(``ppo.lr``).
+Where the command line names another sampler (environment, agent) than a preset or file was written for,
+those of its options that the chosen one does not know are left out.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from roml_jax import agents, checks, envs, runs, samplers
+from roml_jax import agents, checks, envs, regression, runs, samplers
+from roml_jax.command_line import listed, named, one_line
 from roml_jax.presets import ConfigError, check_same, flatten, preset, read_yaml
 from roml_jax.registry import NoOptions, UnknownNameError, options_class, unknown
 from roml_jax.rollout import Protocol
@@ -155,7 +157,10 @@ def schema(env: str, sampler: str, agent: str) -> type[Config]:
     chosen = {"env": env, "sampler": sampler, "agent": agent}
     fields: list[Any] = []
     for name, component, get, prefix in _COMPONENTS:
-        options = options_class(get(chosen[component]))
+        constructor = get(chosen[component])
+        if component == "agent":
+            constructor = regression.find(envs.get(env), agent) or constructor
+        options = options_class(constructor)
         fields.append((name, Annotated[options, tyro.conf.arg(name=prefix)], field(default_factory=options)))
     fields += [(name, str, field(default=value)) for name, value in chosen.items()]
     return dataclasses.make_dataclass("Config", fields, bases=(Config,), frozen=True)
@@ -204,6 +209,14 @@ def _without(options: Mapping[str, Any], component: str, known: Mapping[str, Any
     }
 
 
+def _for_agent(
+    options: Mapping[str, Any], names: Mapping[str, str], agent: str, known: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Options written for another agent, less those that only that one knows."""
+    own = to_mapping(schema(**{**names, "agent": agent})())
+    return {key: value for key, value in options.items() if key in known or key not in own}
+
+
 def _option_names(config: Config) -> set[str]:
     return set(_all(config)) | {"seed", "import", "help"}
 
@@ -248,23 +261,9 @@ def _apply(config: Config, tokens: Sequence[str], source: str) -> Config:
     except SystemExit as exit_:
         if exit_.code in (0, None):
             raise
-        raise ConfigError(source + _one_line(said.getvalue())) from None
-
-
-def _one_line(box: str) -> str:
-    """The message in a parser's framed error, without frame, help text and repetition."""
-    lines = [line.strip("│ ").strip() for line in box.splitlines()]
-    body: list[str] = []
-    for line in lines:
-        if line.startswith("╭"):
-            continue
-        if line.startswith(("─", "╰")) and body:
-            break
-        if line:
-            body.append(line)
-    text = " ".join(body)
-    text = re.sub(r"^Error parsing (env|agent|sampler)[-_]options: ", "", text)
-    return re.sub(r"^Error parsing (Config: |[\w.-]+: (?=\S+ must ))", "", text)
+        raise ConfigError(source + one_line(said.getvalue())) from None
+    except ValueError as error:  # of options without a prefix, which the parser does not frame
+        raise ConfigError(f"{source}{error}") from None
 
 
 def _help() -> str:
@@ -278,32 +277,6 @@ Samplers: {", ".join(samplers.names())}. Agents: {", ".join(agents.names())}.
 Defaults are the paper's for the chosen environment. The run's folder gets config.yaml, metrics.jsonl
 and a checkpoint of the whole state, from which --resume goes on; nothing is ever overwritten. The
 options below are those of the environment, sampler and agent that the command names."""
-
-
-def _named(tokens: Sequence[str], name: str) -> str | None:
-    """The value of --name among tokens, the last one given."""
-    value = None
-    for i, token in enumerate(tokens):
-        if token == f"--{name}" and i + 1 < len(tokens):
-            value = tokens[i + 1]
-        elif token.startswith(f"--{name}="):
-            value = token.split("=", 1)[1]
-    return value
-
-
-def _listed(tokens: Sequence[str], *names: str) -> list[str]:
-    """The values of the last of some names among tokens, up to the next option."""
-    values: list[str] = []
-    taking = False
-    for token in tokens:
-        head, equals, value = token.partition("=")
-        if head in names:
-            taking, values = True, [value] if equals else []
-        elif token.startswith("--"):
-            taking = False
-        elif taking:
-            values.append(token)
-    return values
 
 
 def import_modules(names: Sequence[str]) -> None:
@@ -336,21 +309,25 @@ def parse(argv: Sequence[str]) -> Config:
         UnknownNameError: for an unknown environment, sampler or agent; one line.
         SystemExit: with code 0 after --help.
     """
-    resume = _named(argv, "resume")
-    file = _named(argv, "config") if resume is None else _file_of(resume, argv)
+    resume = named(argv, "resume")
+    file = named(argv, "config") if resume is None else _file_of(resume, argv)
     in_file = dict(flatten(read_yaml(Path(file)))) if file else {}
-    import_modules([*_listed(_tokens(in_file), "--imports"), *_listed(argv, "--imports", "--import")])
+    import_modules([*listed(_tokens(in_file), "--imports"), *listed(argv, "--imports", "--import")])
     written_for = {
         name: str(in_file.get(name, getattr(Config, name))) for name in ("env", "sampler", "agent")
     }
-    names = {name: _named(argv, name) or default for name, default in written_for.items()}
+    names = {name: named(argv, name) or default for name, default in written_for.items()}
     config = schema(**names)()
     known = to_mapping(config)
-    # a preset speaks of the sampler that its paper used; another sampler's options are its own
-    options = _without(preset(names["env"], names["agent"]), "sampler", known)
+    # an environment's preset speaks of its paper's sampler and agent; others have options of their own
+    options = _without(preset(names["env"]), "sampler", known)
+    options = _for_agent(options, names, Config.agent, known)
+    options |= _without(preset(names["agent"], f"{names['env']}_{names['agent']}"), "sampler", known)
     for component in ("env", "sampler"):
         if names[component] != written_for[component]:
             in_file = _without(in_file, component, known)
+    if names["agent"] != written_for["agent"]:
+        in_file = _for_agent(in_file, names, written_for["agent"], known)
     config = _apply(config, _tokens(options), f"preset {names['env']}: ")
     config = _apply(config, _tokens(in_file), f"{file}: ")
     asked = _apply(config, list(argv), "")
@@ -362,7 +339,7 @@ def parse(argv: Sequence[str]) -> Config:
 def _file_of(resume: str, argv: Sequence[str]) -> str:
     """The configuration of a run that is to go on."""
     for name in ("config", "out"):
-        if _named(argv, name) is not None:
+        if named(argv, name) is not None:
             raise ConfigError(f"--resume goes on in {resume} with its own options: leave out --{name}")
     file = Path(resume) / "config.yaml"
     if not file.is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,11 +10,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from roml_jax import agents, envs, evaluate, meta, rollout, samplers, sharding
+from roml_jax import agents, envs, evaluate, meta, regression, rollout, samplers, sharding
 from roml_jax import config as config_lib
 from roml_jax.config import Config, ConfigError
 from roml_jax.registry import unknown
-from roml_jax.types import Array
+from roml_jax.types import Array, EnvSpec
 
 
 class Experiment(NamedTuple):
@@ -21,8 +22,7 @@ class Experiment(NamedTuple):
 
     Attributes:
         env: the environment.
-        agent: the agent.
-        learner: agent and environment under the protocol.
+        learner: agent and environment under the protocol, or what learns from a problem's examples.
         sampler: chooses tasks.
         train: the run's functions.
         evaluate: learner state -> returns, (M, K) or (R, M, K) with several runs, on few tasks.
@@ -33,7 +33,6 @@ class Experiment(NamedTuple):
     """
 
     env: envs.Env
-    agent: agents.Agent
     learner: meta.MetaLearner
     sampler: samplers.TaskSampler
     train: meta.Train
@@ -82,6 +81,16 @@ def _check_engine(env: envs.Env, mesh: Mesh | None) -> None:
         )
 
 
+def _make_learner(config: Config, env: envs.Env, spec: EnvSpec, mesh: Mesh | None) -> meta.MetaLearner:
+    """What is made robust: an agent that acts, or a learner from examples where the problem has them."""
+    constructor = regression.find(env, config.agent)
+    if constructor is not None:
+        return constructor(env, spec, config.agent_options)
+    spec = dataclasses.replace(spec, task_size=len(env.family.names))
+    agent = agents.make(config.agent, spec, config.num_tasks, config.agent_options)
+    return rollout.make_learner(agent, env, config.protocol, sharding.over_tasks(mesh))
+
+
 def make(config: Config, env: envs.Env | None = None) -> Experiment:
     """Builds what a configuration names.
 
@@ -104,7 +113,9 @@ def make(config: Config, env: envs.Env | None = None) -> Experiment:
         )
     num_iterations = int(config.frames // frames)
     try:
-        agent = agents.make(config.agent, spec, config.num_tasks, config.agent_options)
+        mesh = sharding.make_mesh(config.mesh, num_runs, config.num_tasks)
+        _check_engine(env, mesh)
+        learner = _make_learner(config, env, spec, mesh)
         sampler = samplers.make(config.sampler, env.family, config.alpha, config.sampler_options)
         if "alpha" in config.runs[0].settings:
             sampler = samplers.with_tunable_alpha(
@@ -113,11 +124,8 @@ def make(config: Config, env: envs.Env | None = None) -> Experiment:
             )
         _check_weights(sampler, config.num_tasks)
         _check_batch(sampler, config.num_tasks, num_iterations)
-        mesh = sharding.make_mesh(config.mesh, num_runs, config.num_tasks)
-        _check_engine(env, mesh)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    learner = rollout.make_learner(agent, env, config.protocol, sharding.over_tasks(mesh))
     _check_sweep(config, learner, sampler)
 
     def on_held_out(tasks: int, purpose: evaluate.Purpose) -> Callable[[Any], Array]:
@@ -131,7 +139,6 @@ def make(config: Config, env: envs.Env | None = None) -> Experiment:
     )  # fmt: skip
     return Experiment(
         env=env,
-        agent=agent,
         learner=learner,
         sampler=sampler,
         train=sharding.place(train, mesh, num_runs),

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from roml_jax.config import Config, ConfigError
+from roml_jax.config import Config, ConfigError, to_mapping
 
 _GIB = 2**30
+_CAPACITY = {"vae.buffer_trajectories", "buffer_visits"}  # options that say how large a replay is
 _SHARE = 0.9  # of what is free; the rest is for activations and the compiler
 
 
@@ -62,9 +64,13 @@ def check(config: Config, state: Any, num_runs: int, devices: int = 1) -> None:
         ways.append(f"at most {int(devices * _SHARE * room / per_run)} runs in one program")
     spare = _SHARE * room - (needed - replay)
     if replay and spare > 0:
-        rows = int(config.agent_options.vae.buffer_trajectories * spare / replay)
-        ways.append(f"--vae.buffer-trajectories {rows}")
-        if config.agent_options.vae.replay_dtype == "full" and needed - replay / 2 <= _SHARE * room:
+        options = to_mapping(config)
+        for name in _CAPACITY & options.keys():
+            rows = int(options[name] * spare / replay)
+            if name == "buffer_visits":  # which takes whole batches, and whole turns of its slots
+                rows -= rows % math.lcm(config.num_tasks, options["slots"] or 1)
+            ways.append(f"--{name.replace('_', '-')} {rows}")
+        if options.get("vae.replay_dtype") == "full" and needed - replay / 2 <= _SHARE * room:
             ways.append("--vae.replay-dtype bfloat16, half the replay")
     raise ConfigError(
         f"{num_runs} run(s) need {needed / _GIB:.1f} GiB of state ({replay / _GIB:.1f} of it replay), "

@@ -50,10 +50,14 @@ def presets_folder() -> Path:
     return installed if installed.is_dir() else Path(__file__).parent.parent / "configs"
 
 
-def preset(env: str, agent: str) -> dict[str, Any]:
-    """The paper's options for an environment, by dotted names; empty for one without a preset."""
+def preset(*names: str) -> dict[str, Any]:
+    """The options of the presets of these names, by dotted names, a later one over an earlier one.
+
+    Args:
+        names: of an environment, an agent or both (``ENV_AGENT``); one without a preset adds nothing.
+    """
     options: dict[str, Any] = {}
-    for name in (env, f"{env}_{agent}"):
+    for name in names:
         path = presets_folder() / f"{name}.yaml"
         if path.is_file():
             options |= dict(flatten(read_yaml(path)))

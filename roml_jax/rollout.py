@@ -42,6 +42,8 @@ class Protocol:
 
     episodes: int | None = None
     """Episodes per task, K; None for the environment's own number."""
+    test_episodes: int | None = None
+    """Episodes per task in evaluations and tests; None for K."""
     horizon: int | None = None
     """Steps per episode, H; None for the environment's own number."""
     boundary: Boundary = "terminal"
@@ -54,7 +56,7 @@ class Protocol:
     its 'tanh'."""
 
     def __post_init__(self) -> None:
-        checks.at_least(self, "protocol", 1, "episodes", "horizon")
+        checks.at_least(self, "protocol", 1, "episodes", "test_episodes", "horizon")
 
     def agent_spec(self, spec: EnvSpec) -> EnvSpec:
         """The environment as the agent meets it: the flag included, this protocol's K and H."""
@@ -180,7 +182,10 @@ def run_episodes(
         return (end.obs, belief), _Episode(total, terms, end.env.diverged, seen)
 
     begin_key, key = jax.random.split(key)
-    start = (jnp.zeros((n, spec.obs_size)), agent.begin(agent_state, n, begin_key))
+    belief = agent.begin(agent_state, n, begin_key)
+    if agent.inform is not None:
+        belief = agent.inform(agent_state, belief, tasks)
+    start = (jnp.zeros((n, spec.obs_size)), belief)
     first = jnp.arange(spec.episodes) == 0
     _, left = jax.lax.scan(episode, start, (jax.random.split(key, spec.episodes), first, greedy))
     outcome = _outcome(
@@ -191,7 +196,7 @@ def run_episodes(
     # (K, H, N, ...) to (N, K, H, ...)
     seen, extras = jax.tree.map(lambda x: jnp.moveaxis(x, 2, 0), left.seen)
     obs = jnp.concatenate([seen.obs, seen.next_obs[:, :, -1:]], axis=2)
-    return constrain(Rollout(obs, seen.action, seen.reward, seen.valid, extras, outcome)), outcome
+    return constrain(Rollout(obs, seen.action, seen.reward, seen.valid, extras, outcome, tasks)), outcome
 
 
 def make_learner(agent: Agent, env: Env, protocol: Protocol, constrain: Constrain = anywhere) -> MetaLearner:
@@ -204,6 +209,7 @@ def make_learner(agent: Agent, env: Env, protocol: Protocol, constrain: Constrai
         constrain: says where tasks are computed, where there are several devices.
     """
     episodes = protocol.agent_spec(env.spec).episodes
+    tested = replace(protocol, episodes=protocol.test_episodes or episodes)
 
     def collect(state: Any, tasks: Array, key: Array) -> tuple[Any, Rollout, Array]:
         greedy = jnp.zeros(episodes, bool)
@@ -222,9 +228,9 @@ def make_learner(agent: Agent, env: Env, protocol: Protocol, constrain: Constrai
         return state, metrics | told
 
     def test(state: Any, tasks: Array, key: Array) -> Array:
-        greedy = jnp.ones(episodes, bool)
+        greedy = jnp.arange(tested.episodes) >= agent.exploring
         _, outcome = run_episodes(
-            agent, env, protocol, state, tasks, key, greedy=greedy, record=False, constrain=constrain
+            agent, env, tested, state, tasks, key, greedy=greedy, record=False, constrain=constrain
         )
         return outcome.returns
 

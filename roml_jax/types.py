@@ -94,6 +94,7 @@ class Rollout(NamedTuple):
         valid: (N, K, H) bool.
         extras: whatever the agent's ``act`` returned beside the action, leaves (N, K, H, ...).
         outcome: what came of the episodes, beside what is learned from.
+        task: (N, d), for learners that are taught by it; acting on it takes ``Agent.inform``.
     """
 
     obs: Array
@@ -102,6 +103,7 @@ class Rollout(NamedTuple):
     valid: Array
     extras: Any
     outcome: Outcome
+    task: Array
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,7 @@ class EnvSpec:
         action: the action space.
         horizon: H, steps per episode, fixed.
         episodes: K, episodes per task.
+        task_size: d, numbers in a task; 0 where nobody said.
     """
 
     name: str
@@ -155,6 +158,7 @@ class EnvSpec:
     action: Discrete | Continuous
     horizon: int
     episodes: int
+    task_size: int = 0
 
     @property
     def obs_size(self) -> int:

@@ -7,7 +7,8 @@ import pytest
 from scipy import stats
 
 from roml_jax import networks, replay
-from roml_jax.agents import ppo, vae, varibad
+from roml_jax.agents import on_policy, ppo, vae
+from roml_jax.agents.history import Trajectory
 from roml_jax.quiet import running_statistics
 from roml_jax.types import Continuous, Discrete
 
@@ -156,11 +157,11 @@ def test_policy_log_prob_and_entropy_are_scipys(space):
 
 
 def _vae(config, obs_size=3, action_size=2):
-    return vae.Encoder(config, obs_size, action_size), vae.RewardDecoder(config, obs_size, action_size)
+    return vae.Encoder(config, obs_size, action_size), vae.StepDecoder(config, obs_size, action_size)
 
 
 def _trajectories(batch, k, h, obs_size=3, action_size=2):
-    return vae.Trajectory(
+    return Trajectory(
         jnp.asarray(RNG.normal(size=(batch, k, h + 1, obs_size))),
         jnp.asarray(RNG.normal(size=(batch, k * h, action_size))),
         jnp.asarray(RNG.normal(size=(batch, k * h))),
@@ -188,7 +189,8 @@ def test_elbo_against_loops(x64):
     trajectory = _trajectories(3, 2, 4)
     encoder, decoder, params = _init_vae(CONFIG, trajectory)
     draws = vae.draw(CONFIG, jax.random.key(2), 3, 8, jnp.float64)
-    got, metrics = vae.negative_elbo(params, encoder, decoder, trajectory, draws)
+    nested = {"encoder": params["encoder"], "decoder": {"reward": params["decoder"]}}
+    got, metrics = vae.negative_elbo(nested, encoder, {"reward": decoder}, trajectory, draws)
 
     dec = {k: np.asarray(v) for k, v in params["decoder"]["params"].items() if not isinstance(v, dict)}
     sub = {
@@ -264,7 +266,7 @@ def test_reward_scaling_against_loops(x64):
     seen, gamma = [], 0.9
     for _ in range(2):
         reward = RNG.normal(size=(4, 5)) * 3
-        stats_, got = varibad.normalise_rewards(stats_, jnp.asarray(reward), gamma)
+        stats_, got = on_policy.normalise_rewards(stats_, jnp.asarray(reward), gamma)
         total, expected = np.zeros(4), np.zeros((4, 5))
         for t in range(5):
             total = np.zeros(4) if t == 4 else gamma * total + reward[:, t]

@@ -2,7 +2,7 @@
 
 import json
 
-from benchmarks import cem, throughput
+from benchmarks import cem, sine, throughput
 
 
 def test_throughput_times_every_layer(tmp_path):
@@ -20,6 +20,26 @@ def test_throughput_times_every_layer(tmp_path):
     assert result["frames_per_iteration"] == 8 * 2 * 8
     assert result["peak_memory_gib"] > 0
     assert throughput.table(result).row_count == 6
+
+
+def test_throughput_of_any_agent():
+    options = {"num_tasks": 8, "frames": 1280, "chunk": 2, "sampler.batch_size": 16}
+    result = throughput.measure("probe_memory", 1, options, agent="multitask")
+    assert result["agent"] == "multitask"
+    assert set(result["layers"]) == {"env", "rollout", "update", "cem", "whole iteration"}
+    assert all(row["run_ms"] > 0 for row in result["layers"].values())
+
+
+def test_sine_regression_is_compared_with_the_papers_figures(tmp_path, capsys):
+    small = ["frames=8000", "chunk=10", "eval.interval=10", "eval.test_tasks=40", "sampler.batch_size=40"]
+    out = tmp_path / "sine.json"
+    assert sine.main(["--seeds", "2", "--methods", "RoML-MAML", "--option", *small, "--out", str(out)]) == 0
+    result = json.loads(out.read_text())["results"]["RoML-MAML"]
+    assert result["iterations"] == 20
+    assert len(result["final"]) == len(result["best"]) == 2
+    assert 0 < result["summary"]["best"]["mean_1"]["mean"] < result["summary"]["best"]["cvar_1"]["mean"]
+    assert result["paper"]["cvar_4"] == 11.05
+    assert "paper" in capsys.readouterr().out
 
 
 def test_the_method_is_timed_against_the_package_and_as_it_grows(monkeypatch, tmp_path, capsys):

@@ -1,24 +1,11 @@
 """The whole loop on environments whose optimal values are known, each isolating one part."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from probes import train
 
-from roml_jax import config, evaluate, experiment
-
-
-def train(env, sampler="cem", **options):
-    """Trains with the preset; returns held-out returns (M, K), or (S, M, K) of several seeds."""
-    made = config.make(env, sampler, **options)
-    parts = experiment.make(made)
-    state = jax.jit(parts.train.init)(jnp.stack([jax.random.key(seed) for seed in made.seeds]))
-    chunk = jax.jit(parts.train.chunk, donate_argnums=0)
-    done = 0
-    while done < parts.num_iterations:
-        state, _ = chunk(state, jnp.int32(parts.num_iterations - done))
-        done += parts.train.chunk_length
-    return np.asarray(jax.jit(parts.test)(state.learner))
+from roml_jax import evaluate
 
 
 @pytest.mark.parametrize("boundary", ["terminal", "reset"])
@@ -56,3 +43,19 @@ def test_cem_avoids_the_gamble_that_uniform_takes():
         assert mean == pytest.approx(0.6 if gambles else 0.0, abs=0.15)
         # of 1,000 held-out tasks about a tenth are bad: the worst tenth may hold some good ones
         assert cvar < -1.5 if gambles else cvar > -0.1
+
+
+def test_a_recurrent_policy_remembers_across_steps_and_episodes():
+    """RL2 has no belief but its GRU's hidden state, trained through time."""
+    first, second = train("probe_memory", agent="rl2", frames=40e3).mean(axis=0)
+    assert 7.0 < first <= 7.75
+    assert second > 7.8
+
+
+def test_the_ladders_ends():
+    """Without adaptation one action for all tasks: 4 of 8; told the task: all 8, from the first step."""
+    both = {
+        agent: train("probe_memory", "uniform", agent=agent, frames=40e3) for agent in ("multitask", "oracle")
+    }
+    np.testing.assert_allclose(both["multitask"].mean(axis=0), 4.0, atol=0.5)
+    assert both["oracle"].mean(axis=0).min() > 7.8

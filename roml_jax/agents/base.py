@@ -28,6 +28,9 @@ class Agent(NamedTuple):
         tunable: options whose values are leaves of A, so that runs that differ in them can share a
             program.
         tune: (A, values by option name) -> A; None where nothing is tunable.
+        inform: (A, belief, tasks (N, d)) -> belief, after ``begin``, for an agent that is told its tasks (an
+            upper bound on what others can reach); None for those that must find out.
+        exploring: how many of the first episodes of a test are not greedy: what they are for needs chance.
         acting: (A) -> A without what ``begin``, ``act``, ``observe`` and ``adapt`` do not need: fields left
             empty, nothing computed. It is what is kept of the best learner so far. None to keep all.
     """
@@ -41,6 +44,8 @@ class Agent(NamedTuple):
     tunable: tuple[str, ...] = ()
     tune: Callable[[Any, Mapping[str, Array]], Any] | None = None
     acting: Callable[[Any], Any] | None = None
+    inform: Callable[[Any, Any, Array], Any] | None = None
+    exploring: int = 0
 
 
 _registry: Registry[Agent] = Registry("agent")

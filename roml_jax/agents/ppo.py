@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-import distrax
 import jax
 import jax.numpy as jnp
 import optax
 
 from roml_jax import checks
-from roml_jax.networks import TrunkInit, action_log_prob
-from roml_jax.types import Array, Continuous, Discrete, Metrics
+from roml_jax.networks import TrunkInit
+from roml_jax.types import Array, Metrics
 
-PolicyApply = Callable[[Any, Array, Array], tuple[distrax.Distribution, Array]]
+Credit = Literal["episode", "task"]
 
 
 @dataclass(frozen=True)
@@ -40,8 +39,11 @@ class PpoConfig:
     """Discount."""
     gae_lambda: float = 0.9
     """Decay of generalised advantage estimation."""
+    credit: Credit = "episode"
+    """How far an action's advantage looks: 'episode', to the end of its episode, less the last reward (the
+    reference for VariBAD); 'task', over all episodes, so that what was found out early pays later."""
     max_grad_norm: float = 0.5
-    """Joint gradient norm of actor, critic and embeddings is clipped to this."""
+    """Joint gradient norm of everything that the losses reach is clipped to this."""
     layers: tuple[int, ...] = (128, 128)
     """Hidden sizes of the actor's and of the critic's trunk."""
     obs_embedding: int | None = 64
@@ -62,22 +64,32 @@ class PpoConfig:
         checks.positive(self, "ppo", "lr", "clip", "max_grad_norm")
 
 
+class Judged(NamedTuple):
+    """What a policy makes of actions that were taken, (...)."""
+
+    log_prob: Array
+    entropy: Array
+    value: Array
+
+
+Judge = Callable[[Any, Any, Array], Judged]
+"""(parameters, inputs, actions (..., A)) -> Judged."""
+
+
 class PpoBatch(NamedTuple):
-    """Transitions for the policy, leaves (M, ...): inputs already normalised.
+    """What is learned from, leaves (M, ...): M transitions, or M tasks with all their T steps.
 
     Attributes:
-        obs: (M, D).
-        latent: (M, 2L).
-        action: (M, A).
-        log_prob: (M,) under the policy that acted.
-        value: (M,) predicted when the action was chosen.
-        return_: (M,) value targets.
-        advantage: (M,) normalised over the batch.
-        weight: (M,) what each transition counts in the losses; ones unless tasks are filtered.
+        inputs: pytree that the policy chose from, or that its choices can be worked out from.
+        action: (M, A) or (M, T, A).
+        log_prob: (M,) or (M, T), as all that follow, under the policy that acted.
+        value: predicted when the action was chosen.
+        return_: value targets.
+        advantage: normalised over the batch.
+        weight: what each transition counts in the losses; ones unless tasks are filtered.
     """
 
-    obs: Array
-    latent: Array
+    inputs: Any
     action: Array
     log_prob: Array
     value: Array
@@ -116,13 +128,45 @@ def gae(reward: Array, value: Array, keep: Array, gamma: float, gae_lambda: floa
     return jnp.moveaxis(advantage, 0, -1)
 
 
+def gae_over_task(reward: Array, value: Array, valid: Array, gamma: float, gae_lambda: float) -> Array:
+    """Generalised advantage estimation over all episodes of a task, the end of each like any step.
+
+    Nothing follows the last step of the last episode. Steps after an early end are passed over: the
+    step before them is followed by the next episode's first.
+
+    Args:
+        reward: (..., T) over all episodes in sequence.
+        value: (..., T) of the observations that actions were chosen from.
+        valid: (..., T) bool.
+        gamma: discount.
+        gae_lambda: decay.
+
+    Returns:
+        (..., T) advantages, 0 where not valid.
+    """
+
+    def backward(
+        later: tuple[Array, Array], now: tuple[Array, Array, Array]
+    ) -> tuple[tuple[Array, Array], Array]:
+        later_advantage, next_value = later
+        reward, value, valid = now
+        advantage = reward + gamma * next_value - value + gamma * gae_lambda * later_advantage
+        carry = jnp.where(valid, advantage, later_advantage), jnp.where(valid, value, next_value)
+        return carry, jnp.where(valid, advantage, 0.0)
+
+    time_first = tuple(jnp.moveaxis(x, -1, 0) for x in (reward, value, valid))
+    start = (jnp.zeros_like(reward[..., 0]),) * 2
+    _, advantage = jax.lax.scan(backward, start, time_first, reverse=True)
+    return jnp.moveaxis(advantage, 0, -1)
+
+
 def weighted_mean(x: Array, weight: Array) -> Array:
-    """Mean of x (M,) by weight; 0 where no weight is left."""
+    """Mean of x by weight, of one shape; 0 where no weight is left."""
     return (x * weight).sum() / jnp.maximum(weight.sum(), 1e-8)
 
 
 def normalise_advantage(advantage: Array, weight: Array) -> Array:
-    """Zero mean and unit (unbiased) deviation over the whole batch, (M,) by weight (M,)."""
+    """Zero mean and unit (unbiased) deviation over the whole batch by weight, of one shape."""
     apart = advantage - weighted_mean(advantage, weight)
     variance = (weight * jnp.square(apart)).sum() / jnp.maximum(weight.sum() - 1, 1)
     return apart / (jnp.sqrt(variance) + 1e-5)
@@ -135,21 +179,16 @@ def value_losses(value: Array, old_value: Array, return_: Array, clip: float) ->
 
 
 def loss(
-    params: Any,
-    apply: PolicyApply,
-    action: Discrete | Continuous,
-    batch: PpoBatch,
-    config: PpoConfig,
-    entropy_coef: Array,
+    params: Any, judge: Judge, batch: PpoBatch, config: PpoConfig, entropy_coef: Array
 ) -> tuple[Array, Metrics]:
     """The clipped surrogate with value and entropy terms, over a minibatch (M, ...)."""
-    distribution, value = apply(params, batch.obs, batch.latent)
-    log_ratio = action_log_prob(action, distribution, batch.action) - batch.log_prob
+    log_prob, entropies, value = judge(params, batch.inputs, batch.action)
+    log_ratio = log_prob - batch.log_prob
     ratio = jnp.exp(log_ratio)
     clipped = jnp.clip(ratio, 1 - config.clip, 1 + config.clip)
     policy = -weighted_mean(jnp.minimum(ratio * batch.advantage, clipped * batch.advantage), batch.weight)
     critic = weighted_mean(value_losses(value, batch.value, batch.return_, config.clip), batch.weight)
-    entropy = weighted_mean(distribution.entropy(), batch.weight)
+    entropy = weighted_mean(entropies, batch.weight)
     metrics = {
         "policy_loss": policy,
         "value_loss": critic,
@@ -168,8 +207,7 @@ def optimiser(config: PpoConfig) -> optax.GradientTransformation:
 def update(
     params: Any,
     opt_state: Any,
-    apply: PolicyApply,
-    action: Discrete | Continuous,
+    judge: Judge,
     batch: PpoBatch,
     config: PpoConfig,
     *,
@@ -177,7 +215,7 @@ def update(
     entropy_coef: Array,
     key: Array,
 ) -> tuple[Any, Any, Metrics]:
-    """All epochs over a batch of M transitions; M must be a multiple of ``config.minibatches``.
+    """All epochs over a batch of M transitions or tasks; M must be a multiple of ``config.minibatches``.
 
     Returns:
         (params, opt_state, metrics averaged over the updates).
@@ -190,7 +228,7 @@ def update(
     def minibatch(carry: tuple[Any, Any], index: Array) -> tuple[tuple[Any, Any], Metrics]:
         params, opt_state = carry
         part = jax.tree.map(lambda x: x[index], batch)
-        (_, metrics), grads = grad(params, apply, action, part, config, entropy_coef)
+        (_, metrics), grads = grad(params, judge, part, config, entropy_coef)
         updates, opt_state = transform.update(grads, opt_state, params)
         params = optax.apply_updates(params, jax.tree.map(lambda u: -lr * u, updates))
         return (params, opt_state), metrics | {"grad_norm": optax.global_norm(grads)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -12,26 +13,27 @@ import jax.numpy as jnp
 import optax
 
 from roml_jax import checks
-from roml_jax.networks import Gru, default_dense, fan_in_uniform
+from roml_jax.agents.history import History, HistoryConfig, Trajectory
+from roml_jax.networks import default_dense, fan_in_uniform
 from roml_jax.types import Array, Metrics
 
 
 @dataclass(frozen=True)
-class VaeConfig:
+class VaeConfig(HistoryConfig):
     """The belief: its networks and how they are trained."""
 
     latent: int = 5
     """Numbers in the latent; the policy gets their means and log-variances."""
-    hidden: int = 128
-    """Size of the encoder's GRU."""
-    action_embedding: int = 16
-    """Size of an action's embedding, in encoder and decoder."""
-    obs_embedding: int = 32
-    """Size of an observation's embedding, in encoder and decoder."""
-    reward_embedding: int = 16
-    """Size of a reward's embedding, in the encoder."""
     decoder_layers: tuple[int, int] = (64, 32)
-    """Hidden sizes of the reward decoder."""
+    """Hidden sizes of each decoder."""
+    reward_weight: float = 1.0
+    """Weight of decoding rewards; 0 for no reward decoder."""
+    state_weight: float = 0.0
+    """Weight of decoding next observations from observation and action (mean over their numbers); 0 for no
+    such decoder (the reference, even where tasks change the dynamics)."""
+    task_weight: float = 0.0
+    """Weight of decoding the task itself, once per belief (mean over its numbers); 0 for no such decoder. The
+    task is told in training only."""
     lr: float = 1e-3
     """Adam's learning rate."""
     updates: int = 1
@@ -55,18 +57,16 @@ class VaeConfig:
     """Gradient norms of the encoder and of the decoder are each clipped to this."""
 
     def __post_init__(self) -> None:
-        sizes = (
-            "latent",
-            "hidden",
-            "action_embedding",
-            "obs_embedding",
-            "reward_embedding",
-            "decoder_layers",
-        )
-        counts = ("updates", "batch_trajectories", "buffer_trajectories", "latents", "decodes", "tbptt")
-        checks.at_least(self, "vae", 1, *sizes, *counts)
-        checks.at_least(self, "vae", 0, "kl_weight")
+        self.check("vae")
+        counts = ("updates", "batch_trajectories", "buffer_trajectories", "latents", "decodes")
+        checks.at_least(self, "vae", 1, "latent", "decoder_layers", *counts)
+        weights = ("reward_weight", "state_weight", "task_weight")
+        checks.at_least(self, "vae", 0, "kl_weight", *weights)
         checks.positive(self, "vae", "lr", "max_grad_norm")
+        if not any(getattr(self, name) > 0 for name in weights):
+            raise ValueError(
+                "vae needs something to decode: reward_weight, state_weight or task_weight above 0"
+            )
         if self.buffer_trajectories < self.batch_trajectories:
             raise ValueError(
                 f"vae.buffer_trajectories ({self.buffer_trajectories}) must hold a batch of "
@@ -89,103 +89,62 @@ class Posterior(NamedTuple):
         return jnp.concatenate([self.mean, self.logvar], axis=-1)
 
 
-class Trajectory(NamedTuple):
-    """All episodes of a task, T = K H steps.
-
-    Attributes:
-        obs: (..., K, H + 1, D).
-        action: (..., T, A).
-        reward: (..., T) raw.
-        valid: (..., T) bool.
-    """
-
-    obs: Array
-    action: Array
-    reward: Array
-    valid: Array
-
-
-class Encoder(nn.Module):
-    """Embeds (action, next observation, reward), runs a GRU, gives a posterior at every step."""
+class Encoder(History):
+    """A memory that gives a posterior at every step."""
 
     config: VaeConfig
-    obs_size: int
-    action_size: int
 
     def setup(self) -> None:
         """Makes the layers."""
-        c = self.config
-        self.embed_action = default_dense(c.action_embedding, self.action_size)
-        self.embed_obs = default_dense(c.obs_embedding, self.obs_size)
-        self.embed_reward = default_dense(c.reward_embedding, 1)
-        self.gru = Gru(c.hidden, c.action_embedding + c.obs_embedding + c.reward_embedding)
-        self.mean = default_dense(c.latent, c.hidden)
-        self.logvar = default_dense(c.latent, c.hidden)
-
-    def project(self, action: Array, next_obs: Array, reward: Array) -> Array:
-        """The GRU's input products (..., 3 * hidden) of steps: action (..., A), reward (...)."""
-        parts = (
-            nn.relu(self.embed_action(action)),
-            nn.relu(self.embed_obs(next_obs)),
-            nn.relu(self.embed_reward(reward[..., None])),
-        )
-        return self.gru.project(jnp.concatenate(parts, axis=-1))
+        super().setup()
+        self.mean = default_dense(self.config.latent, self.config.hidden)
+        self.logvar = default_dense(self.config.latent, self.config.hidden)
 
     def posterior(self, hidden: Array) -> Posterior:
         """The belief of a hidden state; of the zero state, the prior."""
         return Posterior(self.mean(hidden), self.logvar(hidden))
 
-    def observe(self, hidden: Array, action: Array, next_obs: Array, reward: Array) -> Array:
-        """The hidden state (N, hidden) after one step."""
-        return self.gru.step(hidden, self.project(action, next_obs, reward))
-
-    def unroll(self, trajectory: Trajectory) -> Posterior:
-        """Posteriors (B, T + 1, L) along trajectories (B, ...); index 0 is the prior.
-
-        Every ``tbptt`` steps the gradient through the hidden state is cut.
-        """
-        obs = trajectory.obs[:, :, 1:]
-        next_obs = obs.reshape(*trajectory.action.shape[:2], obs.shape[-1])
-        projected = self.project(trajectory.action, next_obs, trajectory.reward)
-        batch, steps, hidden_size = *projected.shape[:2], self.config.hidden
-        step_index = jnp.arange(steps)
-        cut = (
-            (step_index % self.config.tbptt == 0) if self.config.tbptt is not None else jnp.zeros(steps, bool)
-        )
-
-        start = jnp.zeros((batch, hidden_size), projected.dtype)
-        hidden = self.gru.unroll(start, jnp.swapaxes(projected, 0, 1), trajectory.valid.T, cut)
-        hidden = jnp.concatenate([start[:, None], jnp.swapaxes(hidden, 0, 1)], axis=1)
-        return self.posterior(hidden)
+    def posteriors(self, trajectory: Trajectory) -> Posterior:
+        """Posteriors (B, T + 1, L) along trajectories (B, ...); index 0 is the prior."""
+        return self.posterior(self.unroll(trajectory))
 
     def __call__(self, trajectory: Trajectory) -> Posterior:
-        """As ``unroll``."""
-        return self.unroll(trajectory)
+        """As ``posteriors``."""
+        return self.posteriors(trajectory)
 
 
-class RewardDecoder(nn.Module):
-    """Predicts the reward of any step from a latent: an MLP on (z, next obs, action, obs).
+class StepDecoder(nn.Module):
+    """Predicts numbers about any step from a latent: an MLP on (z, next obs, action, obs).
 
     Its first layer is applied in two parts, the latent's and the step's, so that decoding E latents
     at D steps costs E + D first-layer products, not E * D.
+
+    Attributes:
+        config: sizes.
+        obs_size: D.
+        action_size: A.
+        outputs: how many numbers it predicts: 1 for a reward, D for the next observation.
+        sees_next: whether the next observation is an input.
     """
 
     config: VaeConfig
     obs_size: int
     action_size: int
+    outputs: int = 1
+    sees_next: bool = True
 
     def setup(self) -> None:
         """Makes the layers."""
         c = self.config
         self.embed_obs = default_dense(c.obs_embedding, self.obs_size)
         self.embed_action = default_dense(c.action_embedding, self.action_size)
-        inputs = c.latent + 2 * c.obs_embedding + c.action_embedding
+        inputs = c.latent + (1 + self.sees_next) * c.obs_embedding + c.action_embedding
         first, second = c.decoder_layers
         init = fan_in_uniform(inputs)
         self.kernel = self.param("kernel", init, (inputs, first), jnp.result_type(float))
         self.bias = self.param("bias", init, (first,), jnp.result_type(float))
         self.second = default_dense(second, first)
-        self.out = default_dense(1, second)
+        self.out = default_dense(self.outputs, second)
 
     def latent_part(self, z: Array) -> Array:
         """First-layer products of latents (..., L)."""
@@ -196,18 +155,53 @@ class RewardDecoder(nn.Module):
         obs = nn.relu(self.embed_obs(trajectory.obs))
         batch, steps = trajectory.action.shape[:2]
         before = obs[:, :, :-1].reshape(batch, steps, -1)
-        after = obs[:, :, 1:].reshape(batch, steps, -1)
+        after = [obs[:, :, 1:].reshape(batch, steps, -1)] if self.sees_next else []
         action = nn.relu(self.embed_action(trajectory.action))
-        parts = jnp.concatenate([after, action, before], axis=-1)
+        parts = jnp.concatenate([*after, action, before], axis=-1)
         return parts @ self.kernel[self.config.latent :] + self.bias
 
     def decode(self, first: Array) -> Array:
-        """Rewards (...) of summed first-layer products (..., first)."""
-        return self.out(nn.relu(self.second(nn.relu(first))))[..., 0]
+        """Predictions (..., outputs) of summed first-layer products (..., first)."""
+        return self.out(nn.relu(self.second(nn.relu(first))))
 
     def __call__(self, z: Array, trajectory: Trajectory) -> Array:
-        """Rewards (B, T) that one latent (B, L) per trajectory predicts for its steps."""
+        """Predictions (B, T, outputs) of one latent (B, L) per trajectory for its steps."""
         return self.decode(self.latent_part(z)[:, None] + self.step_part(trajectory))
+
+
+class TaskDecoder(nn.Module):
+    """Predicts the task from a latent: an MLP."""
+
+    config: VaeConfig
+    task_size: int
+
+    @nn.compact
+    def __call__(self, z: Array, trajectory: Trajectory | None = None) -> Array:
+        """Tasks (..., d) that latents (..., L) stand for."""
+        del trajectory
+        for size in self.config.decoder_layers:
+            z = nn.relu(default_dense(size, z.shape[-1])(z))
+        return default_dense(self.task_size, z.shape[-1])(z)
+
+
+Decoders = Mapping[str, StepDecoder | TaskDecoder]
+"""Those that have a weight, by what they decode: "reward", "state", "task"."""
+
+
+def make_decoders(config: VaeConfig, obs_size: int, action_size: int, task_size: int) -> Decoders:
+    """The decoders that the options give a weight.
+
+    Raises:
+        ValueError: where the task is to be decoded and nobody said how many numbers it has.
+    """
+    if config.task_weight and not task_size:
+        raise ValueError("vae.task_weight decodes the task: its EnvSpec must say task_size")
+    every = {
+        "reward": StepDecoder(config, obs_size, action_size),
+        "state": StepDecoder(config, obs_size, action_size, obs_size, sees_next=False),
+        "task": TaskDecoder(config, task_size),
+    }
+    return {name: module for name, module in every.items() if getattr(config, f"{name}_weight") > 0}
 
 
 def kl_chain(posterior: Posterior) -> Array:
@@ -274,43 +268,71 @@ def _at_steps(per_step: Array, steps: Array | None, latents: int) -> Array:
     return take_steps(per_step, steps.reshape(batch, -1)).reshape(batch, latents, decodes, -1)
 
 
-def negative_elbo(
-    params: Any, encoder: Encoder, decoder: RewardDecoder, trajectory: Trajectory, draws: Draws
-) -> tuple[Array, Metrics]:
-    """Reconstruction error plus weighted KL, averaged over trajectories (B, ...).
+def _targets(trajectory: Trajectory, name: str) -> Array:
+    """What a step decoder is to predict, (B, T, outputs)."""
+    if name == "reward":
+        return trajectory.reward[..., None]
+    after = trajectory.obs[:, :, 1:]
+    return after.reshape(*trajectory.reward.shape, after.shape[-1])
 
-    Each chosen belief decodes the rewards of chosen steps of the whole trajectory, past and future;
-    squared errors are summed over beliefs and steps, KL terms over the same beliefs.
+
+def _step_error(
+    params: Any, decoder: StepDecoder, trajectory: Trajectory, target: Array, z: Array, steps: Array | None
+) -> Array:
+    """Squared errors (B, E, D) of latents (B, E, L) at steps (B, E, D), mean over outputs, 0 if not valid."""
+    latent_part = decoder.apply(params, z, method="latent_part")
+    step_part = decoder.apply(params, trajectory, method="step_part")
+    latents, width = z.shape[1], target.shape[-1]
+    first = _at_steps(step_part, steps, latents) + latent_part[:, :, None]
+    predicted = decoder.apply(params, first, method="decode")
+    facts = jnp.concatenate([target, trajectory.valid[..., None].astype(predicted.dtype)], axis=-1)
+    facts = _at_steps(facts, steps, latents)
+    error = jnp.square(predicted - facts[..., :width]).mean(axis=-1)
+    return error * facts[..., width]
+
+
+def negative_elbo(
+    params: Any, encoder: Encoder, decoders: Decoders, trajectory: Trajectory, draws: Draws
+) -> tuple[Array, Metrics]:
+    """Weighted reconstruction errors plus weighted KL, averaged over trajectories (B, ...).
+
+    Each chosen belief decodes the rewards (next observations) of chosen steps of the whole trajectory, past
+    and future, or the task; squared errors are summed over beliefs and steps, KL terms over the same beliefs.
 
     Args:
-        params: {"encoder": ..., "decoder": ...}.
+        params: {"encoder": ..., "decoder": {name: ...}}.
         encoder: module.
-        decoder: module.
+        decoders: modules by what they decode.
         trajectory: leaves (B, ...).
         draws: the random choices.
     """
+    config = encoder.config
     posterior = encoder.apply(params["encoder"], trajectory)
     z = posterior.mean + jnp.exp(0.5 * posterior.logvar) * draws.noise
     z = jnp.take_along_axis(z, draws.latents[..., None], axis=1)
-    latent_part = decoder.apply(params["decoder"], z, method="latent_part")
-    step_part = decoder.apply(params["decoder"], trajectory, method="step_part")
-    latents = draws.latents.shape[1]
-    first = _at_steps(step_part, draws.steps, latents) + latent_part[:, :, None]
-    predicted = decoder.apply(params["decoder"], first, method="decode")
-    facts = jnp.stack([trajectory.reward, trajectory.valid.astype(predicted.dtype)], axis=-1)
-    target, counts = jnp.moveaxis(_at_steps(facts, draws.steps, latents), -1, 0)
-    reconstruction = (jnp.square(predicted - target) * counts).sum(axis=(1, 2)).mean()
+    total, metrics = jnp.zeros((), z.dtype), {}
+    for name, decoder in decoders.items():
+        own = params["decoder"][name]
+        if name == "task":
+            error = jnp.square(decoder.apply(own, z) - trajectory.task[:, None]).mean(axis=-1)
+        else:
+            error = _step_error(own, decoder, trajectory, _targets(trajectory, name), z, draws.steps)
+        summed = error.reshape(error.shape[0], -1).sum(axis=1).mean()
+        total = total + getattr(config, f"{name}_weight") * summed
+        label = "reconstruction" if name == "reward" else f"{name}_reconstruction"
+        metrics[label] = summed / error[0].size
     kl = jnp.take_along_axis(kl_chain(posterior), draws.latents, axis=1).sum(axis=1).mean()
-    metrics = {"reconstruction": reconstruction / predicted[0].size, "kl": kl / latents}
-    return reconstruction + encoder.config.kl_weight * kl, metrics
+    metrics["kl"] = kl / draws.latents.shape[1]
+    return total + config.kl_weight * kl, metrics
 
 
-def clip_parts(config: VaeConfig) -> optax.GradientTransformation:
-    """Clips the gradient norms of the encoder and of the decoder apart from each other."""
+def clip_parts(config: VaeConfig, decoders: Decoders) -> optax.GradientTransformation:
+    """Clips the gradient norms of the encoder and of each decoder apart from each other."""
     clip = optax.clip_by_global_norm(config.max_grad_norm)
-    return optax.partition({"encoder": clip, "decoder": clip}, {"encoder": "encoder", "decoder": "decoder"})
+    labels = {"encoder": "encoder", "decoder": {name: name for name in decoders}}
+    return optax.partition({"encoder": clip} | {name: clip for name in decoders}, labels)
 
 
-def optimiser(config: VaeConfig) -> optax.GradientTransformation:
+def optimiser(config: VaeConfig, decoders: Decoders) -> optax.GradientTransformation:
     """Separate norm clips and Adam, without the learning rate: that is a leaf."""
-    return optax.chain(clip_parts(config), optax.scale_by_adam(eps=1e-8))
+    return optax.chain(clip_parts(config, decoders), optax.scale_by_adam(eps=1e-8))

@@ -1,6 +1,6 @@
 """Environments whose tasks are arguments. A new one is one file and one line here."""
 
-from roml_jax.envs import ant, cheetah, humanoid, khazad_dum, probe
+from roml_jax.envs import ant, cheetah, humanoid, khazad_dum, probe, sine
 from roml_jax.envs.adapters import from_brax, from_playground
 from roml_jax.envs.base import Env, EnvState, from_options, get, make, names, register
 from roml_jax.envs.edits import Edit, TaskDimension
@@ -21,6 +21,8 @@ register("khazad_dum", khazad_dum.KhazadDum)
 register("probe_observation", probe.ProbeObservation)
 register("probe_memory", probe.ProbeMemory)
 register("probe_risk", probe.ProbeRisk)
+register("probe_target", probe.ProbeTarget)
+register("sine", sine.Sine)
 
 __all__ = [
     "Edit",

@@ -116,3 +116,32 @@ class ProbeRisk:
         outcome = jnp.where(state.task[0] > 0.9, self.loss, 1.0)
         reward = jnp.where(gamble, outcome, 0.0).astype(state.reward.dtype)
         return state._replace(reward=reward, physics=jnp.zeros((), bool))
+
+
+@dataclass(frozen=True)
+class ProbeTarget:
+    """Hit a number that only rewards tell: reward -(a - target)^2, the target uniform on [-1, 1].
+
+    The observation is constant. Without adaptation the best is 0, which earns -1/3 per step; one that
+    knows the target earns 0. The gradient of a step's expected reward by a Gaussian policy's mean m is
+    2 (target - m), so one step of gradient ascent of length 1/2 is the whole adaptation. Fails if what
+    adapts between episodes (a posterior, an inner gradient) or what makes it learn to is broken.
+    """
+
+    @property
+    def spec(self) -> EnvSpec:
+        """A constant signal, one real action."""
+        return _spec("probe_target", Continuous(1))
+
+    @property
+    def family(self) -> tasks.TaskFamily:
+        """The target."""
+        return tasks.beta("target", -1.0, 1.0)
+
+    def reset(self, key: Array, task: Array) -> EnvState:
+        """Nothing to see."""
+        return _constant_reset(key, task)
+
+    def step(self, state: EnvState, action: Array) -> EnvState:
+        """Rewards the distance to the target."""
+        return state._replace(reward=-jnp.square(jnp.asarray(action).reshape(()) - state.task[0]))

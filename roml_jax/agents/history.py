@@ -1,0 +1,130 @@
+"""What an agent remembers of a task: a GRU over the actions, observations and rewards that it has met."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from roml_jax import checks
+from roml_jax.networks import Gru, default_dense
+from roml_jax.types import Array, Continuous, Discrete, EnvSpec, Rollout
+
+
+@dataclass(frozen=True)
+class HistoryConfig:
+    """The memory: sizes of its networks."""
+
+    hidden: int = 128
+    """Size of the GRU."""
+    action_embedding: int = 16
+    """Size of an action's embedding."""
+    obs_embedding: int = 32
+    """Size of an observation's embedding."""
+    reward_embedding: int = 16
+    """Size of a reward's embedding."""
+    tbptt: int | None = None
+    """Steps between cuts of the gradient through time; None for none."""
+
+    def __post_init__(self) -> None:
+        self.check("memory")
+
+    def check(self, group: str) -> None:
+        """Raises ValueError for sizes that cannot be, named as options of ``group``."""
+        embeddings = ("action_embedding", "obs_embedding", "reward_embedding")
+        checks.at_least(self, group, 1, "hidden", *embeddings, "tbptt")
+
+
+class Trajectory(NamedTuple):
+    """All episodes of a task, T = K H steps.
+
+    Attributes:
+        obs: (..., K, H + 1, D).
+        action: (..., T, A) as carried out.
+        reward: (..., T) raw.
+        valid: (..., T) bool.
+        task: (..., d) where a learner is taught by it, else None.
+    """
+
+    obs: Array
+    action: Array
+    reward: Array
+    valid: Array
+    task: Array | None = None
+
+
+def empty(spec: EnvSpec, with_task: bool = False) -> Trajectory:
+    """The shapes of one task's trajectory, without a batch axis."""
+    k, h, d, a = spec.episodes, spec.horizon, spec.obs_size, spec.action.size
+    return Trajectory(
+        jnp.zeros((k, h + 1, d)),
+        jnp.zeros((k * h, a)),
+        jnp.zeros(k * h),
+        jnp.zeros(k * h, bool),
+        jnp.zeros(spec.task_size) if with_task else None,
+    )
+
+
+def trajectory_of(rollout: Rollout, action: Discrete | Continuous, with_task: bool = False) -> Trajectory:
+    """What a memory learns from: a rollout's episodes in sequence, with actions as carried out."""
+    n, k, h = rollout.reward.shape
+    return Trajectory(
+        rollout.obs,
+        action.executed(rollout.action).reshape(n, k * h, -1),
+        rollout.reward.reshape(n, k * h),
+        rollout.valid.reshape(n, k * h),
+        rollout.task if with_task else None,
+    )
+
+
+class History(nn.Module):
+    """Embeds (action, next observation, reward) and runs a GRU."""
+
+    config: HistoryConfig
+    obs_size: int
+    action_size: int
+
+    def setup(self) -> None:
+        """Makes the layers."""
+        c = self.config
+        self.embed_action = default_dense(c.action_embedding, self.action_size)
+        self.embed_obs = default_dense(c.obs_embedding, self.obs_size)
+        self.embed_reward = default_dense(c.reward_embedding, 1)
+        self.gru = Gru(c.hidden, c.action_embedding + c.obs_embedding + c.reward_embedding)
+
+    def project(self, action: Array, next_obs: Array, reward: Array) -> Array:
+        """The GRU's input products (..., 3 * hidden) of steps: action (..., A), reward (...)."""
+        parts = (
+            nn.relu(self.embed_action(action)),
+            nn.relu(self.embed_obs(next_obs)),
+            nn.relu(self.embed_reward(reward[..., None])),
+        )
+        return self.gru.project(jnp.concatenate(parts, axis=-1))
+
+    def observe(self, hidden: Array, action: Array, next_obs: Array, reward: Array) -> Array:
+        """The hidden state (N, hidden) after one step."""
+        return self.gru.step(hidden, self.project(action, next_obs, reward))
+
+    def unroll(self, trajectory: Trajectory) -> Array:
+        """Hidden states (B, T + 1, hidden) along trajectories (B, ...); index 0 is before the first step.
+
+        Every ``tbptt`` steps the gradient through the hidden state is cut.
+        """
+        obs = trajectory.obs[:, :, 1:]
+        next_obs = obs.reshape(*trajectory.action.shape[:2], obs.shape[-1])
+        projected = self.project(trajectory.action, next_obs, trajectory.reward)
+        batch, steps, hidden_size = *projected.shape[:2], self.config.hidden
+        step_index = jnp.arange(steps)
+        cut = (
+            (step_index % self.config.tbptt == 0) if self.config.tbptt is not None else jnp.zeros(steps, bool)
+        )
+
+        start = jnp.zeros((batch, hidden_size), projected.dtype)
+        hidden = self.gru.unroll(start, jnp.swapaxes(projected, 0, 1), trajectory.valid.T, cut)
+        return jnp.concatenate([start[:, None], jnp.swapaxes(hidden, 0, 1)], axis=1)
+
+    def __call__(self, trajectory: Trajectory) -> Array:
+        """As ``unroll``."""
+        return self.unroll(trajectory)

@@ -1,0 +1,277 @@
+"""MAML: a policy that adapts to a task by gradient steps between episodes, meta-learned through these steps.
+
+The acting policy of a later episode is a function of what happened before, and so is a recurrent policy's:
+only that its memory is its parameters and its update a policy gradient. The meta-gradient is the policy
+gradient of that whole, d/d theta of sum_t log pi(a_t | history; theta) A_t, with the gradient steps written
+out inside log pi. This is E-MAML's surrogate (Stadie et al. 2018): unbiased for adaptation by sampled
+gradients, which is the adaptation that runs. It has MAML's second-order term, and the score of the exploring
+episodes times what was gained from them later, which MAML leaves out. DiCE-like surrogates differentiate the
+expected inner gradient instead, an adaptation that nobody carries out.
+
+Source: Finn et al. 2017; PPO for the outer steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from roml_jax import checks
+from roml_jax.agents import on_policy, ppo
+from roml_jax.agents.base import Agent
+from roml_jax.networks import Policy, action_log_prob, choose_action
+from roml_jax.quiet import running_statistics as statistics
+from roml_jax.types import Array, EnvSpec, Metrics, Rollout, TaskWeights, Transition
+
+
+def _ppo_config() -> ppo.PpoConfig:
+    """What exploring episodes are good for shows in later ones."""
+    return ppo.PpoConfig(credit="task")
+
+
+@dataclass(frozen=True)
+class MamlConfig:
+    """MAML's inner steps and the outer optimisation."""
+
+    ppo: ppo.PpoConfig = field(default_factory=_ppo_config)
+    inner_lr: float = 0.1
+    """Length of an inner step."""
+    inner_steps: int = 1
+    """Gradient steps per task; the episodes that follow the last one act on what was learned."""
+    inner_episodes: int = 1
+    """Episodes that an inner step is taken from."""
+    inner_normalise: bool = True
+    """Divide a task's inner advantages by their deviation."""
+    first_order: bool = False
+    """Take the inner gradients for constants in the meta-gradient."""
+    exploration_counts: bool = False
+    """Maximise the return of all episodes, not only of those that follow the last inner step."""
+
+    def __post_init__(self) -> None:
+        checks.at_least(self, "", 1, "inner_steps", "inner_episodes")
+        checks.positive(self, "", "inner_lr")
+
+    @property
+    def exploring(self) -> int:
+        """Episodes up to the last inner step."""
+        return self.inner_steps * self.inner_episodes
+
+
+TUNABLE = (*on_policy.TUNABLE, "inner_lr")
+
+
+class Adapted(NamedTuple):
+    """Parameters on their way.
+
+    Attributes:
+        params: adapted so far.
+        gradient: summed over the episodes since the last inner step.
+        episodes: () seen.
+    """
+
+    params: Any
+    gradient: Any
+    episodes: Array
+
+
+class Episode(NamedTuple):
+    """An episode of one task for an inner step.
+
+    Attributes:
+        obs: (H, D) normalised.
+        action: (H, A).
+        advantage: (H,).
+        valid: (H,) bool.
+    """
+
+    obs: Array
+    action: Array
+    advantage: Array
+    valid: Array
+
+
+def inner_advantage(reward: Array, valid: Array, gamma: float, normalise: bool) -> Array:
+    """Discounted rewards to come in the episode, less their least-squares line in time.
+
+    A baseline from the episode itself: the critic knows what follows adaptation, not this. (MAML's own
+    code fits features of the observations, too, to many episodes; here a step may have just one.)
+
+    Args:
+        reward: (..., H), 0 where not valid.
+        valid: (..., H) bool.
+        gamma: discount.
+        normalise: divide by the deviation.
+
+    Returns:
+        (..., H), 0 where not valid.
+    """
+
+    def backward(later: Array, now: Array) -> tuple[Array, Array]:
+        total = now + gamma * later
+        return total, total
+
+    _, to_come = jax.lax.scan(
+        backward, jnp.zeros_like(reward[..., 0]), jnp.moveaxis(reward, -1, 0), reverse=True
+    )
+    to_come, weight = jnp.moveaxis(to_come, 0, -1), valid.astype(reward.dtype)
+    count = jnp.maximum(weight.sum(axis=-1, keepdims=True), 1)
+
+    def centred(x: Array) -> Array:
+        return weight * (x - (weight * x).sum(axis=-1, keepdims=True) / count)
+
+    time = centred(jnp.broadcast_to(jnp.arange(reward.shape[-1], dtype=reward.dtype), reward.shape))
+    apart = centred(to_come)
+    spread = jnp.maximum(jnp.square(time).sum(axis=-1, keepdims=True), 1e-8)
+    advantage = apart - time * (time * apart).sum(axis=-1, keepdims=True) / spread
+    if not normalise:
+        return advantage
+    return advantage / (jnp.sqrt(jnp.square(advantage).sum(axis=-1, keepdims=True) / count) + 1e-5)
+
+
+def _nothing(x: Array) -> Array:
+    """A latent of no numbers beside observations (..., D)."""
+    return x[..., :0]
+
+
+def inner_objective(policy: Policy, params: Any, episode: Episode) -> Array:
+    """Mean of log-probability times advantage; its gradient in ``params`` is a policy gradient."""
+    distribution, _ = policy.apply(params, episode.obs, _nothing(episode.obs))
+    log_prob = action_log_prob(policy.action, distribution, episode.action)
+    return ppo.weighted_mean(log_prob * episode.advantage, episode.valid.astype(log_prob.dtype))
+
+
+def start(params: Any) -> Adapted:
+    """Not adapted yet."""
+    return Adapted(params, jax.tree.map(jnp.zeros_like, params), jnp.zeros((), jnp.int32))
+
+
+def adapt(policy: Policy, config: MamlConfig, lr: Array, adapted: Adapted, episode: Episode) -> Adapted:
+    """After an episode of one task: its gradient, and a step if enough of them have come together."""
+    gradient = jax.grad(lambda p: inner_objective(policy, p, episode))(adapted.params)
+    if config.first_order:
+        gradient = jax.lax.stop_gradient(gradient)
+    gradient = jax.tree.map(jnp.add, adapted.gradient, gradient)
+    episodes = adapted.episodes + 1
+    due = (episodes % config.inner_episodes == 0) & (episodes <= config.exploring)
+    step = jnp.where(due, lr / config.inner_episodes, 0.0)
+    params = jax.tree.map(lambda p, g: p + step * g, adapted.params, gradient)
+    return Adapted(params, jax.tree.map(lambda g: jnp.where(due, 0.0, g), gradient), episodes)
+
+
+def judge_task(policy: Policy, config: MamlConfig, lr: Array, params: Any, episodes: Episode) -> ppo.Judged:
+    """What a policy that adapts as it goes makes of a task's episodes, leaves (K, H, ...): (K H,) each.
+
+    Values are those of the parameters that are not adapted.
+    """
+
+    def one(adapted: Adapted, episode: Episode) -> tuple[Adapted, tuple[Array, Array]]:
+        distribution, _ = policy.apply(adapted.params, episode.obs, _nothing(episode.obs))
+        log_prob = action_log_prob(policy.action, distribution, episode.action)
+        return adapt(policy, config, lr, adapted, episode), (log_prob, distribution.entropy())
+
+    _, (log_prob, entropy) = jax.lax.scan(one, start(params), episodes)
+    _, value = policy.apply(params, episodes.obs, _nothing(episodes.obs))
+    return ppo.Judged(log_prob.reshape(-1), entropy.reshape(-1), value.reshape(-1))
+
+
+def _update(
+    state: on_policy.Learned, policy: Policy, config: MamlConfig, rollout: Rollout, weights: TaskWeights,
+    key: Array, progress: Array,
+) -> tuple[on_policy.Learned, Metrics]:  # fmt: skip
+    """PPO on whole tasks, under the statistics that they were acted with; these learn afterwards."""
+    n, k, h = rollout.reward.shape
+    acted = state.statistics
+    stats, reward = on_policy.scaled_rewards(acted, rollout, config.ppo.gamma)
+    counts = jnp.arange(k) >= (0 if config.exploration_counts else config.exploring)
+    reward = reward * counts[:, None]
+    obs = statistics.normalize(rollout.obs[:, :, :-1], acted.obs)
+    raw = on_policy.scale_reward(acted.return_, rollout.reward * rollout.valid)
+    advantage = inner_advantage(raw, rollout.valid, config.ppo.gamma, config.inner_normalise)
+    _, value = policy.apply(state.params, obs, _nothing(obs))
+    batch = on_policy.make_batch(
+        config.ppo, rollout, reward, weights, (obs, advantage, rollout.valid),
+        rollout.extras.reshape(n, k * h), value,
+    )  # fmt: skip
+
+    def judge(params: Any, inputs: tuple[Array, Array, Array], action: Array) -> ppo.Judged:
+        obs, advantage, valid = inputs
+        episodes = Episode(obs, action.reshape(*valid.shape, -1), advantage, valid)
+        one = lambda task: judge_task(policy, config, state.rates["inner_lr"], params, task)  # noqa: E731
+        return jax.vmap(one)(episodes)
+
+    learned, metrics = on_policy.run_ppo(config.ppo, state, judge, batch, key, progress)
+    stats = on_policy.update_statistics(stats, rollout, _nothing(rollout.obs[:, :, :-1]))
+    gained = rollout.outcome.returns[:, -1] - rollout.outcome.returns[:, 0]
+    metrics = {f"ppo/{name}": value for name, value in metrics.items()}
+    return learned._replace(statistics=stats), metrics | {"train/gained": gained.mean()}
+
+
+def _check(spec: EnvSpec, config: MamlConfig) -> None:
+    if spec.episodes <= config.exploring:
+        raise ValueError(
+            f"{config.inner_steps} inner step(s) of {config.inner_episodes} episode(s) leave none of "
+            f"{spec.episodes} to act on what was learned: raise protocol.episodes"
+        )
+
+
+def make(spec: EnvSpec, num_tasks: int, config: MamlConfig) -> Agent:
+    """MAML for an environment, on N = ``num_tasks`` tasks per meta-iteration.
+
+    Raises:
+        ValueError: if no episode follows the last inner step, or tasks do not divide into minibatches.
+    """
+    on_policy.check_minibatches(spec, num_tasks, config.ppo, whole_tasks=True)
+    _check(spec, config)
+    policy = on_policy.make_policy(spec, config.ppo, 0)
+
+    def init(key: Array) -> on_policy.Learned:
+        params = policy.init(key, jnp.zeros(spec.obs_size), jnp.zeros(0))
+        stats = on_policy.init_statistics(spec.obs_size, 0)
+        return on_policy.init_learned(params, config.ppo, stats, on_policy.init_rates(config, TUNABLE))
+
+    def begin(state: on_policy.Learned, n: int, key: Array) -> Adapted:
+        del key
+        return jax.tree.map(lambda x: jnp.broadcast_to(x, (n, *x.shape)), start(state.params))
+
+    def act(
+        state: on_policy.Learned, belief: Adapted, obs: Array, key: Array, greedy: Array
+    ) -> tuple[Array, Array]:
+        obs = statistics.normalize(obs, state.statistics.obs)
+
+        def one(params: Any, obs: Array, key: Array) -> tuple[Array, Array]:
+            distribution, _ = policy.apply(params, obs, _nothing(obs))
+            action = choose_action(policy.action, distribution, key, greedy)
+            return action, action_log_prob(policy.action, distribution, action)
+
+        return jax.vmap(one)(belief.params, obs, jax.random.split(key, obs.shape[0]))
+
+    def between(
+        state: on_policy.Learned, belief: Adapted, episode: tuple[Transition, Any], key: Array
+    ) -> Adapted:
+        del key
+        seen = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), episode[0])
+        reward = on_policy.scale_reward(state.statistics.return_, seen.reward * seen.valid)
+        advantage = inner_advantage(reward, seen.valid, config.ppo.gamma, config.inner_normalise)
+        obs = statistics.normalize(seen.obs, state.statistics.obs)
+        lr = state.rates["inner_lr"]
+        return jax.vmap(lambda b, e: adapt(policy, config, lr, b, e))(
+            belief, Episode(obs, seen.action, advantage, seen.valid)
+        )
+
+    return Agent(
+        init=init,
+        begin=begin,
+        act=act,
+        observe=lambda state, belief, step: belief,
+        adapt=between,
+        update=lambda state, rollout, weights, key, progress: _update(
+            state, policy, config, rollout, weights, key, progress
+        ),
+        tunable=TUNABLE,
+        tune=on_policy.tune,
+        acting=lambda state: state._replace(opt_state=()),
+        exploring=config.exploring,
+    )

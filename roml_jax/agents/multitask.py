@@ -1,0 +1,92 @@
+"""The ends of the ladder that meta-learners stand on: a policy that never adapts, and one that knows.
+
+``multitask`` has no memory: what it reaches, one policy for all tasks reaches. ``oracle`` is told the task
+where others have a belief: what it reaches bounds from above what finding out can be worth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax.numpy as jnp
+
+from roml_jax.agents import on_policy, ppo
+from roml_jax.agents.base import Agent
+from roml_jax.types import Array, EnvSpec, Metrics, Rollout, TaskWeights, Transition
+
+
+@dataclass(frozen=True)
+class MultitaskConfig:
+    """A policy without memory."""
+
+    ppo: ppo.PpoConfig = field(default_factory=ppo.PpoConfig)
+
+
+def _agent(spec: EnvSpec, num_tasks: int, config: MultitaskConfig, latent_size: int) -> Agent:
+    """A policy whose latent never changes within a task; its belief is that latent (N, latent_size)."""
+    on_policy.check_minibatches(spec, num_tasks, config.ppo, whole_tasks=False)
+    policy = on_policy.make_policy(spec, config.ppo, latent_size)
+
+    def init(key: Array) -> on_policy.Learned:
+        params = policy.init(key, jnp.zeros(spec.obs_size), jnp.zeros(latent_size))
+        stats = on_policy.init_statistics(spec.obs_size, latent_size)
+        return on_policy.init_learned(
+            params, config.ppo, stats, on_policy.init_rates(config, on_policy.TUNABLE)
+        )
+
+    def act(state: Any, latent: Array, obs: Array, key: Array, greedy: Array) -> tuple[Array, Array]:
+        action = on_policy.act(policy, config.ppo, state.params, state.statistics, obs, latent, key, greedy)
+        return action, latent
+
+    def observe(state: Any, latent: Array, step: Transition) -> Array:
+        del state, step
+        return latent
+
+    def update(
+        state: on_policy.Learned, rollout: Rollout, weights: TaskWeights, key: Array, progress: Array
+    ) -> tuple[on_policy.Learned, Metrics]:
+        stats, reward = on_policy.scaled_rewards(state.statistics, rollout, config.ppo.gamma)
+        learned, metrics = on_policy.update(
+            state._replace(statistics=stats), policy, config.ppo, rollout, rollout.extras, reward, weights,
+            key, progress,
+        )  # fmt: skip
+        return learned, {f"ppo/{name}": value for name, value in metrics.items()}
+
+    return Agent(
+        init=init,
+        begin=lambda state, n, key: jnp.zeros((n, latent_size)),
+        act=act,
+        observe=observe,
+        adapt=None,
+        update=update,
+        tunable=on_policy.TUNABLE,
+        tune=on_policy.tune,
+        acting=on_policy.acting,
+    )
+
+
+def multitask(spec: EnvSpec, num_tasks: int, config: MultitaskConfig) -> Agent:
+    """One policy for all tasks, by PPO, without adaptation.
+
+    Raises:
+        ValueError: if a batch of transitions does not divide into minibatches.
+    """
+    return _agent(spec, num_tasks, config, 0)
+
+
+def oracle(spec: EnvSpec, num_tasks: int, config: MultitaskConfig) -> Agent:
+    """A policy that is told the task, by PPO.
+
+    Raises:
+        ValueError: as ``multitask``, and where nobody said how many numbers a task has.
+    """
+    if not spec.task_size:
+        raise ValueError("agent=oracle is told the task: its EnvSpec must say task_size")
+    agent = _agent(spec, num_tasks, config, spec.task_size)
+
+    def inform(state: Any, belief: Array, tasks: Array) -> Array:
+        del state
+        return tasks.astype(belief.dtype)
+
+    return agent._replace(inform=inform)

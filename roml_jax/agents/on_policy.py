@@ -1,0 +1,317 @@
+"""What learners by PPO have in common: input statistics, scaled rewards, advantages, one update.
+
+They differ in what their policy gets beside the observation, its latent (a belief, a hidden state, the
+task, nothing), and in whether the policy's losses reach what makes it.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from roml_jax.agents import ppo
+from roml_jax.networks import Policy, action_log_prob, choose_action
+from roml_jax.quiet import running_statistics as statistics
+from roml_jax.types import Array, EnvSpec, Metrics, Rollout, TaskWeights
+
+_STD_EPS = 1e-8  # in the variance: a feature that was constant so far has deviation 1e-4
+_REWARD_CLIP = 10.0
+_MANY_FRAMES = 2**30  # the counter only tells whether learning may start; it must not wrap
+
+TUNABLE = ("ppo.lr", "ppo.entropy_coef")
+State = TypeVar("State")
+
+
+class Statistics(NamedTuple):
+    """Running means and deviations of the policy's inputs and of discounted returns."""
+
+    obs: statistics.RunningStatisticsState
+    latent: statistics.RunningStatisticsState
+    return_: statistics.RunningStatisticsState
+
+
+class Learned(NamedTuple):
+    """What an update of the policy changes: all the state of a learner that has nothing else.
+
+    Attributes:
+        params: of the policy and of whatever else its losses reach.
+        opt_state: its optimiser's.
+        statistics: of its inputs and of returns.
+        rates: options that are leaves, by dotted name, ``ppo.lr`` and ``ppo.entropy_coef`` among them.
+    """
+
+    params: Any
+    opt_state: Any
+    statistics: Statistics
+    rates: Mapping[str, Array]
+
+
+def init_statistics(obs_size: int, latent_size: int) -> Statistics:
+    """Means 0 and deviations 1, about to be forgotten."""
+    shapes = (jnp.zeros(obs_size), jnp.zeros(latent_size), jnp.zeros(()))
+    return Statistics(*(statistics.init_state(shape, std_eps=_STD_EPS) for shape in shapes))
+
+
+def init_learned(
+    params: Any, config: ppo.PpoConfig, stats: Statistics, rates: Mapping[str, Array]
+) -> Learned:
+    """Before the first update."""
+    return Learned(params, ppo.optimiser(config).init(params), stats, rates)
+
+
+def acting(learned: Learned) -> Learned:
+    """Without what only learning needs."""
+    return learned._replace(opt_state=(), rates={})
+
+
+def tune(state: Any, values: Mapping[str, Array]) -> Any:
+    """A state with other rates."""
+    return state._replace(rates={**state.rates, **values})
+
+
+def init_rates(config: Any, tunable: tuple[str, ...]) -> dict[str, Array]:
+    """The options of these dotted names, as leaves of the state."""
+    return {name: jnp.asarray(operator.attrgetter(name)(config), float) for name in tunable}
+
+
+def make_policy(spec: EnvSpec, config: ppo.PpoConfig, latent_size: int) -> Policy:
+    """Actor and critic of the sizes that the options ask for; a latent of no numbers is not embedded."""
+    embedding = config.latent_embedding if latent_size else None
+    return Policy(spec.action, config.layers, config.obs_embedding, embedding, config.init)
+
+
+def policy_inputs(config: ppo.PpoConfig, stats: Statistics, obs: Array, latent: Array) -> tuple[Array, Array]:
+    """Observation and latent as the policy gets them."""
+    obs = statistics.normalize(obs, stats.obs)
+    return obs, statistics.normalize(latent, stats.latent) if config.normalise_latent else latent
+
+
+def act(
+    policy: Policy, config: ppo.PpoConfig, params: Any, stats: Statistics, obs: Array, latent: Array,
+    key: Array, greedy: Array,
+) -> Array:  # fmt: skip
+    """Actions (N, A) for observations (N, D) and latents (N, L)."""
+    distribution, _ = policy.apply(params, *policy_inputs(config, stats, obs, latent))
+    return choose_action(policy.action, distribution, key, greedy)
+
+
+def judge(policy: Policy, params: Any, obs: Array, latent: Array, action: Array) -> ppo.Judged:
+    """A policy's opinion of actions (..., A) at normalised inputs (..., D) and (..., L)."""
+    distribution, value = policy.apply(params, obs, latent)
+    return ppo.Judged(action_log_prob(policy.action, distribution, action), distribution.entropy(), value)
+
+
+def normalise_rewards(
+    stats: statistics.RunningStatisticsState, reward: Array, gamma: float
+) -> tuple[statistics.RunningStatisticsState, Array]:
+    """Divides rewards by the running deviation of the discounted return, clipped to +-10.
+
+    At each step the discounted sums of all tasks enter the statistics before that step's rewards are
+    divided; a task's sum is set to 0 at its last step, before it enters (the reference's order).
+
+    Args:
+        stats: of the discounted return.
+        reward: (N, T) raw rewards of whole tasks.
+        gamma: discount.
+
+    Returns:
+        (stats, rewards (N, T)).
+    """
+    steps = reward.shape[1]
+
+    def step(carry: tuple[Any, Array], now: tuple[Array, Array]) -> tuple[tuple[Any, Array], Array]:
+        stats, total = carry
+        reward, last = now
+        total = jnp.where(last, 0.0, gamma * total + reward)
+        stats = statistics.update(stats, total)
+        return (stats, total), scale_reward(stats, reward)
+
+    last = jnp.arange(steps) == steps - 1
+    (stats, _), scaled = jax.lax.scan(step, (stats, jnp.zeros_like(reward[:, 0])), (reward.T, last))
+    return stats, scaled.T
+
+
+def scale_reward(stats: statistics.RunningStatisticsState, reward: Array) -> Array:
+    """Rewards divided by the deviation of returns, clipped to +-10."""
+    return jnp.clip(reward / stats.std, -_REWARD_CLIP, _REWARD_CLIP)
+
+
+def scaled_rewards(stats: Statistics, rollout: Rollout, gamma: float) -> tuple[Statistics, Array]:
+    """A rollout's rewards (N, K, H) as the policy is to see them, and statistics that know them."""
+    n = rollout.reward.shape[0]
+    raw = (rollout.reward * rollout.valid).reshape(n, -1)
+    return_stats, reward = normalise_rewards(stats.return_, raw, gamma)
+    return stats._replace(return_=return_stats), reward.reshape(rollout.reward.shape)
+
+
+def update_statistics(stats: Statistics, rollout: Rollout, latent: Array) -> Statistics:
+    """Statistics that know a rollout's observations and latents (N, K, H, L)."""
+    flat = lambda x: x.reshape(-1, x.shape[-1])  # noqa: E731
+    counted = rollout.valid.reshape(-1).astype(rollout.reward.dtype)
+    return stats._replace(
+        obs=statistics.update(stats.obs, flat(rollout.obs[:, :, :-1]), weights=counted),
+        latent=statistics.update(stats.latent, flat(latent), weights=counted)
+        if latent.size
+        else stats.latent,
+    )
+
+
+def advantages(
+    config: ppo.PpoConfig, rollout: Rollout, reward: Array, value: Array, weights: TaskWeights
+) -> tuple[Array, Array]:
+    """Advantages (N, K, H), and values (N, K, H) that are 0 where nothing follows an early end.
+
+    A task that the sampler filters out teaches nothing: no advantage, its own value as target.
+
+    Args:
+        config: options.
+        rollout: N tasks.
+        reward: (N, K, H) scaled.
+        value: (N, K, H) of the observations that actions were chosen from.
+        weights: what each task teaches.
+    """
+    n, _, h = reward.shape
+    value = jnp.where(rollout.valid, value, 0.0)
+    wanted = (weights.keep > 0)[:, None, None]
+    if config.credit == "task":
+        flat = (x.reshape(n, -1) for x in (reward, value, rollout.valid))
+        advantage = ppo.gae_over_task(*flat, config.gamma, config.gae_lambda)
+        return advantage.reshape(reward.shape) * wanted, value
+    kept = rollout.valid & (jnp.arange(h) < h - 1) & wanted
+    return ppo.gae(reward, value, kept.astype(reward.dtype), config.gamma, config.gae_lambda), value
+
+
+def make_batch(
+    config: ppo.PpoConfig, rollout: Rollout, reward: Array, weights: TaskWeights, inputs: Any,
+    log_prob: Array, value: Array,
+) -> ppo.PpoBatch:  # fmt: skip
+    """A batch of whole tasks, leaves (N, ...) and (N, T); log_prob and value (N, T) of the acting policy."""
+    n, k, h = reward.shape
+    advantage, value = advantages(config, rollout, reward, value.reshape(n, k, h), weights)
+    weight = weights.loss[:, None, None] * rollout.valid
+    by_step = lambda x: x.reshape(n, k * h)  # noqa: E731
+    return ppo.PpoBatch(
+        inputs=inputs,
+        action=rollout.action.reshape(n, k * h, -1),
+        log_prob=log_prob,
+        value=by_step(value),
+        return_=by_step(advantage + value),
+        advantage=by_step(ppo.normalise_advantage(advantage, weight)),
+        weight=by_step(weight),
+    )
+
+
+def as_transitions(batch: ppo.PpoBatch) -> ppo.PpoBatch:
+    """A batch of tasks with leaves (N, T, ...) as one of N T transitions."""
+    return jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), batch)
+
+
+def learning_rate(config: ppo.PpoConfig, rates: Mapping[str, Array], progress: Array) -> Array:
+    """Adam's, annealed if so wished."""
+    return rates["ppo.lr"] * ((1 - progress) if config.anneal_lr else 1.0)
+
+
+def run_ppo(
+    config: ppo.PpoConfig,
+    learned: Learned,
+    judge: ppo.Judge,
+    batch: ppo.PpoBatch,
+    key: Array,
+    progress: Array,
+) -> tuple[Learned, Metrics]:
+    """All epochs of PPO on a batch."""
+    params, opt_state, metrics = ppo.update(
+        learned.params, learned.opt_state, judge, batch, config,
+        lr=learning_rate(config, learned.rates, progress), entropy_coef=learned.rates["ppo.entropy_coef"],
+        key=key,
+    )  # fmt: skip
+    return learned._replace(params=params, opt_state=opt_state), metrics
+
+
+def update(
+    learned: Learned, policy: Policy, config: ppo.PpoConfig, rollout: Rollout, latent: Array, reward: Array,
+    weights: TaskWeights, key: Array, progress: Array, through: Callable[[Any], Array] | None = None,
+    sequence: Any = None,
+) -> tuple[Learned, Metrics]:  # fmt: skip
+    """PPO on a rollout: new input statistics, then all epochs.
+
+    Log-probabilities of what was done are taken under the new statistics, values under the old ones (the
+    reference's order).
+
+    Args:
+        learned: before. Its parameters are the policy's or, with ``through``, {"policy": ..., "memory": ...}.
+        policy: module.
+        config: options.
+        rollout: N tasks.
+        latent: (N, K, H, L) that actions were chosen with.
+        reward: (N, K, H) as the policy is to see them (scaled).
+        weights: what each task teaches.
+        key: permutations.
+        progress: () share of the run done, for annealing.
+        through: (memory's parameters, sequence) -> latents (B, T, L), where losses reach what makes
+            latents; minibatches are then of whole tasks.
+        sequence: pytree with leaves (N, ...) that ``through`` works from.
+    """
+    n, k, h = reward.shape
+    stats = update_statistics(learned.statistics, rollout, latent)
+    acting = learned.params if through is None else learned.params["policy"]
+    obs, latent = (x.reshape(n, k * h, x.shape[-1]) for x in (rollout.obs[:, :, :-1], latent))
+    action = rollout.action.reshape(n, k * h, -1)
+    _, value = policy.apply(acting, *policy_inputs(config, learned.statistics, obs, latent))
+    obs, latent = policy_inputs(config, stats, obs, latent)
+    log_prob = judge(policy, acting, obs, latent, action).log_prob
+    learned = learned._replace(statistics=stats)
+    if through is None:
+        batch = make_batch(config, rollout, reward, weights, (obs, latent), log_prob, value)
+
+        def of_transitions(params: Any, inputs: tuple[Array, Array], action: Array) -> ppo.Judged:
+            return judge(policy, params, *inputs, action)
+
+        return run_ppo(config, learned, of_transitions, as_transitions(batch), key, progress)
+    batch = make_batch(config, rollout, reward, weights, (obs, sequence), log_prob, value)
+
+    def of_tasks(params: Any, inputs: tuple[Array, Any], action: Array) -> ppo.Judged:
+        obs, sequence = inputs
+        latent = through(params["memory"], sequence)
+        if config.normalise_latent:
+            latent = statistics.normalize(latent, stats.latent)
+        return judge(policy, params["policy"], obs, latent, action)
+
+    return run_ppo(config, learned, of_tasks, batch, key, progress)
+
+
+def check_minibatches(spec: EnvSpec, num_tasks: int, config: ppo.PpoConfig, whole_tasks: bool) -> None:
+    """Raises ValueError where a batch does not divide into minibatches; one line."""
+    if whole_tasks and num_tasks % config.minibatches:
+        raise ValueError(
+            f"{num_tasks} tasks per iteration do not divide into ppo.minibatches={config.minibatches}, and "
+            "a minibatch here is made of whole tasks"
+        )
+    transitions = num_tasks * spec.episodes * spec.horizon
+    if transitions % config.minibatches:
+        raise ValueError(
+            f"{transitions} transitions per iteration ({num_tasks} tasks x {spec.episodes} x {spec.horizon}) "
+            f"do not divide into ppo.minibatches={config.minibatches}"
+        )
+
+
+def count_frames(frames: Array, rollout: Rollout) -> Array:
+    """Frames met after a rollout, as far as anybody asks."""
+    return jnp.minimum(frames + rollout.reward.size, _MANY_FRAMES)
+
+
+def when(
+    condition: Array, update: Callable[[], tuple[State, Metrics]], state: State
+) -> tuple[State, Metrics]:
+    """Runs an update or leaves the state, with NaN for the metrics that were not computed."""
+    update = jax.jit(update)  # so that its shapes and the branch share one trace
+
+    def skip() -> tuple[State, Metrics]:
+        _, metrics = jax.eval_shape(update)
+        return state, jax.tree.map(lambda m: jnp.full(m.shape, jnp.nan, m.dtype), metrics)
+
+    return jax.lax.cond(condition, update, skip)

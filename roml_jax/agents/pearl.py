@@ -1,0 +1,353 @@
+"""PEARL: a probabilistic context encoder, posterior sampling between episodes, and SAC from a replay.
+
+Source: Rakelly et al. 2019, as RoML-PEARL runs it. The belief is a product of one Gaussian per transition,
+so that a step costs the same however much has been seen. A task's parameters are the sampler's, new at every
+visit; what is kept of a visit are its transitions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import distrax
+import jax
+import jax.numpy as jnp
+
+from roml_jax import checks
+from roml_jax import replay as replay_lib
+from roml_jax.agents import on_policy, sac
+from roml_jax.agents.base import Agent
+from roml_jax.types import Array, Discrete, EnvSpec, Metrics, Rollout, TaskWeights, Transition
+
+_MIN_VAR = 1e-7
+
+
+@dataclass(frozen=True)
+class ContextConfig:
+    """The belief: its encoder and what it is inferred from."""
+
+    latent: int = 5
+    """Numbers in z."""
+    layers: tuple[int, ...] = (200, 200, 200)
+    """Hidden sizes of the encoder, which sees one transition at a time."""
+    size: int = 100
+    """Transitions that a posterior is worth: drawn with replacement for learning; what acts takes the
+    product over all it has seen to the power of size / number seen, the same in expectation."""
+    next_obs: bool = False
+    """Let the encoder see what came of an action, beside observation, action and reward."""
+    kl_weight: float = 0.1
+    """Weight of the KL divergence from N(0, I), summed over tasks and numbers of z."""
+    prior_episodes: int = 2
+    """Episodes of a task under z from the prior; they are the context, and later ones act on it."""
+
+    def __post_init__(self) -> None:
+        checks.at_least(self, "context", 1, "latent", "layers", "size", "prior_episodes")
+        checks.at_least(self, "context", 0, "kl_weight")
+
+
+@dataclass(frozen=True)
+class PearlConfig:
+    """PEARL's parts and when they start to learn."""
+
+    sac: sac.SacConfig = field(default_factory=sac.SacConfig)
+    context: ContextConfig = field(default_factory=ContextConfig)
+    buffer_visits: int = 3000
+    """Visits to tasks (all their episodes) that are kept; the newest replace the oldest."""
+    slots: int | None = None
+    """None: a task's transitions and its context come from the same visit. A number: as the reference, whose
+    slots keep the transitions of every task that they have held beside the context of the newest."""
+    learning_starts: int = 200_000
+    """Frames collected before anything is learned (the reference's 100 tasks x 2,000 steps)."""
+
+    def __post_init__(self) -> None:
+        checks.at_least(self, "", 1, "buffer_visits", "slots")
+        checks.at_least(self, "", 0, "learning_starts")
+        if self.slots and self.buffer_visits % self.slots:
+            raise ValueError(
+                f"buffer_visits ({self.buffer_visits}) must be a multiple of slots ({self.slots})"
+            )
+
+
+TUNABLE = ("sac.lr",)
+
+
+class Visit(NamedTuple):
+    """What is kept of a visit to a task.
+
+    Attributes:
+        obs: (..., K, H + 1, D).
+        action: (..., K, H, A).
+        reward: (..., K, H) raw.
+        valid: (..., K, H) bool.
+        weight: (...,) what the sampler lets it count in the policy's loss.
+    """
+
+    obs: Array
+    action: Array
+    reward: Array
+    valid: Array
+    weight: Array
+
+
+class PearlState(NamedTuple):
+    """Everything that learning changes; ``params`` are SAC's and "encoder"."""
+
+    params: Any
+    opt_state: Any
+    replay: replay_lib.Replay
+    frames: Array
+    rates: Mapping[str, Array]
+
+
+class PearlBelief(NamedTuple):
+    """Sums over the transitions seen, and the z that acts.
+
+    Attributes:
+        precision: (N, L) summed.
+        weighted: (N, L) sum of precision times mean.
+        seen: (N,) transitions.
+        episode: () index of the episode.
+        z: (N, L).
+    """
+
+    precision: Array
+    weighted: Array
+    seen: Array
+    episode: Array
+    z: Array
+
+
+class _Context(NamedTuple):
+    """The encoder for an environment."""
+
+    config: ContextConfig
+    action: Any
+    encoder: sac.Mlp
+
+    def inputs(self, obs: Array, action: Array, reward: Array, next_obs: Array) -> tuple[Array, ...]:
+        """What the encoder sees of transitions (...)."""
+        parts = (obs, encode_action(self.action, action), reward[..., None])
+        return (*parts, next_obs) if self.config.next_obs else parts
+
+    def factors(self, params: Any, *transition: Array) -> tuple[Array, Array]:
+        """Precision and precision times mean (..., L) of each transition's Gaussian."""
+        mean, spread = self.encoder.apply(params, *self.inputs(*transition))
+        precision = 1 / jnp.maximum(jax.nn.softplus(spread), _MIN_VAR)
+        return precision, precision * mean
+
+
+def encode_action(space: Any, action: Array) -> Array:
+    """Actions (..., A) as a network gets them: a discrete one as a vector of n numbers."""
+    if isinstance(space, Discrete):
+        return jax.nn.one_hot(action[..., 0].astype(jnp.int32), space.n, dtype=action.dtype)
+    return action
+
+
+def posterior(precision: Array, weighted: Array) -> distrax.MultivariateNormalDiag:
+    """The product's Gaussian (..., L); N(0, I), which is no factor, where nothing was seen."""
+    known = precision > 0
+    safe = jnp.where(known, precision, 1.0)
+    return distrax.MultivariateNormalDiag(jnp.where(known, weighted / safe, 0.0), safe**-0.5)
+
+
+def draw_rows(size: Array, cursor: Array, slots: int, n: int, m: int, key: Array) -> tuple[Array, Array]:
+    """Rows of a ring of visits for n slots: of each one's newest visit (n,), and of any of its (n, m).
+
+    Visits go to the slots in turn, so slot s has the rows s, s + slots, ...
+
+    Args:
+        size: () rows that hold something.
+        cursor: () where the next batch goes.
+        slots: a divisor of the ring's capacity.
+        n: slots to draw.
+        m: rows to draw for each.
+        key: randomness.
+    """
+    slot_key, visit_key = jax.random.split(key)
+    slot = jax.random.randint(slot_key, (n,), 0, jnp.clip(size, 1, slots))
+    newest_before = jnp.where(cursor > slot, cursor, size)
+    newest = slot + slots * (jnp.maximum(newest_before - 1 - slot, 0) // slots)
+    visits = jnp.maximum(size - 1 - slot, 0) // slots + 1
+    any_of = slot[:, None] + slots * jax.random.randint(visit_key, (n, m), 0, visits[:, None])
+    return newest, any_of
+
+
+def _steps(rows: Visit, visit: Array, step: Array) -> tuple[Array, Array, Array, Array, Array, Array]:
+    """Transitions of visits (...) at steps (...) of K H: obs, action, reward, next obs, terminal, valid."""
+    horizon = rows.reward.shape[2]
+    at = (visit, step // horizon, step % horizon)
+    after = (*at[:2], at[2] + 1)
+    valid = rows.valid[at]
+    within = at[2] + 1 < horizon
+    follows = rows.valid[(*at[:2], jnp.minimum(at[2] + 1, horizon - 1))]
+    terminal = (valid & within & ~follows).astype(rows.reward.dtype)
+    return rows.obs[at], rows.action[at], rows.reward[at], rows.obs[after], terminal, valid
+
+
+def _sample(config: PearlConfig, ring: replay_lib.Replay, key: Array) -> tuple[sac.Batch, tuple[Array, ...]]:
+    """Transitions of ``meta_batch`` tasks and, for each, a context with its validity (B, C)."""
+    row_key, step_key, context_key = jax.random.split(key, 3)
+    rows: Visit = ring.rows
+    capacity, episodes, horizon = rows.reward.shape
+    b, m, c = config.sac.meta_batch, config.sac.batch, config.context.size
+    newest, visits = draw_rows(ring.size, ring.cursor, config.slots or capacity, b, m, row_key)
+    step = jax.random.randint(step_key, (b, m), 0, episodes * horizon)
+    obs, action, reward, next_obs, terminal, valid = _steps(rows, visits, step)
+    weight = valid.astype(reward.dtype)
+    batch = sac.Batch(obs, action, reward, next_obs, terminal, weight, weight * rows.weight[visits])
+    explored = min(config.context.prior_episodes, episodes) * horizon
+    step = jax.random.randint(context_key, (b, c), 0, explored)
+    obs, action, reward, next_obs, _, valid = _steps(rows, jnp.broadcast_to(newest[:, None], (b, c)), step)
+    return batch, (obs, action, reward, next_obs, valid)
+
+
+def _gradient_step(
+    state: PearlState, networks: sac.Networks, context: _Context, config: PearlConfig,
+    ring: replay_lib.Replay, key: Array,
+) -> tuple[PearlState, Metrics]:  # fmt: skip
+    """Critics and encoder, then value, slow value and policy (the reference's order)."""
+    sample_key, z_key, action_key = jax.random.split(key, 3)
+    batch, (*transition, valid) = _sample(config, ring, sample_key)
+    lr = state.rates["sac.lr"]
+
+    def critic_loss(learned: Any) -> tuple[Array, tuple[Array, Metrics]]:
+        precision, weighted = context.factors(learned["encoder"], *transition)
+        counts = valid[..., None]
+        belief = posterior((precision * counts).sum(axis=1), (weighted * counts).sum(axis=1))
+        z = belief.sample(seed=z_key)
+        by_step = jnp.broadcast_to(z[:, None], (*batch.reward.shape, z.shape[-1]))
+        loss = sac.q_loss(networks, config.sac, {**state.params, "q": learned["q"]}, batch, by_step)
+        standard = distrax.MultivariateNormalDiag(jnp.zeros_like(z), jnp.ones_like(z))
+        kl = belief.kl_divergence(standard).sum()
+        metrics = {"q_loss": loss, "kl": kl / z.shape[0], "z_deviation": belief.stddev().mean()}
+        return loss + config.context.kl_weight * kl, (by_step, metrics)
+
+    learned = {"encoder": state.params["encoder"], "q": state.params["q"]}
+    grads, (z, metrics) = jax.grad(critic_loss, has_aux=True)(learned)
+    learned, critic_opt = sac.adam_step(learned, grads, state.opt_state["critic"], lr)
+    params, opt_state, more = sac.improve(
+        networks, config.sac, {**state.params, **learned}, {**state.opt_state, "critic": critic_opt}, batch,
+        jax.lax.stop_gradient(z), action_key, lr,
+    )  # fmt: skip
+    return state._replace(params=params, opt_state=opt_state), metrics | more
+
+
+def _update(
+    state: PearlState, networks: sac.Networks, context: _Context, config: PearlConfig, rollout: Rollout,
+    weights: TaskWeights, key: Array,
+) -> tuple[PearlState, Metrics]:  # fmt: skip
+    weight = (weights.keep > 0) * weights.loss
+    visit = Visit(rollout.obs, rollout.action, rollout.reward, rollout.valid, weight)
+    ring = replay_lib.add(state.replay, visit)
+    frames = on_policy.count_frames(state.frames, rollout)
+    learner = state._replace(replay=(), frames=frames)
+
+    def step(i: Array, carry: tuple[PearlState, Metrics]) -> tuple[PearlState, Metrics]:
+        learner, totals = carry
+        learner, metrics = _gradient_step(
+            learner, networks, context, config, ring, jax.random.fold_in(key, i)
+        )
+        return learner, jax.tree.map(jnp.add, totals, metrics)
+
+    _, shapes = jax.eval_shape(lambda s: _gradient_step(s, networks, context, config, ring, key), learner)
+    zeros = jax.tree.map(lambda m: jnp.zeros(m.shape, m.dtype), shapes)
+    # a loop of no steps, where it is too early, in place of a branch, which might copy the ring
+    count = jnp.where(frames >= config.learning_starts, config.sac.updates, 0)
+    learner, totals = jax.lax.fori_loop(0, count, step, (learner, zeros))
+    metrics = {f"sac/{name}": jnp.where(count > 0, total / count, jnp.nan) for name, total in totals.items()}
+    return learner._replace(replay=ring), metrics
+
+
+def _init(
+    key: Array, spec: EnvSpec, networks: sac.Networks, context: _Context, config: PearlConfig
+) -> PearlState:
+    k, h, d, a = spec.episodes, spec.horizon, spec.obs_size, spec.action.size
+    policy_key, encoder_key = jax.random.split(key)
+    obs, action, z = jnp.zeros(d), jnp.zeros(a), jnp.zeros(config.context.latent)
+    params = networks.init(policy_key, obs, z)
+    params["encoder"] = context.encoder.init(encoder_key, *context.inputs(obs, action, jnp.zeros(()), obs))
+    critic = {"encoder": params["encoder"], "q": params["q"]}
+    opt_state = {name: sac.ADAM.init(params[name]) for name in ("policy", "value")}
+    row = Visit(
+        jnp.zeros((k, h + 1, d)), jnp.zeros((k, h, a)), jnp.zeros((k, h)), jnp.zeros((k, h), bool),
+        jnp.zeros(()),
+    )  # fmt: skip
+    return PearlState(
+        params,
+        opt_state | {"critic": sac.ADAM.init(critic)},
+        replay_lib.init(config.buffer_visits, row),
+        jnp.zeros((), jnp.int32),
+        on_policy.init_rates(config, TUNABLE),
+    )
+
+
+def _check(spec: EnvSpec, num_tasks: int, config: PearlConfig) -> None:
+    action = spec.action
+    if not isinstance(action, Discrete) and action.squash:
+        raise ValueError("agent=pearl squashes its actions itself: --protocol.action-map raw")
+    if config.buffer_visits % num_tasks:
+        raise ValueError(
+            f"buffer_visits ({config.buffer_visits}) must be a multiple of num_tasks ({num_tasks})"
+        )
+
+
+def _acting(state: PearlState) -> PearlState:
+    """Policy and encoder are what acts."""
+    params = {name: state.params[name] for name in ("policy", "encoder")}
+    return state._replace(params=params, opt_state=(), replay=(), rates={})
+
+
+def make(spec: EnvSpec, num_tasks: int, config: PearlConfig) -> Agent:
+    """PEARL for an environment, on N = ``num_tasks`` tasks per meta-iteration.
+
+    Raises:
+        ValueError: if visits do not fit the buffer evenly, or actions would be squashed twice.
+    """
+    _check(spec, num_tasks, config)
+    networks = sac.make_networks(spec.action, config.sac)
+    latent = config.context.latent
+    context = _Context(config.context, spec.action, sac.Mlp(config.context.layers, (latent, latent)))
+
+    def begin(state: PearlState, n: int, key: Array) -> PearlBelief:
+        zero = jnp.zeros((n, latent))
+        z = posterior(zero, zero).sample(seed=key)
+        return PearlBelief(zero, zero, jnp.zeros(n), jnp.zeros((), jnp.int32), z)
+
+    def act(
+        state: PearlState, belief: PearlBelief, obs: Array, key: Array, greedy: Array
+    ) -> tuple[Array, tuple[()]]:
+        return networks.act(state.params["policy"], obs, belief.z, key, greedy), ()
+
+    def observe(state: PearlState, belief: PearlBelief, step: Transition) -> PearlBelief:
+        transition = step.obs, step.action, step.reward, step.next_obs
+        precision, weighted = context.factors(state.params["encoder"], *transition)
+        valid = step.valid[:, None]
+        return belief._replace(
+            precision=belief.precision + jnp.where(valid, precision, 0.0),
+            weighted=belief.weighted + jnp.where(valid, weighted, 0.0),
+            seen=belief.seen + step.valid,
+        )
+
+    def adapt(state: PearlState, belief: PearlBelief, episode: Any, key: Array) -> PearlBelief:
+        del episode
+        done = belief.episode + 1
+        share = config.context.size / jnp.maximum(belief.seen, 1)[:, None]
+        informed = jnp.where(done >= config.context.prior_episodes, share, 0.0)
+        z = posterior(informed * belief.precision, informed * belief.weighted).sample(seed=key)
+        return belief._replace(episode=done, z=z)
+
+    return Agent(
+        init=lambda key: _init(key, spec, networks, context, config),
+        begin=begin,
+        act=act,
+        observe=observe,
+        adapt=adapt,
+        update=lambda state, rollout, weights, key, progress: _update(
+            state, networks, context, config, rollout, weights, key
+        ),
+        tunable=TUNABLE,
+        tune=on_policy.tune,
+        acting=_acting,
+    )

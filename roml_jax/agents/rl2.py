@@ -1,0 +1,91 @@
+"""RL2: a recurrent policy over all episodes of a task, trained through time by its own losses.
+
+Source: Duan et al. 2016, with VariBAD's networks and PPO: the GRU gets (action, next observation, reward),
+the policy its hidden state beside the current observation. It has no other notion of the task.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from roml_jax.agents import on_policy, ppo
+from roml_jax.agents.base import Agent
+from roml_jax.agents.history import History, HistoryConfig, Trajectory, empty, trajectory_of
+from roml_jax.types import Array, EnvSpec, Metrics, Rollout, TaskWeights, Transition
+
+
+def _ppo_config() -> ppo.PpoConfig:
+    """A hidden state lies in (-1, 1) already, and what was found out must be worth something later."""
+    return ppo.PpoConfig(credit="task", normalise_latent=False)
+
+
+@dataclass(frozen=True)
+class Rl2Config:
+    """RL2's parts."""
+
+    ppo: ppo.PpoConfig = field(default_factory=_ppo_config)
+    memory: HistoryConfig = field(default_factory=HistoryConfig)
+
+
+def make(spec: EnvSpec, num_tasks: int, config: Rl2Config) -> Agent:
+    """RL2 for an environment, on N = ``num_tasks`` tasks per meta-iteration.
+
+    Raises:
+        ValueError: if the tasks do not divide into minibatches.
+    """
+    on_policy.check_minibatches(spec, num_tasks, config.ppo, whole_tasks=True)
+    policy = on_policy.make_policy(spec, config.ppo, config.memory.hidden)
+    memory = History(config.memory, spec.obs_size, spec.action.size)
+
+    def init(key: Array) -> on_policy.Learned:
+        policy_key, memory_key = jax.random.split(key)
+        one = jax.tree.map(lambda x: x[None], empty(spec))
+        params = {
+            "policy": policy.init(policy_key, jnp.zeros(spec.obs_size), jnp.zeros(config.memory.hidden)),
+            "memory": memory.init(memory_key, one),
+        }
+        stats = on_policy.init_statistics(spec.obs_size, config.memory.hidden)
+        rates = on_policy.init_rates(config, on_policy.TUNABLE)
+        return on_policy.init_learned(params, config.ppo, stats, rates)
+
+    def act(
+        state: on_policy.Learned, hidden: Array, obs: Array, key: Array, greedy: Array
+    ) -> tuple[Array, Array]:
+        params, stats = state.params["policy"], state.statistics
+        return on_policy.act(policy, config.ppo, params, stats, obs, hidden, key, greedy), hidden
+
+    def observe(state: on_policy.Learned, hidden: Array, step: Transition) -> Array:
+        after = memory.apply(
+            state.params["memory"], hidden, spec.action.executed(step.action), step.next_obs, step.reward,
+            method="observe",
+        )  # fmt: skip
+        return jnp.where(step.valid[:, None], after, hidden)
+
+    def latents(params: Any, trajectory: Trajectory) -> Array:
+        return memory.apply(params, trajectory)[:, :-1]
+
+    def update(
+        state: on_policy.Learned, rollout: Rollout, weights: TaskWeights, key: Array, progress: Array
+    ) -> tuple[on_policy.Learned, Metrics]:
+        stats, reward = on_policy.scaled_rewards(state.statistics, rollout, config.ppo.gamma)
+        learned, metrics = on_policy.update(
+            state._replace(statistics=stats), policy, config.ppo, rollout, rollout.extras, reward, weights,
+            key, progress, latents, trajectory_of(rollout, spec.action),
+        )  # fmt: skip
+        return learned, {f"ppo/{name}": value for name, value in metrics.items()}
+
+    return Agent(
+        init=init,
+        begin=lambda state, n, key: jnp.zeros((n, config.memory.hidden)),
+        act=act,
+        observe=observe,
+        adapt=None,
+        update=update,
+        tunable=on_policy.TUNABLE,
+        tune=on_policy.tune,
+        acting=on_policy.acting,
+    )

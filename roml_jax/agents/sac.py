@@ -1,0 +1,259 @@
+"""Soft actor-critic as PEARL runs it: two Q networks, a value network, its slow copy, a policy, all given z.
+
+Every network gets the observation and a latent z. Temperature 1: ``reward_scale`` sets how much entropy is
+worth. Continuous actions are tanh of a Gaussian, rescaled to the action range; discrete ones have exact
+expectations in place of samples. Source: Rakelly et al. 2019, and spec.md D for what their code does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import distrax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from roml_jax import checks
+from roml_jax.agents.ppo import weighted_mean
+from roml_jax.networks import dense
+from roml_jax.types import Array, Continuous, Discrete, Metrics
+
+_LOG_STD = (-20.0, 2.0)
+_OUT, _HEAD = 3e-3, 1e-3  # bounds of initial weights: a last layer's, a policy head's
+
+
+@dataclass(frozen=True)
+class SacConfig:
+    """The actor and its critics: networks and how they are optimised."""
+
+    layers: tuple[int, ...] = (300, 300, 300)
+    """Hidden sizes of every network."""
+    lr: float = 3e-4
+    """Adam's learning rate, of all networks and of the context encoder."""
+    gamma: float = 0.99
+    """Discount."""
+    tau: float = 0.005
+    """How far the slow copy of the value network follows per gradient step."""
+    reward_scale: float = 5.0
+    """What rewards are multiplied with, against an entropy of weight 1."""
+    regularisation: float = 1e-3
+    """Penalty on the mean square of the policy's means (logits) and of its log-deviations."""
+    updates: int = 2000
+    """Gradient steps per meta-iteration."""
+    meta_batch: int = 16
+    """Tasks per gradient step."""
+    batch: int = 256
+    """Transitions of each of them."""
+
+    def __post_init__(self) -> None:
+        checks.at_least(self, "sac", 1, "layers", "updates", "meta_batch", "batch")
+        checks.at_least(self, "sac", 0, "regularisation")
+        checks.share(self, "sac", "gamma")
+        checks.share(self, "sac", "tau", zero=False)
+        checks.positive(self, "sac", "lr", "reward_scale")
+
+
+class Batch(NamedTuple):
+    """Transitions of B tasks, M of each.
+
+    Attributes:
+        obs: (B, M, D).
+        action: (B, M, A) as carried out; a discrete one is one float.
+        reward: (B, M) raw.
+        next_obs: (B, M, D).
+        terminal: (B, M) 1 where nothing follows.
+        weight: (B, M) 0 for steps that do not count.
+        policy_weight: (B, M) what they count in the policy's loss.
+    """
+
+    obs: Array
+    action: Array
+    reward: Array
+    next_obs: Array
+    terminal: Array
+    weight: Array
+    policy_weight: Array
+
+
+def _uniform(bound: float) -> Callable[..., Array]:
+    return lambda key, shape, dtype=float: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+class Mlp(nn.Module):
+    """A ReLU network initialised as rlkit's: hidden weights by their number of outputs, biases 0.1."""
+
+    layers: Sequence[int]
+    outputs: Sequence[int] = (1,)
+    bound: float = _OUT
+
+    @nn.compact
+    def __call__(self, *parts: Array) -> tuple[Array, ...]:
+        """One array (..., size) per output, for parts (..., F) that are concatenated."""
+        x = jnp.concatenate(parts, axis=-1)
+        for size in self.layers:
+            init = _uniform(size**-0.5)
+            x = nn.relu(dense(size, kernel_init=init, bias_init=nn.initializers.constant(0.1))(x))
+        init = _uniform(self.bound)
+        return tuple(dense(size, kernel_init=init, bias_init=init)(x) for size in self.outputs)
+
+
+class Choice(NamedTuple):
+    """What a policy would do at observations (...).
+
+    Attributes:
+        action: (..., A), or None where every action is weighed.
+        log_prob: (...), or (..., n) of every action.
+        entropy: (...), an estimate from one action or exact.
+        penalty: (...) squares of the distribution's parameters.
+    """
+
+    action: Array | None
+    log_prob: Array
+    entropy: Array
+    penalty: Array
+
+
+class Networks(NamedTuple):
+    """The modules for an action space; parameters are {"policy", "q", "value", "target"}."""
+
+    action: Discrete | Continuous
+    policy: Mlp
+    q: Mlp
+    value: Mlp
+
+    @property
+    def _scale(self) -> tuple[float, float]:
+        return (self.action.high + self.action.low) / 2, (self.action.high - self.action.low) / 2
+
+    def init(self, key: Array, obs: Array, latent: Array) -> dict[str, Any]:
+        """Parameters, for examples of an observation (D,) and of a latent (L,)."""
+        policy_key, q_key, value_key = jax.random.split(key, 3)
+        taken = () if isinstance(self.action, Discrete) else (jnp.zeros(self.action.size),)
+        value = self.value.init(value_key, obs, latent)
+        return {
+            "policy": self.policy.init(policy_key, obs, latent),
+            "q": jax.vmap(lambda k: self.q.init(k, obs, latent, *taken))(jax.random.split(q_key)),
+            "value": value,
+            "target": jax.tree.map(jnp.copy, value),
+        }
+
+    def act(self, policy: Any, obs: Array, latent: Array, key: Array, greedy: Array) -> Array:
+        """Actions (N, A) as the environment gets them, sampled or the likeliest."""
+        if isinstance(self.action, Discrete):
+            (logits,) = self.policy.apply(policy, obs, latent)
+            chosen = jnp.where(greedy, logits.argmax(axis=-1), jax.random.categorical(key, logits))
+            return chosen[..., None].astype(obs.dtype)
+        mean, std = self._gaussian(policy, obs, latent)
+        middle, half = self._scale
+        u = mean + jnp.where(greedy, 0.0, std) * jax.random.normal(key, mean.shape, mean.dtype)
+        return middle + half * jnp.tanh(u)
+
+    def _gaussian(self, policy: Any, obs: Array, latent: Array) -> tuple[Array, Array]:
+        mean, log_std = self.policy.apply(policy, obs, latent)
+        return mean, jnp.exp(jnp.clip(log_std, *_LOG_STD))
+
+    def choose(self, policy: Any, obs: Array, latent: Array, key: Array) -> Choice:
+        """A reparametrised action with its log-probability, or all of them with theirs."""
+        if isinstance(self.action, Discrete):
+            (logits,) = self.policy.apply(policy, obs, latent)
+            log_prob = jax.nn.log_softmax(logits)
+            entropy = -(jnp.exp(log_prob) * log_prob).sum(axis=-1)
+            return Choice(None, log_prob, entropy, jnp.square(logits).mean(axis=-1))
+        mean, std = self._gaussian(policy, obs, latent)
+        squashed = distrax.Transformed(
+            distrax.MultivariateNormalDiag(mean, std), distrax.Block(distrax.Tanh(), 1)
+        )
+        action, log_prob = squashed.sample_and_log_prob(seed=key)
+        middle, half = self._scale
+        penalty = jnp.square(mean).mean(axis=-1) + jnp.square(jnp.log(std)).mean(axis=-1)
+        return Choice(middle + half * action, log_prob, -log_prob, penalty)
+
+    def q_of(self, q: Any, obs: Array, latent: Array, action: Array) -> Array:
+        """Both critics' values (2, ...) of actions (..., A)."""
+        if isinstance(self.action, Continuous):
+            return jax.vmap(lambda p: self.q.apply(p, obs, latent, action)[0][..., 0])(q)
+        index = action.astype(jnp.int32)
+        return jax.vmap(
+            lambda p: jnp.take_along_axis(self.q.apply(p, obs, latent)[0], index, axis=-1)[..., 0]
+        )(q)
+
+    def soft_q(self, q: Any, obs: Array, latent: Array, choice: Choice) -> Array:
+        """The lesser critic's value less the log-probability, (...), in expectation over the choice."""
+        if isinstance(self.action, Continuous):
+            return self.q_of(q, obs, latent, choice.action).min(axis=0) - choice.log_prob
+        every = jax.vmap(lambda p: self.q.apply(p, obs, latent)[0])(q).min(axis=0)
+        return (jnp.exp(choice.log_prob) * every).sum(axis=-1) + choice.entropy
+
+    def value_of(self, value: Any, obs: Array, latent: Array) -> Array:
+        """The value network's opinion, (...)."""
+        return self.value.apply(value, obs, latent)[0][..., 0]
+
+
+def make_networks(action: Discrete | Continuous, config: SacConfig) -> Networks:
+    """Modules of the sizes that an action space and the options ask for."""
+    discrete = isinstance(action, Discrete)
+    heads = (action.n,) if discrete else (action.size, action.size)
+    return Networks(
+        action,
+        Mlp(config.layers, heads, _HEAD),
+        Mlp(config.layers, (action.n if discrete else 1,)),
+        Mlp(config.layers),
+    )
+
+
+def q_loss(networks: Networks, config: SacConfig, params: Any, batch: Batch, z: Array) -> Array:
+    """Squared errors of both critics against the slow value of what follows; z (B, M, L) gets gradients."""
+    follows = networks.value_of(params["target"], batch.next_obs, jax.lax.stop_gradient(z))
+    target = config.reward_scale * batch.reward + config.gamma * (1 - batch.terminal) * follows
+    error = networks.q_of(params["q"], batch.obs, z, batch.action) - jax.lax.stop_gradient(target)
+    return weighted_mean(jnp.square(error).sum(axis=0), batch.weight)
+
+
+def improve(
+    networks: Networks, config: SacConfig, params: Any, opt_state: Any, batch: Batch, z: Array, key: Array,
+    lr: Array,
+) -> tuple[Any, Any, Metrics]:  # fmt: skip
+    """One step of the value network, its slow copy and the policy, with critics that have stepped already.
+
+    Args:
+        networks: modules.
+        config: options.
+        params: {"policy", "q", "value", "target"}.
+        opt_state: {"policy", "value"}.
+        batch: transitions.
+        z: (B, M, L) without gradient.
+        key: of the policy's actions, the same for both losses.
+        lr: ().
+    """
+
+    def value_loss(value: Any) -> Array:
+        choice = networks.choose(params["policy"], batch.obs, z, key)
+        target = jax.lax.stop_gradient(networks.soft_q(params["q"], batch.obs, z, choice))
+        return weighted_mean(jnp.square(networks.value_of(value, batch.obs, z) - target), batch.weight)
+
+    def policy_loss(policy: Any) -> tuple[Array, Array]:
+        choice = networks.choose(policy, batch.obs, z, key)
+        loss = config.regularisation * choice.penalty - networks.soft_q(params["q"], batch.obs, z, choice)
+        return weighted_mean(loss, batch.policy_weight), weighted_mean(choice.entropy, batch.weight)
+
+    loss, grads = jax.value_and_grad(value_loss)(params["value"])
+    value, value_opt = adam_step(params["value"], grads, opt_state["value"], lr)
+    target = jax.tree.map(lambda slow, new: slow + config.tau * (new - slow), params["target"], value)
+    (actor_loss, entropy), grads = jax.value_and_grad(policy_loss, has_aux=True)(params["policy"])
+    policy, policy_opt = adam_step(params["policy"], grads, opt_state["policy"], lr)
+    params = {**params, "value": value, "target": target, "policy": policy}
+    metrics = {"value_loss": loss, "policy_loss": actor_loss, "entropy": entropy}
+    return params, {**opt_state, "value": value_opt, "policy": policy_opt}, metrics
+
+
+ADAM = optax.scale_by_adam(eps=1e-8)
+
+
+def adam_step(params: Any, grads: Any, opt_state: Any, lr: Array) -> tuple[Any, Any]:
+    """One step of Adam, whose learning rate is a leaf."""
+    updates, opt_state = ADAM.update(grads, opt_state, params)
+    return optax.apply_updates(params, jax.tree.map(lambda u: -lr * u, updates)), opt_state

@@ -1,0 +1,197 @@
+"""What every registered agent must keep to, on every sampler and environment; its name is its test.
+
+Programs are compiled once per agent and environment, and once per sampler and environment, and put
+together by the loop itself (``meta.make_iteration``), so that the pairs cost little.
+"""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from examples import own_agent
+from roml_jax import agents, config, envs, experiment, meta, samplers
+from roml_jax.registry import options_class
+
+ENVS = {
+    "probe_memory": lambda: envs.make("probe_memory"),
+    "khazad_dum": lambda: envs.make("khazad_dum"),
+    "cheetah_vel": lambda: envs.make("cheetah_vel", physics="mujoco"),
+}
+SHORT = {"protocol.horizon": 4, "protocol.episodes": 2, "protocol.test_episodes": 2}
+AGENTS, SAMPLERS = agents.names(), samplers.names()  # the example's among them
+assert agents.get("evolution") is own_agent.make
+TASKS, ITERATIONS = 8, 2
+# what makes each agent small; an agent that is not named is small already
+PPO = {
+    "ppo.layers": 8,
+    "ppo.obs_embedding": 4,
+    "ppo.latent_embedding": 4,
+    "ppo.minibatches": 2,
+    "ppo.epochs": 1,
+}
+SMALL = {
+    "varibad": PPO | {
+        "vae.hidden": 8, "vae.latents": 2, "vae.decodes": 2, "vae.buffer_trajectories": 16, "vae.tbptt": None,
+        "vae.batch_trajectories": 4, "learning_starts": 0,
+    },
+    "rl2": PPO | {"memory.hidden": 8},
+    "maml": PPO,
+    "pearl": {
+        "sac.layers": 8, "sac.updates": 2, "sac.meta_batch": 2, "sac.batch": 4, "context.layers": 8,
+        "context.size": 4, "context.prior_episodes": 1, "buffer_visits": 16, "slots": 4, "learning_starts": 0,
+    },
+    "multitask": PPO,
+    "oracle": PPO,
+}  # fmt: skip
+BATCH = 8  # scored tasks until a sampler moves: it has moved when the second iteration draws
+ALL = [(agent, sampler, env) for agent in AGENTS for sampler in SAMPLERS for env in ENVS]
+# every agent with every sampler, and both with every environment: a Latin square
+PAIRS = [
+    (agent, sampler, tuple(ENVS)[(i + j) % len(ENVS)])
+    for i, agent in enumerate(AGENTS)
+    for j, sampler in enumerate(SAMPLERS)
+]
+FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+
+def compiled(function, *static):
+    """Jitted for a quick compilation: the programs run for milliseconds."""
+    return jax.jit(function, static_argnums=static, compiler_options=FAST)
+
+
+@functools.cache
+def options_of(agent):
+    options = {"num_tasks": TASKS, "frames": 1e4} | SHORT | SMALL.get(agent, {})
+    return config.make("probe_memory", "uniform", agent, **options)
+
+
+@pytest.fixture(autouse=True)
+def _compiled_checks(monkeypatch):
+    """The loop's own arithmetic over a state, compiled once per agent, not operation by operation."""
+    monkeypatch.setattr(meta, "_is_well", IS_WELL)
+    monkeypatch.setattr(meta, "_unless", UNLESS)
+
+
+IS_WELL, UNLESS = compiled(meta._is_well), compiled(meta._unless)
+
+
+@functools.cache
+def learner_of(agent, env):
+    options, made = options_of(agent), ENVS[env]()
+    learner = experiment._make_learner(options, made, options.protocol.agent_spec(made.spec), None)
+    return learner._replace(
+        init=compiled(learner.init), collect=compiled(learner.collect), update=compiled(learner.update),
+        test=compiled(learner.test),
+    )  # fmt: skip
+
+
+def sampler_made(sampler, env):
+    kind = options_class(samplers.get(sampler))
+    batch = {"batch_size": BATCH} if "batch_size" in kind.__dataclass_fields__ else {}
+    return samplers.make(sampler, ENVS[env]().family, 0.2, kind(**batch))
+
+
+@functools.cache
+def sampler_of(sampler, env):
+    made = sampler_made(sampler, env)
+    return made._replace(
+        init=compiled(made.init), sample=compiled(made.sample, 2), update=compiled(made.update),
+        weights=compiled(made.weights), phi=compiled(made.phi),
+    )  # fmt: skip
+
+
+def run(agent, sampler, env, seed):
+    learner, chosen = learner_of(agent, env), sampler_of(sampler, env)
+    iteration = meta.make_iteration(learner, chosen, TASKS, 10)
+    learner_key, sampler_key, key = jax.random.split(jax.random.key(seed), 3)
+    state = meta.MetaState(
+        learner.init(learner_key), chosen.init(sampler_key), key, jnp.full((), -1, jnp.int32),
+        jnp.zeros((), jnp.int32),
+    )  # fmt: skip
+    for _ in range(ITERATIONS):
+        state, metrics = iteration(state)
+    return state, metrics
+
+
+def plain(tree):
+    return jax.tree.map(
+        lambda x: np.asarray(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x),
+        tree,
+    )
+
+
+def check_iterations(agent, sampler, env):
+    if sampler == "oracle" and env != "cheetah_vel":  # nobody knows which of their tasks are hardest
+        with pytest.raises(ValueError, match="sampler=oracle needs"):
+            sampler_made(sampler, env)
+        return
+    state, metrics = run(agent, sampler, env, 0)
+    again, metrics_again = run(agent, sampler, env, 0)
+    chex.assert_trees_all_equal(plain(state), plain(again))
+    chex.assert_trees_all_equal(metrics, metrics_again)
+    assert int(state.stopped) == -1
+    assert int(state.iteration) == ITERATIONS
+    chex.assert_tree_all_finite(plain(state.learner))
+    losses = [name for name in metrics if name.endswith("loss")]
+    assert losses
+    for name in ("train/return", *losses):
+        assert np.isfinite(metrics[name]), name
+    # it has learned something: what acts is no longer what it was
+    before = learner_of(agent, env).init(jax.random.split(jax.random.key(0), 3)[0])
+    acting = learner_of(agent, env).acting
+    changed = [
+        (np.asarray(a) != np.asarray(b)).any()
+        for a, b in zip(jax.tree.leaves(acting(before)), jax.tree.leaves(acting(state.learner)), strict=True)
+    ]
+    assert any(changed)
+
+
+@pytest.mark.parametrize(("agent", "sampler", "env"), PAIRS)
+def test_every_agent_meets_every_sampler(agent, sampler, env):
+    check_iterations(agent, sampler, env)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("agent", "sampler", "env"), [combination for combination in ALL if combination not in PAIRS]
+)
+def test_every_agent_meets_every_sampler_and_environment(agent, sampler, env):
+    check_iterations(agent, sampler, env)
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_held_out_returns_are_finite_and_need_only_what_acts(agent):
+    """(M, K) for any M; optimisers and replay are not needed; greedy behaviour is decided by the key."""
+    learner = learner_of(agent, "probe_memory")
+    state = learner.init(jax.random.key(0))
+    tasks = jnp.linspace(0, 1, 5)[:, None]
+    returns = learner.test(learner.acting(state), tasks, jax.random.key(1))
+    assert returns.shape == (5, 2)
+    assert np.isfinite(returns).all()
+    np.testing.assert_array_equal(returns, learner.test(learner.acting(state), tasks, jax.random.key(1)))
+    np.testing.assert_array_equal(returns, learner.test(state, tasks, jax.random.key(1)))
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_every_option_that_is_tunable_is_a_leaf(agent):
+    learner = learner_of(agent, "probe_memory")
+    state = learner.init(jax.random.key(0))
+    for name in learner.tunable:
+        tuned = learner.tune(state, {name: jnp.asarray(0.125)})
+        chex.assert_trees_all_equal_structs(state, tuned)
+        different = [
+            (np.asarray(a) != np.asarray(b)).any()
+            for a, b in zip(jax.tree.leaves(plain(state)), jax.tree.leaves(plain(tuned)), strict=True)
+        ]
+        assert sum(different) == 1, name
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_presets_of_every_environment_parse_for_every_agent(agent):
+    """An environment's preset speaks of another agent: what this one does not know is left out."""
+    for env in ("khazad_dum", "humanoid_mass"):
+        assert config.parse(["--env", env, "--agent", agent]).agent == agent

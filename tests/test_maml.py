@@ -1,0 +1,115 @@
+"""MAML's gradient against an enumeration of everything that can happen, and adaptation on a known optimum."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from probes import train
+
+from roml_jax import config, experiment
+from roml_jax.agents import maml
+from roml_jax.networks import Policy
+from roml_jax.types import Discrete
+
+LR, GAMMA, H, K = 0.7, 0.8, 3, 2
+TIMES = [np.array(actions) for actions in itertools.product((0, 1), repeat=H)]
+PAID = np.array([0.3, 1.0])  # what each action pays; later steps pay more
+RNG = np.random.default_rng(0)
+
+
+def _rewards(actions):
+    return PAID[actions] * (1 + np.arange(H))
+
+
+def _advantage(reward):
+    to_come = [sum(GAMMA**j * reward[t + j] for j in range(H - t)) for t in range(H)]
+    return to_come - np.polyval(np.polyfit(np.arange(H), to_come, 1), np.arange(H))
+
+
+def _policy(logits):
+    p = np.exp(logits - logits.max())
+    return p / p.sum()
+
+
+def _expected(logits):
+    """Expected return of the second episode, by enumeration; weights and biases add up in the logits."""
+    total = 0.0
+    for first in TIMES:
+        p = _policy(logits)
+        one_hot = np.eye(2)[first]
+        gradient = (_advantage(_rewards(first))[:, None] * (one_hot - p)).mean(axis=0)
+        adapted = _policy(logits + 2 * LR * gradient)
+        later = sum(np.prod(adapted[second]) * _rewards(second).sum() for second in TIMES)
+        total += np.prod(p[first]) * later
+    return total
+
+
+def _surrogate_gradient(logits, first_order=False):
+    """Our meta-gradient in the logits' biases, averaged over all outcomes by their probability."""
+    options = maml.MamlConfig(inner_lr=LR, inner_normalise=False, first_order=first_order)
+    policy = Policy(Discrete(2), (), None, None, "normc")
+    params = policy.init(jax.random.key(0), jnp.ones(1), jnp.zeros(0))
+    params["params"]["logits"] = {"kernel": jnp.zeros((1, 2)), "bias": jnp.asarray(logits)}
+    outcomes = list(itertools.product(TIMES, TIMES))
+    actions = np.array([np.stack(outcome) for outcome in outcomes])
+    rewards = jnp.asarray(np.array([[_rewards(a) for a in outcome] for outcome in outcomes]))
+    valid = jnp.ones(rewards.shape, bool)
+    episodes = maml.Episode(
+        jnp.ones((*rewards.shape, 1)), jnp.asarray(actions[..., None], float),
+        maml.inner_advantage(rewards, valid, GAMMA, normalise=False), valid,
+    )  # fmt: skip
+
+    def surrogate(params):
+        judged = jax.vmap(lambda e: maml.judge_task(policy, options, jnp.asarray(LR), params, e))(episodes)
+        log_prob = judged.log_prob.sum(axis=1)
+        return (jax.lax.stop_gradient(jnp.exp(log_prob)) * log_prob * rewards[:, 1].sum(axis=1)).sum()
+
+    return np.asarray(jax.grad(surrogate)(params)["params"]["logits"]["bias"])
+
+
+def test_the_meta_gradient_is_that_of_the_expected_return_after_adaptation(x64):
+    """The exploring episode's score and the second-order term included; finite differences in float64."""
+    logits, step = np.array([0.2, -0.5]), 1e-5
+    expected = [(_expected(logits + step * e) - _expected(logits - step * e)) / (2 * step) for e in np.eye(2)]
+    np.testing.assert_allclose(_surrogate_gradient(logits), expected, rtol=1e-6)
+    first_order = _surrogate_gradient(logits, first_order=True)
+    assert abs(first_order / expected - 1).min() > 0.01
+
+
+def test_inner_advantages_against_numpy(x64):
+    reward, valid = RNG.normal(size=(2, 6)), np.array([[True] * 6, [True] * 4 + [False] * 2])
+    got = np.asarray(maml.inner_advantage(jnp.asarray(reward * valid), jnp.asarray(valid), 0.9, True))
+    for i, length in enumerate((6, 4)):
+        r = reward[i, :length]
+        to_come = np.array([sum(0.9**j * r[t + j] for j in range(length - t)) for t in range(length)])
+        apart = to_come - np.polyval(np.polyfit(np.arange(length), to_come, 1), np.arange(length))
+        np.testing.assert_allclose(got[i, :length], apart / (apart.std() + 1e-5), rtol=1e-8)
+        assert not got[i, length:].any()
+
+
+@pytest.mark.parametrize("inner", [{}, {"inner_steps": 2}, {"inner_episodes": 3, "inner_normalise": False}])
+def test_what_is_differentiated_is_what_acted(inner):
+    """In the first minibatch no ratio has moved: the adaptation written out again gives the same policy."""
+    parts = experiment.make(config.make(
+        "probe_target", "uniform", "maml", num_tasks=4, frames=1e3, chunk=3,
+        **({"protocol.episodes": 4, "ppo.epochs": 1, "ppo.minibatches": 1, "inner_lr": 0.5} | inner),
+    ))  # fmt: skip
+    state = jax.jit(parts.train.init)(jnp.stack([jax.random.key(0)]))
+    _, metrics = jax.jit(parts.train.chunk)(state, jnp.int32(3))
+    assert abs(np.asarray(metrics["ppo/approx_kl"])).max() < 1e-5
+    assert not np.asarray(metrics["ppo/clip_share"]).any()
+    assert np.asarray(metrics["ppo/grad_norm"]).min() > 1e-3
+
+
+def test_an_episode_must_follow_the_last_inner_step():
+    with pytest.raises(config.ConfigError, match=r"raise protocol\.episodes"):
+        experiment.make(config.make("probe_target", "uniform", "maml", inner_steps=2))
+
+
+def test_one_gradient_step_is_the_whole_adaptation():
+    """Not adapted the best is -8/3; one step can reach 0, and eight noisy samples of it most of the way."""
+    first, second = train("probe_target", "uniform", agent="maml", frames=60e3).mean(axis=0)
+    assert first < -8 / 3  # it still explores
+    assert second > -4 / 3

@@ -1,0 +1,167 @@
+"""PEARL's pieces against straightforward versions, and posterior sampling on probes with known optima."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from probes import train
+from scipy import stats
+
+from roml_jax import config, experiment
+from roml_jax.agents import pearl, sac
+from roml_jax.types import Continuous, Discrete, EnvSpec, Transition
+
+RNG = np.random.default_rng(0)
+
+
+def _agent(action, **context):
+    spec = EnvSpec("toy", {"all": slice(0, 3)}, action, horizon=4, episodes=2)
+    options = pearl.PearlConfig(
+        sac=sac.SacConfig(layers=(8,)), context=pearl.ContextConfig(latent=2, layers=(8,), **context),
+        buffer_visits=4,
+    )  # fmt: skip
+    return pearl.make(spec, 2, options)
+
+
+@pytest.mark.parametrize("action", [Discrete(4), Continuous(2)])
+@pytest.mark.parametrize("next_obs", [False, True])
+def test_the_belief_is_the_product_of_all_transitions_gaussians(action, next_obs, x64):
+    """Step by step or at once; steps after an early end are no factors."""
+    agent = _agent(action, size=5, prior_episodes=1, next_obs=next_obs)
+    state = agent.init(jax.random.key(0))
+    belief = agent.begin(state, 2, jax.random.key(1))
+    means, variances = [], []
+    encoder = sac.Mlp((8,), (2, 2))
+    valid = np.array([[True, True]] * 3 + [[False, True]])
+    for t in range(4):
+        chosen = RNG.integers(0, 4, (2, 1)) if isinstance(action, Discrete) else RNG.normal(size=(2, 2))
+        step = Transition(
+            *map(jnp.asarray, (RNG.normal(size=(2, 3)), chosen.astype(float), RNG.normal(size=2),
+                               RNG.normal(size=(2, 3)), valid[t]))
+        )  # fmt: skip
+        belief = agent.observe(state, belief, step)
+        coded = np.eye(4)[chosen[:, 0]] if isinstance(action, Discrete) else chosen
+        parts = [step.obs, coded, step.reward[:, None]] + ([step.next_obs] if next_obs else [])
+        mean, spread = encoder.apply(state.params["encoder"], *parts)
+        means.append(np.asarray(mean))
+        variances.append(np.log1p(np.exp(np.asarray(spread))))
+    means, variances, counts = np.array(means), np.array(variances), valid[..., None]
+    precision = (counts / variances).sum(axis=0)
+    got = pearl.posterior(belief.precision, belief.weighted)
+    np.testing.assert_allclose(got.stddev(), precision**-0.5, rtol=1e-7)
+    np.testing.assert_allclose(got.mean(), (counts * means / variances).sum(axis=0) / precision, rtol=1e-7)
+    np.testing.assert_array_equal(belief.seen, [3, 4])
+
+
+def test_z_comes_from_the_prior_until_enough_episodes_then_from_a_posterior_worth_size_transitions():
+    agent = _agent(Continuous(1), size=10, prior_episodes=2)
+    state, n = agent.init(jax.random.key(0)), 4000
+    belief = agent.begin(state, n, jax.random.key(1))
+    assert stats.kstest(np.asarray(belief.z).ravel(), "norm").pvalue > 1e-3
+    seen = belief._replace(
+        precision=jnp.full((n, 2), 8.0), weighted=jnp.full((n, 2), 16.0), seen=jnp.full(n, 20.0)
+    )
+    first = agent.adapt(state, seen, None, jax.random.key(2))
+    assert stats.kstest(np.asarray(first.z).ravel(), "norm").pvalue > 1e-3
+    assert not np.array_equal(first.z, belief.z)
+    second = np.asarray(agent.adapt(state, first, None, jax.random.key(3)).z)
+    # 20 transitions of 0.4 each, worth 10 of them: precision 4
+    assert stats.kstest((second.ravel() - 2.0) * 2.0, "norm").pvalue > 1e-3
+
+
+def test_nothing_seen_is_the_standard_normal():
+    empty = pearl.posterior(jnp.zeros((1, 2)), jnp.zeros((1, 2)))
+    np.testing.assert_array_equal(empty.mean(), 0)
+    np.testing.assert_array_equal(empty.stddev(), 1)
+
+
+@pytest.mark.parametrize(("size", "cursor"), [(7, 7), (12, 12), (12, 4), (2, 2), (1, 1)])
+def test_rows_of_slots_against_a_list_of_visits(size, cursor):
+    """12 rows, 3 slots: after 16 visits the cursor stands at 4 and all rows hold something."""
+    slots, capacity = 3, 12
+    visits = size if cursor == size else capacity + cursor
+    by_slot = {s: [] for s in range(slots)}
+    for visit in range(visits):
+        row = visit % capacity
+        by_slot[row % slots] = [r for r in by_slot[row % slots] if r != row] + [row]
+    newest, every = pearl.draw_rows(jnp.int32(size), jnp.int32(cursor), slots, 500, 8, jax.random.key(0))
+    newest, every = np.asarray(newest), np.asarray(every)
+    assert {int(r) % slots for r in newest} == {s for s in by_slot if by_slot[s]}
+    for one, rows in zip(newest, every, strict=True):
+        assert one == by_slot[one % slots][-1]
+        assert set(rows) <= set(by_slot[one % slots])
+    for s, rows in by_slot.items():
+        if rows:
+            assert set(every[newest % slots == s].ravel()) == set(rows)
+
+
+def test_each_visit_by_itself_is_a_slot_of_its_own():
+    newest, every = pearl.draw_rows(jnp.int32(5), jnp.int32(5), 12, 200, 4, jax.random.key(0))
+    assert set(np.asarray(newest)) == set(range(5))
+    np.testing.assert_array_equal(every, np.repeat(np.asarray(newest)[:, None], 4, axis=1))
+
+
+@pytest.mark.parametrize("action", [Discrete(3), Continuous(2, low=-0.4, high=0.4)])
+def test_soft_values_are_expectations_over_the_policy(action, x64):
+    """Discrete: exactly. Continuous: many actions, their log-probability by change of variables."""
+    options = sac.SacConfig(layers=(6,))
+    networks = sac.make_networks(action, options)
+    params = networks.init(jax.random.key(0), jnp.zeros(3), jnp.zeros(2))
+    params = jax.tree.map(lambda p: jnp.asarray(RNG.normal(size=p.shape)) * 0.3, params)
+    obs, z = jnp.asarray(RNG.normal(size=(1, 3))), jnp.asarray(RNG.normal(size=(1, 2)))
+    if isinstance(action, Discrete):
+        choice = networks.choose(params["policy"], obs, z, jax.random.key(1))
+        got = float(networks.soft_q(params["q"], obs, z, choice)[0])
+        prob = np.exp(np.asarray(choice.log_prob[0]))
+        q = np.array([
+            np.asarray(networks.q_of(params["q"], obs, z, jnp.full((1, 1), float(a)))).min(axis=0)[0]
+            for a in range(3)
+        ])  # fmt: skip
+        assert prob.sum() == pytest.approx(1)
+        assert got == pytest.approx(float((prob * (q - np.log(prob))).sum()), rel=1e-9)
+        return
+    many = lambda x: jnp.broadcast_to(x, (20_000, x.shape[-1]))  # noqa: E731
+    choice = networks.choose(params["policy"], many(obs), many(z), jax.random.key(1))
+    actions = np.asarray(choice.action)
+    assert abs(actions).max() <= 0.4
+    mean, log_std = (np.asarray(x)[0] for x in networks.policy.apply(params["policy"], obs, z))
+    u = np.arctanh(actions / 0.4)
+    log_prob = stats.norm.logpdf(u, mean, np.exp(log_std)) - np.log1p(-np.square(actions / 0.4))
+    np.testing.assert_allclose(choice.log_prob, log_prob.sum(axis=1), rtol=1e-5, atol=1e-5)
+    greedy = networks.act(params["policy"], obs, z, jax.random.key(2), jnp.asarray(True))
+    np.testing.assert_allclose(greedy[0], 0.4 * np.tanh(mean), rtol=1e-9)
+
+
+def test_a_task_that_the_sampler_filters_out_does_not_teach_the_policy():
+    """CVaR-PEARL: its transitions train critics and encoder, and are kept with their weight."""
+    parts = experiment.make(config.make(
+        "probe_target", "tail", "pearl", num_tasks=8, frames=1024, alpha=0.2, learning_starts=0,
+        **{"sac.updates": 1, "buffer_visits": 16},
+    ))  # fmt: skip
+    state = jax.jit(parts.train.init)(jnp.stack([jax.random.key(0)]))
+    state, metrics = jax.jit(parts.train.chunk)(state, jnp.int32(1))
+    weight = np.asarray(state.learner.replay.rows.weight)[:8]
+    returns = np.asarray(state.learner.replay.rows.reward)[:8].sum(axis=(1, 2))
+    assert set(weight) == {0.0, 1.0}
+    assert weight[returns.argmin()] == 1
+    assert weight[returns.argmax()] == 0
+    assert np.isfinite(metrics["sac/q_loss"][0]).all()
+
+
+def test_two_kinds_of_squashing_are_one_too_many():
+    with pytest.raises(config.ConfigError, match=r"--protocol\.action-map raw"):
+        experiment.make(config.make("probe_target", "uniform", "pearl", **{"protocol.action_map": "tanh"}))
+
+
+def test_posterior_sampling_finds_which_action_pays():
+    """A discrete head. Prior episode: a coin is thrown once, 4 on average; posterior episode: all 8."""
+    first, second = train("probe_memory", "uniform", agent="pearl", frames=12e3).mean(axis=0)
+    assert second > 7.8
+    assert first < 5.5
+
+
+def test_posterior_sampling_hits_the_target():
+    """Acting as if a z from the prior were true costs twice the variance, 16/3; not adapting costs 8/3."""
+    first, second = train("probe_target", "uniform", agent="pearl").mean(axis=0)
+    assert first == pytest.approx(-16 / 3, abs=1.3)
+    assert second > -4 / 3
