@@ -22,6 +22,7 @@ class Experiment(NamedTuple):
 
     Attributes:
         env: the environment.
+        agent: what acts; None where a problem has examples and nothing acts.
         learner: agent and environment under the protocol, or what learns from a problem's examples.
         sampler: chooses tasks.
         train: the run's functions.
@@ -33,6 +34,7 @@ class Experiment(NamedTuple):
     """
 
     env: envs.Env
+    agent: agents.Agent | None
     learner: meta.MetaLearner
     sampler: samplers.TaskSampler
     train: meta.Train
@@ -81,14 +83,16 @@ def _check_engine(env: envs.Env, mesh: Mesh | None) -> None:
         )
 
 
-def _make_learner(config: Config, env: envs.Env, spec: EnvSpec, mesh: Mesh | None) -> meta.MetaLearner:
+def _make_learner(
+    config: Config, env: envs.Env, spec: EnvSpec, mesh: Mesh | None
+) -> tuple[agents.Agent | None, meta.MetaLearner]:
     """What is made robust: an agent that acts, or a learner from examples where the problem has them."""
     constructor = regression.find(env, config.agent)
     if constructor is not None:
-        return constructor(env, spec, config.agent_options)
+        return None, constructor(env, spec, config.agent_options)
     spec = dataclasses.replace(spec, task_size=len(env.family.names))
     agent = agents.make(config.agent, spec, config.num_tasks, config.agent_options)
-    return rollout.make_learner(agent, env, config.protocol, sharding.over_tasks(mesh))
+    return agent, rollout.make_learner(agent, env, config.protocol, sharding.over_tasks(mesh))
 
 
 def make(config: Config, env: envs.Env | None = None) -> Experiment:
@@ -115,7 +119,7 @@ def make(config: Config, env: envs.Env | None = None) -> Experiment:
     try:
         mesh = sharding.make_mesh(config.mesh, num_runs, config.num_tasks)
         _check_engine(env, mesh)
-        learner = _make_learner(config, env, spec, mesh)
+        agent, learner = _make_learner(config, env, spec, mesh)
         sampler = samplers.make(config.sampler, env.family, config.alpha, config.sampler_options)
         if "alpha" in config.runs[0].settings:
             sampler = samplers.with_tunable_alpha(
@@ -139,6 +143,7 @@ def make(config: Config, env: envs.Env | None = None) -> Experiment:
     )  # fmt: skip
     return Experiment(
         env=env,
+        agent=agent,
         learner=learner,
         sampler=sampler,
         train=sharding.place(train, mesh, num_runs),
