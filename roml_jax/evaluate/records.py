@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -53,7 +53,7 @@ class Records(NamedTuple):
     terms: Mapping[str, np.ndarray]
 
 
-def _by_run(saved: Saved, tasks: jax.Array, key: jax.Array) -> rollout.Outcome:
+def _by_run(saved: Saved, places: Sequence[int], tasks: jax.Array, key: jax.Array) -> rollout.Outcome:
     """Outcomes (R, M, K) of greedy behaviour."""
     parts, protocol = saved.parts, saved.config.protocol
     greedy = jnp.ones(protocol.agent_spec(parts.env.spec).episodes, bool)
@@ -73,11 +73,17 @@ def _by_run(saved: Saved, tasks: jax.Array, key: jax.Array) -> rollout.Outcome:
         ]
         return jax.tree.map(lambda *x: np.concatenate(x), *pieces)
 
-    outcomes = [whole(saved.one(place)) for place in range(len(saved.config.runs))]
+    outcomes = [whole(saved.one(place)) for place in places]
     return jax.tree.map(lambda *x: np.stack(x), *outcomes)
 
 
-def collect(saved: Saved, n: int, seed: int | None = None, chosen: Chosen = "prior") -> Records:
+def collect(
+    saved: Saved,
+    n: int,
+    seed: int | None = None,
+    chosen: Chosen = "prior",
+    places: Sequence[int] | None = None,
+) -> Records:
     """Lets every learner of a run act greedily on the same tasks.
 
     Args:
@@ -86,18 +92,21 @@ def collect(saved: Saved, n: int, seed: int | None = None, chosen: Chosen = "pri
         seed: of tasks and environments; None for the run's own, which gives the tasks of its final
             test where there are as many.
         chosen: tasks of the prior, or a grid over their range.
+        places: of the runs among the folder's; None for all.
     """
     config, family = saved.config, saved.parts.env.family
     tasks, key = held_out.draw(family, n, config.eval.seed if seed is None else seed, "test")
     if chosen == "grid":
         tasks = grid(family, n)
-    outcome = _by_run(saved, tasks, key)
+    places = list(range(len(config.runs)) if places is None else places)
+    runs = tuple(config.runs[place] for place in places)
+    outcome = _by_run(saved, places, tasks, key)
     return Records(
         names=family.names,
-        runs=config.runs,
+        runs=runs,
         which=saved.which,
-        iterations=np.asarray(saved.iterations),
-        alpha=tuple(run.settings.get("alpha", config.alpha) for run in config.runs),
+        iterations=np.asarray(saved.iterations)[places],
+        alpha=tuple(run.settings.get("alpha", config.alpha) for run in runs),
         chosen=chosen,
         tasks=np.asarray(tasks),
         returns=np.asarray(outcome.returns, float),
