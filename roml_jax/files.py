@@ -33,12 +33,14 @@ def new(path: Path) -> Iterator[Path]:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            yield part
-            os.link(part, path)  # unlike a rename, this fails where there is a file
-        finally:
-            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror or error}") from None
+    try:
+        yield part
+        os.link(part, path)  # unlike a rename, this fails where there is a file
     except FileExistsError:
         raise ConfigError(f"{path} exists; nothing is overwritten") from None
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror or error}") from None
+    finally:
+        part.unlink(missing_ok=True)

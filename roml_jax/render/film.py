@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import importlib.util
+import io
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,11 +17,11 @@ from PIL import Image, ImageDraw, ImageFont
 from roml_jax.config import ConfigError
 from roml_jax.envs import TaskEnv
 from roml_jax.intervals import decimals
+from roml_jax.render import scene
 from roml_jax.render.rollouts import Played
-from roml_jax.render.scene import task_model
 
 _SIZE = (480, 360)  # of one robot's view, in pixels
-_GIF_RATE = 25.0  # frames per second at most; viewers slow down faster ones
+_GIF_RATE = 12.5  # frames per second at most: every picture costs 20 kB
 
 
 def check(suffix: str) -> None:
@@ -30,20 +34,33 @@ def check(suffix: str) -> None:
         raise ConfigError(
             ".mp4 needs the package imageio-ffmpeg: pip install imageio imageio-ffmpeg, or take .gif"
         )
-    try:
-        mujoco.Renderer(mujoco.MjModel.from_xml_string("<mujoco/>"), 8, 8).close()
-    except Exception as error:  # each OpenGL has errors of its own
-        what = " ".join(f"{type(error).__name__}: {error}".split())[:160]
-        raise ConfigError(
-            f"no offscreen OpenGL here ({what}); set MUJOCO_GL=egl or osmesa, or take .html"
-        ) from None
+    missing = _missing_opengl()
+    if missing:
+        raise ConfigError(f"no offscreen OpenGL here ({missing}); set MUJOCO_GL=egl or osmesa, or take .html")
+
+
+def _missing_opengl() -> str:
+    """Why MuJoCo cannot render, in one line; empty where it can."""
+    with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings(action="ignore"):
+        try:
+            mujoco.Renderer(mujoco.MjModel.from_xml_string("<mujoco/>"), 8, 8).close()
+        except Exception as error:  # each OpenGL has errors of its own
+            what = f"{type(error).__name__}: {error}"
+        else:
+            what = ""
+        gc.collect()  # a renderer that was half made complains when it goes
+    return " ".join(what.split())[:120]
 
 
 def _images(env: TaskEnv, played: Played) -> Iterator[Image.Image]:
     """A picture for each state of each episode."""
-    model = task_model(env, played.task)
+    model = scene.task_model(env, played.task)
     data, camera = mujoco.MjData(model), mujoco.MjvCamera()
-    camera.azimuth, camera.elevation, camera.distance = 100.0, -15.0, 1.6 * model.stat.extent
+    camera.azimuth, camera.elevation, camera.distance = (
+        110.0,
+        -16.0,
+        4.0 * scene.radius(model, played.poses[0, 0, 0]),
+    )
     digits, font = decimals(played.returns), ImageFont.load_default(size=14)
     width, height = _SIZE
     with mujoco.Renderer(model, height, width) as renderer:
@@ -90,9 +107,8 @@ def beside(images: Sequence[Image.Image], gap: int = 0) -> Image.Image:
 
 
 def save_gif(images: Sequence[Image.Image], path: Path, milliseconds: float) -> None:
-    """Writes an animation that repeats; all pictures have the colours of the first and the last."""
-    pair = beside([images[0], images[-1]]).quantize(128, dither=Image.Dither.NONE)
-    small = [image.quantize(palette=pair, dither=Image.Dither.NONE) for image in images]
+    """Writes an animation that repeats."""
+    small = [image.quantize(128, dither=Image.Dither.NONE) for image in images]
     small[0].save(
         path, format="GIF", save_all=True, append_images=small[1:], duration=round(milliseconds), loop=0
     )

@@ -102,9 +102,10 @@ def _floor(model: mujoco.MjModel) -> float | None:
     return float(model.geom_pos[planes[0], 2]) if planes.size else None
 
 
-def _radius(model: mujoco.MjModel, placed: np.ndarray, root: np.ndarray) -> float:
-    """Of a ball around the robot, from where its geoms (g, 7) are and its root (3,)."""
-    reach = np.linalg.norm(placed[:, :3] - root, axis=1) + model.geom_rbound[drawn_geoms(model)]
+def radius(model: mujoco.MjModel, qpos: np.ndarray) -> float:
+    """Of a ball around the robot at a position (nq,)."""
+    placed, root = frames(model, qpos[None])
+    reach = np.linalg.norm(placed[0, :, :3] - root[0], axis=1) + model.geom_rbound[drawn_geoms(model)]
     return float(reach.max(initial=0.1))
 
 
@@ -120,5 +121,5 @@ def scene(env: TaskEnv, played: Played) -> dict[str, Any]:
         "root": _packed(root, np.float32),
         "reward": _packed(played.reward[:, :, 0], np.float32),
         "floor": _floor(model),
-        "radius": _radius(model, placed[0], root[0]),
+        "radius": radius(model, played.poses[0, 0, 0]),
     }

@@ -14,7 +14,17 @@ from roml_jax.config import FREE, Config, ConfigError, to_mapping
 from roml_jax.runs import Run
 
 # Options that say how a run is computed or told of, or which of a method's runs it is.
-_SILENT = ("seeds", "sweep", "chunk", "imports", "env.physics", "env.iterations", "env.ls_iterations", *FREE)
+_SILENT = (
+    "seeds",
+    "sweep",
+    "chunk",
+    "imports",
+    "eval.interval",
+    "env.physics",
+    "env.iterations",
+    "env.ls_iterations",
+    *FREE,
+)
 _NAMES = {"cem": "cem (RoML)", "cem_soft": "cem_soft (RoML)", "tail": "tail (CVaR-ML)"}
 BASELINE = "uniform"
 

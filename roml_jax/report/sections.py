@@ -66,8 +66,8 @@ def sections(group: Group, tasks: int) -> list[Section]:
     if tasks:
         found, missing = _by_task(group, tasks)
         words = (
-            f"The last learners on {tasks} held-out tasks. A dot: one task, mean over seeds and episodes. A line: "
-            "means of tenths of the tasks."
+            f"The last learners on {tasks} held-out tasks. A dot: one task, mean over seeds and episodes. A "
+            "line: means of tenths of the tasks."
         )
         words = words if found else "No learner to be had."
         words += f" Left out: {'; '.join(missing)}." if missing else ""
