@@ -4,6 +4,7 @@ from roml_jax import agents, cem, envs, evaluate, experiment, meta, risk, rollou
 from roml_jax.config import Config, ConfigError
 from roml_jax.config import make as make_config
 from roml_jax.meta import MetaLearner, MetaState, make_iteration, make_train
+from roml_jax.policy import Policy, load
 from roml_jax.rollout import Protocol, make_learner
 from roml_jax.types import EnvSpec, Rollout, TaskDraw, Transition
 
@@ -15,6 +16,7 @@ __all__ = [
     "EnvSpec",
     "MetaLearner",
     "MetaState",
+    "Policy",
     "Protocol",
     "Rollout",
     "TaskDraw",
@@ -24,6 +26,7 @@ __all__ = [
     "envs",
     "evaluate",
     "experiment",
+    "load",
     "make_config",
     "make_iteration",
     "make_learner",

@@ -42,6 +42,27 @@ class Saved(NamedTuple):
         """What acts of one run's learner."""
         return jax.tree.map(lambda x: x[run], self.learner)
 
+    def place(self, name: str | int | None = None) -> int:
+        """The place of one run among the folder's.
+
+        Args:
+            name: its seed; with settings that were swept its label, as tables show it (``0, ppo.lr=0.0003``);
+                None for the first.
+
+        Raises:
+            ConfigError: for a name that no run has, or several; one line that lists them.
+        """
+        labels = [run.label for run in self.config.runs]
+        if name is None:
+            return 0
+        wanted = str(name).replace(" ", "")
+        for known in (labels, [str(run.seed) for run in self.config.runs]):
+            places = [i for i, label in enumerate(known) if label.replace(" ", "") == wanted]
+            if len(places) == 1:
+                return places[0]
+        said = "more than one run" if places else "no run"
+        raise ConfigError(f"{self.folder} has {said} {str(name)!r}; its runs are: {'; '.join(labels)}")
+
 
 def load(folder: Path | str, which: str = "last") -> Saved:
     """Reads the learners of a run, finished or not, on this machine's first device.

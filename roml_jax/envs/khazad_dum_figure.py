@@ -71,11 +71,9 @@ def plot_map(
         positions = _episodes(name, positions, None if np.ndim(noise) == 0 else rows)
         for row, (level, episodes) in enumerate(zip(levels, positions, strict=True)):
             axis = axes[row, column]
-            _draw_map(axis, env)
+            draw_map(axis, env, level)
             labels = np.asarray(env.routes(episodes))
             _draw_episodes(axis, episodes, labels)
-            if level is not None:
-                _draw_noise(axis, level, (env.height - 1) / 2)
             _caption(axis, name, level, labels)
     figure.legend(handles=_legend(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure
@@ -92,8 +90,8 @@ def _episodes(name: str, positions: ArrayLike, levels: int | None) -> np.ndarray
     return array
 
 
-def _draw_map(axis: Axes, env: KhazadDum) -> None:
-    """The map, cut at half the walls' thickness: no position lies farther out."""
+def draw_map(axis: Axes, env: KhazadDum, noise: float | None = None) -> None:
+    """The map, cut at half the walls' thickness: no position lies farther out; the noise to scale."""
     axis.set(xlim=(0, env.width - 1), ylim=(0, env.height - 1), xticks=[], yticks=[], aspect="equal")
     axis.spines[:].set_visible(False)
     for x in range(env.width):
@@ -115,6 +113,8 @@ def _draw_map(axis: Axes, env: KhazadDum) -> None:
         (chasm, middle, "abyss", 0),
     ):
         axis.text(x, y, text, rotation=turn, ha="center", va="center", fontsize=7, color="white")
+    if noise is not None:
+        _draw_noise(axis, noise, middle)
 
 
 def _draw_episodes(axis: Axes, episodes: np.ndarray, labels: np.ndarray) -> None:

@@ -16,6 +16,20 @@ Purpose = Literal["validation", "test"]
 _PURPOSES = get_args(Purpose)
 
 
+def draw(family: TaskFamily, n: int, seed: int, purpose: Purpose) -> tuple[Array, Array]:
+    """Held-out tasks (n, d) from the prior, and the key of the environments' randomness on them.
+
+    Args:
+        family: tasks come from its prior.
+        n: how many tasks.
+        seed: of the evaluation, not of the training.
+        purpose: "validation" during training and "test" afterwards have no task in common.
+    """
+    key = jax.random.fold_in(jax.random.key(seed), _PURPOSES.index(purpose))
+    task_key, run_key = jax.random.split(key)
+    return family.sample_prior(task_key, n), run_key
+
+
 def make_evaluate(
     learner: MetaLearner, family: TaskFamily, n: int, seed: int, purpose: Purpose
 ) -> Callable[[Any], Array]:
@@ -31,9 +45,7 @@ def make_evaluate(
         seed: of the evaluation, not of the training.
         purpose: "validation" during training and "test" afterwards have no task in common.
     """
-    key = jax.random.fold_in(jax.random.key(seed), _PURPOSES.index(purpose))
-    task_key, run_key = jax.random.split(key)
-    tasks = family.sample_prior(task_key, n)
+    tasks, run_key = draw(family, n, seed, purpose)
 
     def evaluate(state: Any) -> Array:
         return learner.test(state, tasks, run_key)

@@ -1,0 +1,132 @@
+"""The command line: ``python -m roml_jax.render RUN --task mass=1.7 --versus RUN2``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from roml_jax import cli, files, runner, saved
+from roml_jax.config import ConfigError
+from roml_jax.envs import TaskEnv
+from roml_jax.envs.khazad_dum import KhazadDum
+from roml_jax.intervals import decimals
+from roml_jax.render import page, rollouts
+from roml_jax.render.rollouts import Played
+
+_ROBOT, _WALKER = (".html", ".gif", ".mp4"), (".gif", ".png")
+_WALKERS = 64  # whose ways a still picture shows
+
+
+def _parser() -> cli.Parser:
+    parser = cli.Parser(
+        prog="python -m roml_jax.render",
+        description="Shows a run's policy on one task, from the first episode on: robots as a page with a "
+        "3-D view (.html) or a film (.gif, .mp4; needs an offscreen OpenGL), Khazad-Dum as a film (.gif) or "
+        f"a map of {_WALKERS} walks (.png).",
+    )
+    parser.add_argument("run", type=Path, help="the run's folder")
+    parser.add_argument(
+        "--task", nargs="+", default=[], metavar="NAME=VALUE",
+        help="the task; what is not given is the prior's median (default: all of it)",
+    )  # fmt: skip
+    cli.add_run(parser)
+    parser.add_argument("--versus", type=Path, metavar="RUN2", help="another run beside it, on the same task")
+    cli.add_which(parser)
+    parser.add_argument(
+        "--seed", type=cli.not_negative, default=0, help="of starts and of what is random (default: 0)"
+    )
+    parser.add_argument("--out", type=Path, help="the new file (default: ENV-TASK.html or .gif)")
+    return parser
+
+
+def _suffixes(run: saved.Saved) -> tuple[str, ...]:
+    """What the environment can be shown as.
+
+    Raises:
+        ConfigError: if it cannot; one line.
+    """
+    if isinstance(run.parts.env, TaskEnv):
+        return _ROBOT
+    if isinstance(run.parts.env, KhazadDum):
+        return _WALKER
+    raise ConfigError(f"render shows MuJoCo robots and khazad_dum, not {run.config.env}")
+
+
+def _default_out(run: saved.Saved, task: np.ndarray, suffix: str) -> Path:
+    names = run.parts.env.family.names
+    words = "-".join(f"{name}={value:.3g}" for name, value in zip(names, task, strict=True))
+    return Path(f"{run.config.env}-{words if len(names) <= 3 else 'task'}{suffix}")
+
+
+def _runs(first: saved.Saved, versus: Path | None) -> list[saved.Saved]:
+    """The runs to show side by side.
+
+    Raises:
+        ConfigError: if they are not of the same environment; one line.
+    """
+    if versus is None:
+        return [first]
+    second = saved.load(versus, first.which)
+    for name, what in (("env", "environment"), ("env_options", "options of the environment")):
+        if getattr(first.config, name) != getattr(second.config, name):
+            raise ConfigError(f"{first.folder} and {versus} have not the same {what}")
+    specs = [run.config.protocol.agent_spec(run.parts.env.spec) for run in (first, second)]
+    if len({(spec.episodes, spec.horizon) for spec in specs}) > 1:
+        raise ConfigError(f"{first.folder} and {versus} have not the same number of episodes and steps")
+    return [first, second]
+
+
+def _write(env: TaskEnv | KhazadDum, played: Sequence[Played], part: Path, suffix: str) -> None:
+    if isinstance(env, TaskEnv):
+        if suffix == ".html":
+            part.write_text(page.page(env, played))
+        else:
+            from roml_jax.render import film
+
+            film.robots(env, played, part, suffix)
+    else:
+        from roml_jax.render import walks
+
+        (walks.still if suffix == ".png" else walks.film)(env, played, part)
+
+
+def command(argv: Sequence[str]) -> None:
+    """Plays and writes.
+
+    Raises:
+        ConfigError: for wrong input or a missing renderer; one line.
+    """
+    given = _parser().parse_args(argv)
+    first = saved.load(given.run, given.which)
+    suffixes, env = _suffixes(first), first.parts.env
+    task = rollouts.parse_task(env.family, given.task)
+    out = files.check_new(given.out or _default_out(first, task, suffixes[0]), suffixes)
+    suffix = out.suffix.lower()
+    if isinstance(env, TaskEnv) and suffix != ".html":
+        from roml_jax.render import film
+
+        film.check(suffix)
+    runs = _runs(first, given.versus)
+    if first.config.compile_cache:
+        runner.enable_compile_cache()
+    console = cli.console()
+    played = []
+    with console.status("playing ..."):
+        for run in runs:
+            policy, label = rollouts.of_run(run, run.place(given.run_name))
+            n = _WALKERS if suffix == ".png" else 1
+            played.append(rollouts.play(policy, env, label, task, n, given.seed))
+        with files.new(out) as part:
+            _write(env, played, part, suffix)
+    for one in played:
+        by_episode = one.returns.mean(axis=1)
+        shown = ", ".join(f"{value:.{decimals(by_episode)}f}" for value in by_episode)
+        console.print(f"{one.label}: return by episode {shown}", soft_wrap=True)
+    console.print(f"{out} ({out.stat().st_size / 1e6:.2f} MB)", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(command))

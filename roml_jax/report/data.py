@@ -1,0 +1,246 @@
+"""Runs read from their folders, grouped by environment and method; seeds of one method are pooled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from roml_jax import config as config_lib
+from roml_jax import folder as folder_lib
+from roml_jax.config import FREE, Config, ConfigError, to_mapping
+from roml_jax.runs import Run
+
+# Options that say how a run is computed or told of, or which of a method's runs it is.
+_SILENT = (
+    "seeds",
+    "sweep",
+    "chunk",
+    "imports",
+    "eval.interval",
+    "env.physics",
+    "env.iterations",
+    "env.ls_iterations",
+    *FREE,
+)
+_NAMES = {"cem": "cem (RoML)", "cem_soft": "cem_soft (RoML)", "tail": "tail (CVaR-ML)"}
+BASELINE = "uniform"
+
+
+class Seed(NamedTuple):
+    """One run: a seed of a method.
+
+    Attributes:
+        seed: its number.
+        folder: where it is.
+        place: among the folder's runs.
+        columns: frames, and values by the metric's name; NaN where a row has none.
+    """
+
+    seed: int
+    folder: Path
+    place: int
+    columns: Mapping[str, np.ndarray]
+
+    def series(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """(frames, values) of a metric, where it has values."""
+        frames, values = self.columns["frames"], self.columns.get(name, np.zeros(0))
+        if not values.size:
+            return values, values
+        known = np.isfinite(values)
+        return frames[known], values[known]
+
+    def last(self, name: str) -> float | None:
+        """A metric's last value."""
+        _, values = self.series(name)
+        return float(values[-1]) if values.size else None
+
+
+class Method(NamedTuple):
+    """Seeds that differ in nothing else.
+
+    Attributes:
+        label: for figures and tables, unlike any other's of its environment.
+        sampler: its name.
+        alpha: risk level of its evaluation.
+        config: of the first run; the options of all.
+        options: by dotted name, with what was swept.
+        seeds: pooled from all folders.
+    """
+
+    label: str
+    sampler: str
+    alpha: float
+    config: Config
+    options: Mapping[str, Any]
+    seeds: tuple[Seed, ...]
+
+    def final(self, name: str) -> dict[int, float]:
+        """By seed: the metric of the final test, or of the last evaluation where there was no test."""
+        found = {
+            seed.seed: _first(seed.last(f"test/{name}"), seed.last(f"eval/{name}")) for seed in self.seeds
+        }
+        return {seed: value for seed, value in found.items() if value is not None}
+
+    @property
+    def tested(self) -> bool:
+        """Whether all seeds were tested."""
+        return all(seed.last("test/return_mean") is not None for seed in self.seeds)
+
+
+class Group(NamedTuple):
+    """Methods on one environment; a baseline stands first."""
+
+    env: str
+    methods: tuple[Method, ...]
+
+
+def _first(*values: float | None) -> float | None:
+    return next((value for value in values if value is not None), None)
+
+
+def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """Rows as arrays by name; numbers that JSON does not know are strings there."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: np.array([float(row.get(name, "nan")) for row in rows]) for name in names}
+
+
+class _Folder(NamedTuple):
+    path: Path
+    config: Config
+    rows: list[dict[str, Any]]
+
+
+def _read(path: Path) -> _Folder:
+    """A run's folder.
+
+    Raises:
+        ConfigError: if it is none, or has no metrics yet; one line.
+    """
+    if not (path / folder_lib.CONFIG).is_file():
+        raise ConfigError(f"{path} is no run: it has no {folder_lib.CONFIG}")
+    config = config_lib.parse(["--config", str(path / folder_lib.CONFIG), "--mesh", "none"])
+    rows = folder_lib.read_metrics(path / folder_lib.METRICS)
+    if not rows:
+        raise ConfigError(f"{path} has no {folder_lib.METRICS} yet")
+    return _Folder(path, config, rows)
+
+
+def _options(config: Config, run: Run) -> dict[str, Any]:
+    """Everything that makes a method: all options but the silent ones, with the run's own settings."""
+    own = {**to_mapping(config), **run.settings}
+    return {name: value for name, value in own.items() if name not in _SILENT}
+
+
+def _environment(options: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What makes runs comparable: the environment, and how it is met and evaluated."""
+    return tuple(
+        (name, repr(value)) for name, value in options.items() if name == "env" or name.startswith("env.")
+    )
+
+
+def _differing(all_options: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names of options that are not the same everywhere, in the order of the first."""
+    names = dict.fromkeys(name for options in all_options for name in options)
+    return [name for name in names if len({repr(options.get(name)) for options in all_options}) > 1]
+
+
+def _brief(name: str, value: Any) -> str:
+    return f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
+
+
+def _labels(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The shortest labels that tell methods apart: the sampler, the agent if several, then other options."""
+    agents = len({options["agent"] for options in entries}) > 1
+    plain = [
+        _NAMES.get(options["sampler"], options["sampler"]) + (f" x {options['agent']}" if agents else "")
+        for options in entries
+    ]
+    labels = []
+    for label, options in zip(plain, entries, strict=True):
+        same = [other for other_label, other in zip(plain, entries, strict=True) if other_label == label]
+        extra = [_brief(name, options[name]) for name in _differing(same) if name in options]
+        labels.append(", ".join([label, *extra]))
+    return labels
+
+
+def load(paths: Sequence[Path]) -> tuple[Group, ...]:
+    """Reads runs and groups them.
+
+    Raises:
+        ConfigError: for what is no run, or a seed of a method that is given twice; one line.
+    """
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise ConfigError("a run is given twice")
+    pooled: dict[tuple[Any, ...], dict[str, tuple[Config, dict[str, Any], list[Seed]]]] = {}
+    for path, config, rows in map(_read, paths):
+        for place, run in enumerate(config.runs):
+            own = [row for row in rows if all(row.get(name) == value for name, value in run.columns.items())]
+            if not own:
+                continue  # stopped before its first row
+            options = _options(config, run)
+            methods = pooled.setdefault(_environment(options), {})
+            _, _, seeds = methods.setdefault(repr(sorted(options.items(), key=str)), (config, options, []))
+            twice = [seed.folder for seed in seeds if seed.seed == run.seed]
+            if twice:
+                raise ConfigError(
+                    f"{twice[0]} and {path} have the same seed {run.seed} of the same method: leave one out"
+                )
+            seeds.append(Seed(run.seed, path, place, _columns(own)))
+    return tuple(_group(env, list(methods.values()), list(pooled)) for env, methods in pooled.items())
+
+
+def _group(
+    env: tuple[Any, ...],
+    entries: list[tuple[Config, dict[str, Any], list[Seed]]],
+    envs: list[tuple[Any, ...]],
+) -> Group:
+    entries = sorted(entries, key=lambda entry: entry[1]["sampler"] != BASELINE)
+    methods = [
+        Method(label, options["sampler"], options["alpha"], config, options, tuple(sorted(seeds)))
+        for label, (config, options, seeds) in zip(
+            _labels([entry[1] for entry in entries]), entries, strict=True
+        )
+    ]
+    named = dict(env)
+    same = [dict(other) for other in envs if dict(other)["env"] == named["env"]]
+    differing = [name for name in _differing(same) if name in named]
+    name = named["env"].strip("'")
+    return Group(", ".join([name, *(f"{key}={named[key]}" for key in differing)]), tuple(methods))
+
+
+def differences(group: Group) -> list[tuple[str, list[str]]]:
+    """Options that methods set otherwise, with each one's value; empty where it has no such option.
+
+    An option that only one sampler or agent has comes with its name, which is among them.
+    """
+    every = [method.options for method in group.methods]
+    found = []
+    for name in _differing(every):
+        known = {repr(options[name]) for options in every if name in options}
+        if len(known) > 1:
+            found.append((name, [str(options.get(name, "")) for options in every]))
+    return found
+
+
+def note(method: Method) -> str:
+    """What a reader must know of a method's seeds: those that were stopped, diverged or never evaluated."""
+    frames = {seed.seed: seed.columns["frames"][-1] for seed in method.seeds}
+    longest = max(frames.values())
+    said = [
+        f"seed {seed} ends at {_millions(at)} frames" for seed, at in frames.items() if at < 0.99 * longest
+    ]
+    diverged = [str(seed.seed) for seed in method.seeds if (seed.last("train/stopped") or 0) > 0]
+    if diverged:
+        said.append(f"diverged: seed {', '.join(diverged)}")
+    if not method.final("return_mean"):
+        said.append("never evaluated")
+    elif not method.tested:
+        said.append(f"stopped at {_millions(longest)} frames, not tested: its last evaluation")
+    return "; ".join(said)
+
+
+def _millions(frames: float) -> str:
+    return f"{frames / 1e6:.3g} million"

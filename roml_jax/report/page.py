@@ -1,0 +1,152 @@
+"""The report as one page of HTML without anything from a network, and its figures as PNGs."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from matplotlib.figure import Figure
+
+from roml_jax.intervals import Interval, bootstrap, decimals, paired
+from roml_jax.report import data
+from roml_jax.report.data import BASELINE, Group, Method
+
+_DPI = 160
+_STYLE = """
+:root { color-scheme: light; }
+body { font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; color: #222; background: #fff;
+  max-width: 1240px; margin: 0 auto; padding: 24px 28px 60px; }
+h1 { font-size: 24px; margin: 0 0 4px; } h2 { font-size: 20px; margin: 44px 0 6px; border-top: 1px solid #ddd;
+  padding-top: 22px; } h3 { font-size: 16px; margin: 28px 0 4px; }
+p { margin: 4px 0 10px; max-width: 860px; } .note { color: #555; font-size: 13.5px; }
+figure { margin: 10px 0 4px; } img { max-width: 100%; height: auto; }
+.scroll { overflow-x: auto; } table { border-collapse: collapse; margin: 8px 0; font-size: 14px; }
+th, td { padding: 4px 14px 4px 0; text-align: right; white-space: nowrap; }
+td { font-variant-numeric: tabular-nums; }
+th { border-bottom: 1.5px solid #444; font-weight: 600; vertical-align: bottom; }
+td { border-bottom: 1px solid #e4e4e4; }
+th:first-child, td:first-child, td.text { text-align: left; } td.text { white-space: normal; color: #555; }
+nav a { margin-right: 16px; } a { color: #0b5394; }
+"""
+
+
+class Section(NamedTuple):
+    """A part of an environment's report: words, then a figure or a table, or neither."""
+
+    title: str
+    words: str
+    figure: Figure | None = None
+    name: str = ""
+    table: str = ""
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as it is shown and saved."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_DPI, facecolor="white")
+    return buffer.getvalue()
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]], text_columns: Sequence[int] = ()) -> str:
+    """An HTML table; cells are text."""
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in heads)
+    body = "".join(
+        "<tr>"
+        + "".join(
+            f"<td{' class=text' if i in text_columns else ''}>{html.escape(cell)}</td>"
+            for i, cell in enumerate(row)
+        )
+        + "</tr>"
+        for row in rows
+    )
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _signed(difference: Interval | None, digits: int) -> str:
+    if difference is None:
+        return ""
+    ends = "" if difference.n < 2 else f" [{difference.low:+.{digits}f}, {difference.high:+.{digits}f}]"
+    return f"{difference.mean:+.{digits}f}{ends}"
+
+
+def baseline(group: Group) -> Method | None:
+    """The method that others are compared with: uniform sampling, or the first."""
+    if len(group.methods) < 2:
+        return None
+    return next((method for method in group.methods if method.sampler == BASELINE), group.methods[0])
+
+
+def final_table(group: Group) -> str:
+    """Final mean and CVaR by method, with differences to the baseline seed by seed."""
+    against = baseline(group)
+    heads = ["method", "seeds", "mean", "CVaR", "alpha"]
+    if against is not None:
+        heads += [f"mean - {against.label}", f"CVaR - {against.label}", "pairs"]
+    heads += [""]
+    rows = []
+    for method in group.methods:
+        mean, cvar = method.final("return_mean"), method.final("cvar")
+        digits = decimals([*mean.values(), *cvar.values()] or [math.nan])
+        cells = [method.label, str(len(mean))]
+        cells += [bootstrap(list(values.values())).text(digits) if values else "" for values in (mean, cvar)]
+        cells.append(f"{method.alpha:g}")
+        if against is not None:
+            theirs = [against.final(name) for name in ("return_mean", "cvar")]
+            pairs = [paired(own, other) for own, other in zip((mean, cvar), theirs, strict=True)]
+            own = method is against
+            cells += ["", "", ""] if own else [
+                *(_signed(pair, digits) for pair in pairs), str(pairs[0].n if pairs[0] else 0)
+            ]  # fmt: skip
+        rows.append([*cells, data.note(method)])
+    return table(heads, rows, text_columns=(len(heads) - 1,))
+
+
+def differences_table(group: Group) -> str:
+    """Options in which methods differ; empty where there are none."""
+    found = data.differences(group)
+    if not found:
+        return ""
+    return table(["option", *(method.label for method in group.methods)], ([name, *v] for name, v in found))
+
+
+def folders_table(group: Group) -> str:
+    """Which runs a method's seeds come from."""
+    rows = []
+    for method in group.methods:
+        for folder in dict.fromkeys(seed.folder for seed in method.seeds):
+            seeds = [seed for seed in method.seeds if seed.folder == folder]
+            frames = max(seed.columns["frames"][-1] for seed in seeds)
+            numbers = ", ".join(str(seed.seed) for seed in seeds)
+            rows.append([method.label, numbers, f"{frames:,.0f}", str(folder)])
+    return table(["method", "seeds", "frames of each", "folder"], rows, text_columns=(3,))
+
+
+def page(title: str, groups: Sequence[tuple[Group, Sequence[Section]]]) -> str:
+    """The whole page."""
+    parts = [f"<h1>{html.escape(title)}</h1>"]
+    if len(groups) > 1:
+        links = (f'<a href="#env{i}">{html.escape(group.env)}</a>' for i, (group, _) in enumerate(groups))
+        parts.append(f"<nav>{''.join(links)}</nav>")
+    for i, (group, sections) in enumerate(groups):
+        parts.append(f'<h2 id="env{i}">{html.escape(group.env)}</h2>')
+        for section in sections:
+            parts.append(f"<h3>{html.escape(section.title)}</h3>")
+            if section.words:
+                parts.append(f'<p class="note">{html.escape(section.words)}</p>')
+            if section.figure is not None:
+                image = base64.b64encode(png(section.figure)).decode()
+                width = round(96 * section.figure.get_figwidth())
+                alt = html.escape(f"{section.title}, {group.env}")
+                parts.append(
+                    f'<figure><img width="{width}" alt="{alt}" src="data:image/png;base64,{image}"></figure>'
+                )
+            parts.append(section.table)
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title>'
+        f"<style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
+    )

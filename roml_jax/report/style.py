@@ -1,0 +1,104 @@
+"""What the report's figures have in common: colours, direct labels, plain axes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+INK, FAINT = "#222222", "#8a8a8a"
+# Okabe and Ito's colours, told apart with every kind of colour vision.
+_BY_SAMPLER = {
+    "uniform": "#d55e00", "cem": "#0072b2", "cem_soft": "#56b4e9", "tail": "#009e73", "tail_soft": "#009e73",
+    "oracle": "#cc79a7", "naive": "#e69f00",
+}  # fmt: skip
+_SPARE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+_LINES = ("-", "--", ":", "-.")
+_LABEL_GAP = 0.075  # between labels, as a share of the axis' height
+PANEL = (3.7, 3.0)  # inches
+
+
+def colours(samplers: Sequence[str]) -> list[str]:
+    """A colour for each method: its sampler's own, or a spare one where several have it."""
+    taken: list[str] = []
+    for sampler in samplers:
+        own = _BY_SAMPLER.get(sampler)
+        spare = [colour for colour in _SPARE if colour not in taken] or list(_SPARE)
+        taken.append(own if own and own not in taken else spare[0])
+    return taken
+
+
+def line(i: int) -> str:
+    """A dash pattern for the i-th method, for those who print in grey."""
+    return _LINES[i % len(_LINES)]
+
+
+def panels(count: int, columns: int = 3, size: tuple[float, float] = PANEL) -> tuple[Figure, list[Axes]]:
+    """A figure with so many panels."""
+    columns = min(count, columns)
+    rows = -(-count // columns)
+    if count == 1:
+        size = (size[0] * 1.3, size[1] * 1.1)
+    figure = Figure(figsize=(columns * size[0] + 0.8, rows * size[1] + 0.2), layout="constrained")
+    figure.get_layout_engine().set(wspace=0.06, hspace=0.08)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
+    for axis in axes[count:]:
+        axis.remove()
+    for axis in axes[:count]:
+        plain(axis)
+    return figure, axes[:count]
+
+
+def plain(axis: Axes) -> None:
+    """No frame, few ticks, a faint grid."""
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.spines[["left", "bottom"]].set_color(FAINT)
+    axis.tick_params(colors=INK, labelsize=8.5, length=3, color=FAINT)
+    axis.grid(axis="y", color="#e6e6e6", lw=0.6)
+    axis.set_axisbelow(True)
+    axis.yaxis.set_major_locator(MaxNLocator(5))
+
+
+def name_axes(axis: Axes, title: str, x: str, y: str) -> None:
+    """Title and labels with units."""
+    axis.set_title(title, loc="left", fontsize=10, fontweight="bold", color=INK)
+    axis.set_xlabel(x, fontsize=9, color=INK)
+    axis.set_ylabel(y, fontsize=9, color=INK)
+
+
+def frames_axis(axis: Axes, most: float) -> tuple[float, str]:
+    """How to scale frames, and the axis' label."""
+    scale, unit = (1e6, "million frames") if most >= 5e5 else (1e3, "thousand frames")
+    axis.xaxis.set_major_locator(MaxNLocator(5))
+    return scale, f"training ({unit})"
+
+
+def label_ends(axis: Axes, ends: Mapping[str, tuple[float, float, str]]) -> None:
+    """Writes names beside the ends of lines, apart from each other.
+
+    Args:
+        axis: with its limits final.
+        ends: (x, y, colour) by name.
+    """
+    low, high = axis.get_ylim()
+    named = sorted(ends.items(), key=lambda item: item[1][1])
+    places = np.array([(end[1] - low) / (high - low) for _, end in named])
+    for _ in range(200):  # neighbours that are too close push each other away
+        gaps = np.diff(places)
+        close = gaps < _LABEL_GAP - 1e-6
+        if not close.any():
+            break
+        push = np.where(close, (_LABEL_GAP - gaps) / 2, 0)
+        places[:-1] -= push
+        places[1:] += push
+    if len(places):
+        places += max(0.0, -places[0]) - max(0.0, places[-1] - 1.0)
+    right = max((end[0] for end in ends.values()), default=0.0)
+    for (name, (_, _, colour)), place in zip(named, places, strict=True):
+        axis.annotate(
+            name, (right, low + place * (high - low)), xytext=(5, 0), textcoords="offset points",
+            color=colour, fontsize=8.5, va="center", annotation_clip=False,
+        )  # fmt: skip

@@ -1,0 +1,56 @@
+"""An untrained policy and its rollouts, for the tests of what uses policies."""
+
+import jax
+import jax.numpy as jnp
+
+import roml_jax
+from roml_jax import policy as policy_lib
+from roml_jax import rollout
+
+N = 3
+
+
+def varied(learner):
+    """The same with large weights in its policy, which without training does the same everywhere."""
+    return learner._replace(
+        policy=jax.tree.map(
+            lambda x: x + 0.5 * jax.random.normal(jax.random.key(x.size), x.shape), learner.policy
+        )
+    )
+
+
+class Played:
+    """An untrained policy and what the package's own evaluation did with it."""
+
+    def __init__(self, env="khazad_dum", own=None, **options):
+        self.config = roml_jax.make_config(env, "uniform", num_tasks=4, frames=1e5, **options)
+        self.parts = roml_jax.experiment.make(self.config, own)
+        self.learner = jax.jit(lambda key: varied(self.parts.agent.init(key)))(jax.random.key(3))
+        self.policy = policy_lib.make(self.parts, self.config.protocol, self.learner)
+        tasks = self.parts.env.family.sample_prior(jax.random.key(1), N)
+
+        @jax.jit
+        def play(learner):
+            return rollout.run_episodes(
+                self.parts.agent, self.parts.env, self.config.protocol, learner, tasks, jax.random.key(2),
+                greedy=jnp.ones(self.policy.episodes, bool),
+            )[0]  # fmt: skip
+
+        self.rollout = jax.device_get(play(self.learner))
+
+    def steps(self):
+        """(episode, step, observation, wanted output, reward, observation after, valid) of each."""
+        seen = self.rollout
+        obs = seen.obs[..., : self.policy.obs_size]  # without the flag, which the policy adds itself
+        for k in range(self.policy.episodes):
+            for t in range(self.policy.horizon):
+                place = (slice(None), k, t)
+                yield (
+                    k,
+                    t,
+                    obs[place],
+                    seen.action[place],
+                    seen.reward[place],
+                    obs[:, k, t + 1],
+                    seen.valid[place],
+                )

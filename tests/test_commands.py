@@ -1,0 +1,90 @@
+"""Wrong input to the commands on runs: one line on stderr, exit code 2, nothing written."""
+
+import shutil
+
+import pytest
+from small_runs import trained
+
+from roml_jax import cli, export
+from roml_jax.evaluate import __main__ as evaluate
+from roml_jax.render import __main__ as render
+from roml_jax.report import __main__ as report
+
+COMMANDS = {
+    "evaluate": evaluate.command,
+    "report": report.command,
+    "render": render.command,
+    "export": export.command,
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a run, one without a checkpoint, a damaged one and a file."""
+    place = tmp_path_factory.mktemp("place")
+    run = trained(place / "run", "--seeds", "3", "4", "--eval.interval", "0")
+    shutil.copytree(run, place / "unsaved", ignore=shutil.ignore_patterns("checkpoint"))
+    shutil.copytree(run, place / "silent", ignore=shutil.ignore_patterns("metrics.jsonl"))
+    shutil.copytree(run, place / "wrong")
+    (place / "wrong" / "config.yaml").write_text("env: humanoid_mas\n")
+    (place / "empty").mkdir()
+    (place / "there").mkdir()
+    for suffix in ("csv", "html", "gif", "zip"):
+        (place / f"there.{suffix}").write_text("kept")
+    return place
+
+
+CASES = [
+    ("evaluate", "required: run"),
+    ("evaluate missing", "missing is no run"),
+    ("evaluate empty", "empty is no run"),
+    ("evaluate unsaved", "unsaved has no checkpoint yet"),
+    ("evaluate wrong", "did you mean 'humanoid_mass'?"),
+    ("evaluate run --which best", "invalid choice: 'best'"),
+    ("evaluate run --which best_cvar", "best_cvar"),
+    ("evaluate run --tasks 0", "must be at least 1, got 0"),
+    ("evaluate run --tasks many", "--tasks: invalid positive value: 'many'"),
+    ("evaluate run --seed -1", "must be between 0 and 2^32 - 1"),
+    ("evaluate run --out there.csv", "there.csv exists; nothing is overwritten"),
+    ("evaluate run --out new.txt", "--out must end in .csv or .parquet, got new.txt"),
+    ("evaluate run --tsks 3", "unrecognized arguments: --tsks 3"),
+    ("report", "required: RUN"),
+    ("report missing", "missing is no run"),
+    ("report silent", "silent has no metrics.jsonl yet"),
+    ("report run run", "a run is given twice"),
+    ("report run wrong", "did you mean 'humanoid_mass'?"),
+    ("report run --out there.html", "there.html exists"),
+    ("report run --out new.pdf", "--out must end in .html, got new.pdf"),
+    ("report run --out there/../there.html", "exists; nothing is overwritten"),
+    ("report run --tasks -1", "must be at least 0, got -1"),
+    ("render missing", "missing is no run"),
+    ("render run", "render shows MuJoCo robots and khazad_dum, not probe_memory"),
+    ("render unsaved", "unsaved has no checkpoint yet"),
+    ("export run", "required: --out"),
+    ("export run --out there.zip", "there.zip exists"),
+    ("export run --out new.onnx", "--out must end in .zip, got new.onnx"),
+    ("export run --out new.zip --run 7", "run has no run '7'; its runs are: 3; 4"),
+    ("export unsaved --out new.zip", "unsaved has no checkpoint yet"),
+    ("export run --out there.csv/new.zip", "cannot write there.csv/new.zip"),
+]
+
+
+@pytest.mark.parametrize(("line", "said"), CASES)
+def test_wrong_input_is_one_line(line, said, place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    before = {path: path.stat().st_mtime_ns for path in place.rglob("*")}
+    name, *arguments = line.split()
+    assert cli.run(COMMANDS[name], arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert said in error
+    assert {path: path.stat().st_mtime_ns for path in place.rglob("*")} == before
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_says_what_the_command_does(name, capsys):
+    with pytest.raises(SystemExit) as left:
+        COMMANDS[name](["--help"])
+    assert left.value.code == 0
+    assert f"python -m roml_jax.{name}" in capsys.readouterr().out

@@ -1,0 +1,196 @@
+"""Evaluation of runs: the same numbers as the run's own test, told as tables and rows."""
+
+import csv
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from rich.console import Console
+from small_runs import rows, trained
+
+from roml_jax import cli, saved, tasks
+from roml_jax.evaluate import records as records_lib
+from roml_jax.evaluate import tables
+from roml_jax.evaluate.__main__ import command
+from roml_jax.evaluate.grids import grid
+from roml_jax.runs import Run
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("runs") / "finished", "--seeds", "3", "4")
+
+
+def said(capsys):
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_the_command_repeats_the_runs_own_test(finished, tmp_path, capsys):
+    out = tmp_path / "new" / "returns.csv"
+    assert cli.run(command, [str(finished), "--out", str(out)]) == 0
+    table = said(capsys)
+    with out.open() as file:
+        read = list(csv.DictReader(file))
+    assert len(read) == 2 * 32 * 2
+    assert list(read[0]) == [
+        "seed", "which", "iteration", "task", "payer", "episode", "return", "diverged",
+    ]  # fmt: skip
+    assert {row["which"] for row in read} == {"last"}
+    tests = {row["seed"]: row for row in rows(finished) if "test/cvar" in row}
+    for seed, own in tests.items():
+        mine = [row for row in read if row["seed"] == str(seed)]
+        assert {row["iteration"] for row in mine} == {"15"}
+        by_task = np.array([float(row["return"]) for row in mine]).reshape(32, 2).mean(axis=1)
+        np.testing.assert_allclose(by_task.mean(), own["test/return_mean"], rtol=1e-5)
+        worst = np.sort(by_task)[: math.ceil(0.1 * 32)].mean()
+        np.testing.assert_allclose(worst, own["test/cvar"], rtol=1e-5)
+        assert f"{worst:.3f}" in table
+    means = [own["test/return_mean"] for own in tests.values()]
+    assert f"1 (mean) {np.mean(means):.3f} [{min(means):.3f}, {max(means):.3f}]" in table
+    assert "0.1 (the run's)" in table
+
+
+def test_other_learners_tasks_and_seeds(finished, capsys):
+    last = saved.load(finished)
+    best = records_lib.collect(saved.load(finished, "best_cvar"), 32)
+    evaluated = {
+        seed: {
+            row["iteration"]: row["eval/cvar"]
+            for row in rows(finished)
+            if row["seed"] == seed and "eval/cvar" in row
+        }
+        for seed in (3, 4)
+    }
+    for seed, iteration in zip((3, 4), best.iterations, strict=True):
+        assert evaluated[seed][int(iteration)] == max(evaluated[seed].values())
+    one, other = (records_lib.collect(last, 8, seed=seed) for seed in (1, 2))
+    assert one.returns.shape == (2, 8, 2)
+    assert not np.array_equal(one.tasks, other.tasks)
+    again = records_lib.collect(last, 8, seed=1)
+    np.testing.assert_array_equal(one.returns, again.returns)
+
+
+def test_a_grid_has_no_risk_levels(finished, capsys):
+    assert cli.run(command, [str(finished), "--grid", "--tasks", "5"]) == 0
+    table = said(capsys)
+    assert "on a grid over their range" in table
+    assert "Return against payer" in table
+    assert "CVaR" not in table
+
+
+def records(returns, seeds=(0,), alpha=0.05, values=None, settings=({},)):
+    returns = np.asarray(returns, float)
+    runs = tuple(Run(seed, setting) for setting in settings for seed in seeds)
+    tasks = np.arange(returns.shape[1], dtype=float) if values is None else np.asarray(values, float)
+    return records_lib.Records(
+        ("mass",), runs, "last", np.full(len(runs), 7), (alpha,) * len(runs), "prior", tasks[:, None],
+        returns, np.zeros(returns.shape, bool), {},
+    )  # fmt: skip
+
+
+def shown(made):
+    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    tables.show(console, made)
+    return " ".join(console.export_text().split())
+
+
+def test_levels_of_risk_are_those_of_numpy():
+    returns = np.random.default_rng(0).normal(size=(1, 200, 3))
+    by_task = np.sort(returns[0].mean(axis=1))
+    text = shown(records(returns))
+    assert "one seed: no interval" in text
+    for alpha in tables.ALPHAS:
+        cvar = by_task[: math.ceil(alpha * 200)].mean()
+        var = np.quantile(by_task, alpha)
+        assert re.search(rf"(^| ){alpha:g}( \(the run's\))? {cvar:.3f} {var:.3f} ", text)
+        assert cvar <= var
+    assert f"1 (mean) {by_task.mean():.3f} worst task {by_task[0]:.3f}" in text
+    for k in range(3):
+        assert f" {k} {returns[0, :, k].mean():.3f} " in text
+
+
+def test_returns_against_the_task_are_means_of_equal_groups():
+    values = np.random.default_rng(1).permutation(80)
+    by_task = 2.0 * values
+    text = shown(records(np.stack([by_task, by_task], axis=1)[None], values=values))
+    assert "0 to 9 10 9.0 0.0 10 to 19 10 29.0 20.0" in text
+
+
+def test_settings_that_were_swept_have_tables_of_their_own():
+    returns = np.zeros((4, 10, 2))
+    returns[2:] = 1.0
+    text = shown(records(returns, seeds=(0, 1), settings=({"ppo.lr": 1e-3}, {"ppo.lr": 1e-4})))
+    first, second = text.split("Return by risk level")[1:]
+    assert "(ppo.lr=0.001), mean over 2 seeds" in first
+    assert "1 (mean) 0.000 [0.000, 0.000]" in first
+    assert "1 (mean) 1.000 [1.000, 1.000]" in second
+
+
+def test_parquet_without_pyarrow_is_one_line(monkeypatch, finished, tmp_path, capsys):
+    monkeypatch.setattr(records_lib.importlib.util, "find_spec", lambda name: None)
+    assert cli.run(command, [str(finished), "--out", str(tmp_path / "returns.parquet")]) == 2
+    assert "needs the package pyarrow" in capsys.readouterr().err
+
+
+def test_parquet_has_the_rows_of_csv(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    made = records(np.random.default_rng(0).normal(size=(2, 3, 2)), seeds=(0, 1))
+    records_lib.write(made, tmp_path / "a.parquet", ".parquet")
+    read = parquet.read_table(tmp_path / "a.parquet").to_pydict()
+    assert list(read) == records_lib.columns(made)
+    assert [list(row) for row in zip(*read.values(), strict=True)] == list(records_lib.rows(made))
+
+
+@pytest.mark.parametrize(
+    ("family", "wanted"),
+    [
+        (tasks.beta("speed", 0.0, 7.0), np.linspace(0, 7, 15)[:, None]),
+        (tasks.log_beta(("mass",)), 2.0 ** np.linspace(-1, 1, 15)[:, None]),
+        (tasks.categorical(("a", "b"), [[1, 2], [3, 4], [0, 9]]), [[0, 9], [1, 2], [3, 4]]),
+    ],
+)
+def test_a_line_of_tasks(family, wanted):
+    np.testing.assert_allclose(grid(family, 15), wanted, atol=1e-6)
+
+
+def test_a_range_without_end_stops_where_the_prior_does():
+    line = np.asarray(grid(tasks.exponential("noise", 0.1), 50))[:, 0]
+    np.testing.assert_allclose(np.diff(line), np.diff(line)[0], rtol=1e-3)
+    assert 0 <= line[0] < 1e-3
+    assert 0.55 < line[-1] < 0.85  # 99.9 % of an exponential lie below 6.9 means
+
+
+def test_two_dimensions_are_a_square_and_more_are_lines_through_the_middle():
+    square = np.asarray(grid(tasks.log_beta(("a", "b")), 30))
+    assert len(square) == 25
+    for i in range(2):
+        np.testing.assert_allclose(np.unique(square[:, i]), 2.0 ** np.linspace(-1, 1, 5), rtol=1e-6)
+    lines = np.asarray(grid(tasks.log_beta(("a", "b", "c")), 30))
+    assert lines.shape == (30, 3)
+    for i in range(3):
+        own = lines[10 * i : 10 * i + 10]
+        np.testing.assert_allclose(own[:, i], 2.0 ** np.linspace(-1, 1, 10), rtol=1e-6)
+        np.testing.assert_allclose(np.delete(own, i, axis=1), 1.0, rtol=1e-6)
+
+
+def test_a_disks_grid_lies_on_the_disk():
+    points = np.asarray(grid(tasks.disk(("x", "y"), 5.0), 100))
+    assert np.hypot(*points.T).max() <= 5.0 + 1e-4
+    assert np.hypot(*points.T).max() > 4.9
+
+
+def test_more_tasks_than_go_at_once(finished, monkeypatch):
+    """Pieces are put together in order; the first is as it is alone."""
+    run = saved.load(finished)
+    monkeypatch.setattr(records_lib, "_BATCH", 16)
+    whole, first = records_lib.collect(run, 24), records_lib.collect(run, 24)
+    assert whole.returns.shape == (2, 24, 2)
+    np.testing.assert_array_equal(whole.returns, first.returns)
+    by_hand = jax.jit(run.parts.learner.test)(
+        run.one(0), jnp.asarray(whole.tasks[:16]), records_lib.held_out.draw(
+            run.parts.env.family, 24, run.config.eval.seed, "test")[1],
+    )  # fmt: skip
+    np.testing.assert_allclose(whole.returns[0, :16], by_hand, rtol=1e-5)

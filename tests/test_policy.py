@@ -1,0 +1,238 @@
+"""A loaded policy acts as in the package's own evaluation, also where the package is not installed."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+import textwrap
+import zipfile
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cart import cart
+from played import N, Played
+
+import roml_jax
+from roml_jax import policy as policy_lib
+from roml_jax.presets import ConfigError
+
+
+@pytest.fixture(scope="module")
+def khazad_dum():
+    return Played()
+
+
+@pytest.fixture(scope="module")
+def cheetah():
+    return Played("cheetah_mass")
+
+
+def test_actions_are_those_of_the_evaluation(khazad_dum):
+    policy, memory = khazad_dum.policy, khazad_dum.policy.begin(N)
+    chosen = set()
+    for k, t, obs, wanted, reward, after, _ in khazad_dum.steps():
+        # under boundary="terminal" the first observation of a later episode decides nothing
+        given = np.full_like(obs, 9.0) if k > 0 and t == 0 else obs
+        action, memory = policy.act(memory, given)
+        assert action.dtype == np.int32
+        np.testing.assert_array_equal(action, wanted[:, 0])
+        memory = policy.observe(memory, reward, after)
+        chosen.update(action.tolist())
+    assert len(chosen) > 1  # or nothing was compared
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"protocol.boundary": "reset", "protocol.end_flag": False},
+        {"protocol.action_map": "tanh"},
+    ],
+    ids=str,
+)
+def test_every_protocol_is_kept(options):
+    played = Played("probe_observation", **options)
+    policy, memory = played.policy, played.policy.begin(N)
+    outputs = []
+    for _, _, obs, wanted, reward, after, _ in played.steps():
+        action, memory = policy.act(memory, obs)
+        executed = np.tanh(wanted) if "protocol.action_map" in options else wanted
+        np.testing.assert_allclose(action, executed, rtol=1e-5, atol=1e-6)
+        memory = policy.observe(memory, reward, after)
+        outputs.append(action)
+    assert np.std(outputs) > 1e-4
+
+
+def test_an_early_end_is_as_in_training():
+    """Training goes on with the last observation; a robot's next episode begins at once."""
+    env = cart(horizon=6, terminate=lambda view: jnp.abs(view.qvel[3]) > 0.04)
+    played = Played("cheetah_mass", env)
+    policy = played.policy
+    valid = played.rollout.valid
+    assert not valid.all()
+    assert valid[:, :, 0].all()
+    for robot in range(N):
+        memory = policy.begin()
+        for k, t, obs, wanted, reward, after, lives in played.steps():
+            if not lives[robot]:
+                continue
+            action, memory = policy.act(memory, obs[robot])
+            np.testing.assert_allclose(action, wanted[robot], rtol=1e-5, atol=1e-6)
+            last = t + 1 < policy.horizon and not valid[robot, k, t + 1]
+            memory = policy.observe(memory, reward[robot], after[robot], end=last)
+
+
+def test_one_robot_and_a_batch_are_the_same(khazad_dum):
+    policy = khazad_dum.policy
+    many, one = policy.begin(N), policy.begin()
+    for _, _, obs, _, reward, after, _ in list(khazad_dum.steps())[:40]:
+        actions, many = policy.act(many, obs)
+        action, one = policy.act(one, obs[1])
+        assert action.shape == ()
+        assert action == actions[1]
+        many, one = policy.observe(many, reward, after), policy.observe(one, reward[1], after[1])
+    np.testing.assert_allclose(one.belief.hidden[0], many.belief.hidden[1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda p, m: p.act(m, np.zeros((N, 7))), r"observations must be of shape \(3, 99\), got \(3, 7\)"),
+        (lambda p, m: p.act(m, np.zeros(99)), r"\(3, 99\), got \(99,\)"),
+        (lambda p, m: p.act(p.begin(), np.zeros(98)), r"\(1, 99\) or \(99,\), got \(98,\)"),
+        (lambda p, m: p.observe(m, 0.0, np.zeros((N, 99))), r"reward must be \(3,\), got \(\)"),
+        (lambda p, m: p.observe(p.begin(), np.zeros(2), np.zeros(99)), "reward must be one number"),
+    ],
+)
+def test_wrong_shapes_are_one_line(khazad_dum, call, said):
+    with pytest.raises(ValueError, match=said) as error:
+        call(khazad_dum.policy, khazad_dum.policy.begin(N))
+    assert "\n" not in str(error.value)
+
+
+def test_an_agent_that_needs_whole_episodes_is_refused(khazad_dum):
+    agent = khazad_dum.parts.agent._replace(adapt=lambda *args: None)
+    with pytest.raises(ConfigError, match="adapts to whole episodes"):
+        policy_lib.make_functions(agent, khazad_dum.config.protocol, khazad_dum.parts.env.spec)
+
+
+ALONE = textwrap.dedent("""
+    import json, sys, zipfile
+    sys.modules["roml_jax"] = None  # whatever imports it fails
+    import numpy as np
+    from jax import export
+    path, data, out = sys.argv[1:]
+    with zipfile.ZipFile(path) as file:
+        begin, act, observe = (
+            export.deserialize(bytearray(file.read(name))).call for name in ("begin", "act", "observe")
+        )
+    seen, actions = np.load(data), []
+    n = seen["obs"].shape[1]
+    memory = begin(np.zeros(n, np.float32))
+    for obs, reward, after in zip(seen["obs"], seen["reward"], seen["after"]):
+        action, memory = act(memory, obs)
+        memory = observe(memory, reward, after, np.zeros(n, bool))
+        actions.append(np.asarray(action))
+    np.save(out, np.stack(actions))
+    assert not [name for name in sys.modules if name.startswith(("flax", "distrax", "mujoco"))]
+""")
+
+
+@pytest.mark.parametrize("robots", [1, N])
+def test_an_exported_policy_runs_where_the_package_cannot_be_imported(cheetah, robots, tmp_path):
+    steps = list(cheetah.steps())
+    seen = {
+        name: np.stack([step[place][:robots] for step in steps])
+        for name, place in (("obs", 2), ("reward", 4), ("after", 5))
+    }
+    np.savez(tmp_path / "seen.npz", **seen)
+    path = cheetah.policy.export(tmp_path / "policy.zip")
+    subprocess.run(
+        [sys.executable, "-c", ALONE, path, tmp_path / "seen.npz", tmp_path / "actions.npy"],
+        check=True,
+        cwd=tmp_path,
+    )
+    wanted = np.stack([step[3][:robots] for step in steps])
+    actions = np.load(tmp_path / "actions.npy")
+    assert actions.shape == (400, robots, 6)
+    np.testing.assert_allclose(actions, wanted, rtol=1e-4, atol=1e-5)
+    assert np.std(actions) > 1e-3
+
+
+def test_the_exported_file_says_how_to_call_it_and_is_never_overwritten(khazad_dum, tmp_path):
+    path = khazad_dum.policy.export(tmp_path / "new" / "policy.zip")
+    with zipfile.ZipFile(path) as file:
+        said = json.loads(file.read("signature.json"))
+    assert said["observation"]["size"] == 99
+    assert said["action"] == {"kind": "discrete", "n": 4}
+    assert (said["horizon"], said["episodes"], said["env"]) == (32, 4, "khazad_dum")
+    assert said["memory"][0] == {"shape": ["n", 128], "dtype": "float32"}
+    before = path.read_bytes()
+    with pytest.raises(ConfigError, match=r"exists; nothing is overwritten"):
+        khazad_dum.policy.export(path)
+    assert path.read_bytes() == before
+    assert [left.name for left in path.parent.iterdir()] == ["policy.zip"]
+
+
+@pytest.fixture(scope="module")
+def deploy():
+    path = Path(__file__).parent.parent / "examples" / "deploy.py"
+    spec = importlib.util.spec_from_file_location("deploy", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_example_acts_as_the_package_on_the_same_observations(cheetah, deploy, tmp_path):
+    path = cheetah.policy.export(tmp_path / "policy.zip")
+    record = []
+    returns = deploy.adapt(deploy.Policy(path), deploy.Cheetah(1.7, 0), record)
+    assert len(record) == 400
+    np.testing.assert_allclose(sum(step[2] for step in record), sum(returns))
+    memory = cheetah.policy.begin()
+    for obs, acted, reward, after in record:
+        action, memory = cheetah.policy.act(memory, obs)
+        np.testing.assert_allclose(action, acted, rtol=1e-4, atol=1e-5)
+        memory = cheetah.policy.observe(memory, reward, after)
+
+
+def test_the_examples_robot_is_the_environments(deploy):
+    """Plain MuJoCo against the environment with consistent constants, from the same states."""
+    env = roml_jax.envs.make("cheetah_mass", physics="mujoco", derived="consistent")
+    robot, random = deploy.Cheetah(1.7, 0), np.random.default_rng(0)
+    robot.reset()
+    state = jax.jit(env.reset)(jax.random.key(0), jnp.array([1.7]))
+    qpos, qvel = jnp.asarray(robot.data.qpos), jnp.asarray(robot.data.qvel)
+    state = state._replace(physics=env.physics.reset(qpos, qvel, state.model))
+    step = jax.jit(env.step)
+    for _ in range(20):
+        action = random.uniform(-1.5, 1.5, 6)
+        state = step(state, jnp.asarray(action))
+        obs, reward = robot.step(action)
+        np.testing.assert_allclose(state.obs, obs, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(state.reward, reward, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("policy.zip", "--mass", "-1"), "--mass must be positive"),
+        (("text.zip",), "no exported policy"),
+        (("missing.zip",), "no exported policy"),
+        (("other.zip",), "khazad_dum, not on cheetah_mass"),
+    ],
+)
+def test_the_example_refuses_wrong_input_in_one_line(
+    arguments, said, cheetah, khazad_dum, deploy, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    cheetah.policy.export("policy.zip")
+    khazad_dum.policy.export("other.zip")
+    Path("text.zip").write_text("text")
+    monkeypatch.setattr(sys, "argv", ["deploy.py", *arguments])
+    assert deploy.main() == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1

@@ -1,0 +1,151 @@
+"""Pictures show the rollouts of the policy."""
+
+import base64
+import json
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cart import MODEL
+from PIL import Image
+from played import Played as Trial
+
+import roml_jax
+from roml_jax.config import ConfigError
+from roml_jax.render import film, page, rollouts, scene, walks
+
+
+@pytest.fixture(scope="module")
+def khazad_dum():
+    return Trial()
+
+
+@pytest.fixture(scope="module")
+def cheetah():
+    return Trial("cheetah_mass")
+
+
+@pytest.fixture(scope="module")
+def run_of_cheetah(cheetah):
+    return rollouts.play(cheetah.policy, cheetah.parts.env, "one", np.array([1.7]))
+
+
+def test_a_rollout_is_the_environments(run_of_cheetah, cheetah):
+    played = run_of_cheetah
+    assert played.poses.shape == (2, 201, 1, 9)
+    dt = cheetah.parts.env.physics.dt
+    speed = np.diff(played.poses[:, :, 0, 0], axis=1) / dt
+    height = played.poses[:, 1:, 0, 1]
+    # reward = speed + height - control cost, which is never negative
+    assert (played.reward[:, :, 0] <= speed + height + 1e-3).all()
+    np.testing.assert_allclose(played.returns, played.reward.sum(axis=1))
+
+
+def test_two_policies_meet_the_same_starts(run_of_cheetah, cheetah):
+    again = rollouts.play(cheetah.policy, cheetah.parts.env, "two", np.array([0.6]))
+    np.testing.assert_array_equal(again.poses[:, 0], run_of_cheetah.poses[:, 0])
+    assert np.abs(again.poses[:, 50] - run_of_cheetah.poses[:, 50]).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [([], [1.0, 1.0, 1.0]), (["mass=2"], [2.0, 1.0, 1.0]), (["0.5", "1.5", "2"], [0.5, 1.5, 2.0])],
+)
+def test_tasks_are_named_or_in_order(given, wanted):
+    family = roml_jax.envs.make("cheetah_body").family
+    np.testing.assert_allclose(rollouts.parse_task(family, given), wanted, atol=0.03)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["weight=2"], "unknown dimension 'weight'"),
+        (["mass=heavy"], "mass must be a number, got 'heavy'"),
+        (["mass=nan"], "mass must lie in"),
+        (["mass=5"], r"mass must lie in \[0.5, 2\], got 5"),
+        (["1", "2"], "a value for each of mass, damping, head; got 1 2"),
+    ],
+)
+def test_a_task_that_cannot_be_is_one_line(given, said):
+    with pytest.raises(ConfigError, match=said) as error:
+        rollouts.parse_task(roml_jax.envs.make("cheetah_body").family, given)
+    assert "\n" not in str(error.value)
+
+
+def unpacked(text, *shape):
+    return np.frombuffer(base64.b64decode(text), "<f4").reshape(shape)
+
+
+def test_the_page_holds_the_robot_and_its_motion_and_needs_no_network(run_of_cheetah, cheetah):
+    env = cheetah.parts.env
+    html = page.page(env, [run_of_cheetah, run_of_cheetah._replace(label="</script><b>two")])
+    assert html.count("</script>") == 1  # a label cannot end the script
+    assert not re.search(r"https?://", html)
+    assert len(html) < 600_000
+    data = json.loads(re.search(r"const DATA = (.*);\n", html)[1])
+    assert [one["label"] for one in data["scenes"]] == ["one", "</script><b>two"]
+    one = data["scenes"][0]
+    assert [shape["type"] for shape in one["shapes"]] == ["capsule"] * 8
+    np.testing.assert_allclose([shape["size"][0] for shape in one["shapes"]], 0.046 * 1.7, rtol=1e-3)
+    frames = unpacked(one["frames"], 402, 8, 7)
+    np.testing.assert_allclose(np.linalg.norm(frames[..., 3:], axis=-1), 1.0, rtol=1e-5)
+    assert one["floor"] == 0.0
+    np.testing.assert_allclose(unpacked(one["reward"], 2, 200), run_of_cheetah.reward[:, :, 0], rtol=1e-6)
+    # the torso's capsule moves as far as the root does
+    moved = frames[:, 0, 0] - frames[0, 0, 0]
+    root = run_of_cheetah.poses[:, :, 0, 0].ravel()
+    assert np.abs(moved - (root - root[0])).max() < 0.6
+
+
+def test_shapes_of_a_model_are_told_with_their_sizes():
+    shapes = [scene._shape(MODEL, geom) for geom in scene.drawn_geoms(MODEL)]
+    assert [shape["type"] for shape in shapes] == ["sphere", "capsule", "sphere"]
+    assert shapes[1]["size"][:2] == [0.02, 0.25]
+
+
+def test_a_film_without_opengl_is_one_line(monkeypatch):
+    def no_renderer(*args):
+        raise RuntimeError("an OpenGL platform\nlibrary has not been loaded")
+
+    monkeypatch.setattr(film.mujoco, "Renderer", no_renderer)
+    with pytest.raises(ConfigError, match=r"no offscreen OpenGL here .*take \.html") as error:
+        film.check(".gif")
+    assert "\n" not in str(error.value)
+
+
+def test_walks_are_a_map_or_a_film(khazad_dum, tmp_path):
+    env = khazad_dum.parts.env
+    played = [
+        rollouts.play(khazad_dum.policy, env, label, np.array([0.2]), n)
+        for label, n in (("one", 8), ("two", 8))
+    ]
+    assert played[0].poses.shape == (4, 33, 8, 2)
+    walks.still(env, played, tmp_path / "map")
+    with Image.open(tmp_path / "map") as image:
+        assert image.format == "PNG"
+    single = [one._replace(poses=one.poses[:, :, :1], reward=one.reward[:, :, :1]) for one in played]
+    walks.film(env, single[:1], tmp_path / "one")
+    walks.film(env, single, tmp_path / "both")
+    with Image.open(tmp_path / "one") as one, Image.open(tmp_path / "both") as both:
+        assert one.format == both.format == "GIF"
+        assert both.width == 2 * one.width + 16
+        first, lasts = one.convert("RGB"), 0
+        for i in range(one.n_frames):  # equal pictures in a row are one that lasts longer
+            one.seek(i)
+            lasts += one.info["duration"]
+        assert lasts == 110 * 4 * (33 + 10)
+        one.seek(one.n_frames - 1)
+        last = one.convert("RGB")
+    assert np.abs(np.asarray(first, int) - np.asarray(last, int)).max() > 100  # something moved
+
+
+def test_walkers_stay_where_the_environment_puts_them(khazad_dum):
+    env = khazad_dum.parts.env
+    played = rollouts.play(khazad_dum.policy, env, "one", np.array([0.0]), 4, seed=5)
+    starts = played.poses[:, 0]
+    assert ((starts >= 0.5) & (starts <= 2.5)).all()
+    key = jax.random.split(jax.random.key(5), (4, 4))[2, 3]
+    np.testing.assert_allclose(starts[2, 3], env.reset(key, jnp.zeros(1)).physics.position, rtol=1e-6)
+    assert np.abs(np.diff(played.poses, axis=1)).sum(axis=-1).max() <= 1 + 1e-5  # no noise: one cell a step

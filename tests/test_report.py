@@ -1,0 +1,161 @@
+"""Reports on runs: pooling, numbers, and what is said where something is missing."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from small_runs import rows, trained, without
+
+from roml_jax import cli
+from roml_jax.config import ConfigError
+from roml_jax.report import data, figures, page, series
+from roml_jax.report.__main__ import command
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A method's three seeds in two folders, and one seed of another."""
+    place = tmp_path_factory.mktemp("runs")
+    return [
+        trained(place / "cem", "--seeds", "1", "2"),
+        trained(place / "cem2", "--seeds", "3"),
+        trained(place / "uniform", "--seeds", "1", "2", sampler="uniform"),
+    ]
+
+
+def finals(folder, name):
+    return {row["seed"]: row[f"test/{name}"] for row in rows(folder) if f"test/{name}" in row}
+
+
+def text_of(html):
+    return " ".join(re.sub(r"<[^>]+>", " ", re.sub(r"<style>.*?</style>", "", html, flags=re.S)).split())
+
+
+def test_one_command_makes_a_page_and_its_figures(folders, tmp_path, capsys):
+    out = tmp_path / "new" / "all.html"
+    assert cli.run(command, [*map(str, folders), "--out", str(out), "--tasks", "24"]) == 0
+    html = out.read_text()
+    assert not re.search(r"""(src|href)=["'](?!data:|#)""", html)  # nothing from elsewhere
+    text = text_of(html)
+    for title in ("Learning curves", "Final performance", "Return against the task", "What the sampler draws",
+                  "Adaptation", "Configuration"):  # fmt: skip
+        assert title in text
+    names = {path.name for path in (tmp_path / "new" / "all").iterdir()}
+    assert names == {"learning.png", "final.png", "tasks.png", "sampler.png", "adaptation.png"}
+    assert html.count("data:image/png;base64,") == len(names)
+    own, theirs = finals(folders[0], "cvar"), finals(folders[2], "cvar")
+    own |= finals(folders[1], "cvar")
+    assert f"{np.mean(list(own.values())):.3f} [" in text
+    difference = np.mean([own[seed] - theirs[seed] for seed in (1, 2)])
+    assert f"{difference:+.3f} [" in text
+    assert " 3 " in text[text.index("cem (RoML)") :]
+    before = html
+    assert cli.run(command, [str(folders[0]), "--out", str(out)]) == 2
+    assert out.read_text() == before
+
+
+def test_seeds_of_a_method_are_pooled_and_the_baseline_stands_first(folders):
+    (group,) = data.load(folders)
+    assert group.env == "probe_memory"
+    assert [method.label for method in group.methods] == ["uniform", "cem (RoML)"]
+    assert [[seed.seed for seed in method.seeds] for method in group.methods] == [[1, 2], [1, 2, 3]]
+    assert page.baseline(group) is group.methods[0]
+    assert data.note(group.methods[1]) == ""
+    assert data.differences(group) == [("sampler", ["uniform", "cem"])]
+
+
+def test_other_options_are_another_method_and_other_tasks_another_environment(folders, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(folders[1], other)
+    text = (other / "config.yaml").read_text()
+    (other / "config.yaml").write_text(re.sub(r"ppo.lr: .*", "ppo.lr: 0.5", text))
+    (group,) = data.load([*folders, other])
+    lr = re.search(r"ppo.lr: (.*)", text)[1]
+    assert [method.label for method in group.methods] == [
+        "uniform",
+        f"cem (RoML), ppo.lr={float(lr):g}",
+        "cem (RoML), ppo.lr=0.5",
+    ]
+
+
+def test_a_seed_given_twice_is_refused(folders, tmp_path):
+    shutil.copytree(folders[1], tmp_path / "copy")
+    with pytest.raises(ConfigError, match="have the same seed 3 of the same method"):
+        data.load([*folders, tmp_path / "copy"])
+    with pytest.raises(ConfigError, match="given twice"):
+        data.load([folders[0], folders[0]])
+
+
+def test_a_curve_is_the_mean_over_the_seeds_that_got_so_far(folders, tmp_path):
+    short = tmp_path / "cem2"
+    shutil.copytree(folders[1], short)
+    without(short, "test/")
+    kept = [row for row in rows(short) if row["iteration"] <= 6]
+    (short / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
+    (group,) = data.load([folders[0], short])
+    (method,) = group.methods
+    made = series.curve(method, "eval/return_mean")
+    assert made.x.tolist() == [0, 768, 1536, 1920]
+    by_seed = [
+        dict(zip(*map(np.ndarray.tolist, seed.series("eval/return_mean")), strict=True))
+        for seed in method.seeds
+    ]
+    np.testing.assert_allclose(made.y.mean[1], np.mean([curve[768] for curve in by_seed]))
+    np.testing.assert_allclose(made.y.mean[3], np.mean([curve[1920] for curve in by_seed[:2]]))
+    assert (made.y.low <= made.y.mean).all()
+    assert (made.y.mean <= made.y.high).all()
+    assert "seed 3 ends at 0.000768 million frames" in data.note(method)
+    assert "not tested: its last evaluation" in data.note(method)
+
+
+def test_what_a_sampler_draws_begins_at_the_prior_and_moves_to_phi(folders):
+    (group,) = data.load(folders)
+    uniform, cem = group.methods
+    family = series.environment(cem).family
+    assert series.draws(uniform, family) is None
+    drawn = series.draws(cem, family)
+    assert drawn.x[0] == 0
+    np.testing.assert_allclose(drawn.mean[0], 0.5, atol=0.05)  # payer is uniform on [0, 1] under the prior
+    last = [seed.last("sampler/phi_0") for seed in cem.seeds]
+    np.testing.assert_allclose(drawn.by_seed[:, -1, 0], last, atol=0.06)
+    assert (drawn.low <= drawn.mean).all()
+    assert (drawn.mean <= drawn.high).all()
+
+
+def test_one_seed_without_evaluations_or_checkpoint_says_so(folders, tmp_path, capsys):
+    bare = tmp_path / "bare"
+    shutil.copytree(folders[1], bare)
+    shutil.rmtree(bare / "checkpoint")
+    without(bare, "eval/")
+    without(bare, "test/")
+    assert cli.run(command, [str(bare), "--out", str(tmp_path / "bare.html")]) == 0
+    text = text_of((tmp_path / "bare.html").read_text())
+    assert "One seed per method: there are no intervals." in text
+    assert "Not evaluated during training, or once: cem (RoML)." in text
+    assert "never evaluated" in text
+    assert "has no checkpoint yet" in text
+    assert "[nan" not in text
+    assert {path.stem for path in (tmp_path / "bare").iterdir()} == {"learning", "sampler"}
+
+
+def test_a_report_without_rollouts(folders, tmp_path):
+    assert cli.run(command, [str(folders[0]), "--out", str(tmp_path / "r.html"), "--tasks", "0"]) == 0
+    assert not (tmp_path / "r" / "tasks.png").exists()
+
+
+def test_figures_say_what_they_show(folders):
+    (group,) = data.load(folders)
+    figure = figures.learning(group, 2)
+    assert [axis.get_title(loc="left") for axis in figure.axes] == [
+        "Training, on its own tasks", "Held-out tasks: mean", "Held-out tasks: CVaR 0.1",
+    ]  # fmt: skip
+    for axis in figure.axes:
+        assert axis.get_xlabel() == "training (thousand frames)"
+        assert axis.get_ylabel() == "return per episode"
+        assert {text.get_text() for text in axis.texts} == {"uniform", "cem (RoML)"}
+    final = dict(zip(("mean", "cvar"), figures.final(group).axes, strict=True))
+    drawn = [line.get_xdata() for line in final["mean"].lines if len(line.get_xdata()) == 1]
+    wanted = [np.mean(list(finals(folders[2], "return_mean").values()))]
+    np.testing.assert_allclose(drawn[0], wanted)
