@@ -82,7 +82,7 @@ IS_WELL, UNLESS = compiled(meta._is_well), compiled(meta._unless)
 @functools.cache
 def learner_of(agent, env):
     options, made = options_of(agent), ENVS[env]()
-    learner = experiment._make_learner(options, made, options.protocol.agent_spec(made.spec), None)
+    _, learner = experiment._make_learner(options, made, options.protocol.agent_spec(made.spec), None)
     return learner._replace(
         init=compiled(learner.init), collect=compiled(learner.collect), update=compiled(learner.update),
         test=compiled(learner.test),
