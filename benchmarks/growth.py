@@ -1,0 +1,169 @@
+"""Frames per second as tasks, seeds and devices grow: a table and a figure of each.
+
+    python -m benchmarks.growth [--out benchmarks/results/growth-cpu.json] [--figure docs/images/growth.png]
+    python -m benchmarks.growth --plot benchmarks/results/growth-cpu.json --figure FILE
+
+Tasks: the environment under random actions. Seeds: the whole loop, all in one program. Devices: the whole
+loop of eight seeds on forced host devices, which share this machine's cores, so that the best is to lose nothing.
+Each measurement runs in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import machine, throughput
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+_DEVICES = "--xla_force_host_platform_device_count="
+
+
+class Series(NamedTuple):
+    """Measurements of one environment along one axis.
+
+    Attributes:
+        axis: "tasks", "seeds" or "devices".
+        env: environment.
+        sizes: along the axis.
+        options: training options at a size.
+        layer: of ``benchmarks.throughput``.
+    """
+
+    axis: str
+    env: str
+    sizes: tuple[int, ...]
+    options: Any
+    layer: str
+
+
+def _tasks(n: int) -> dict[str, str]:
+    return {"num_tasks": str(n), "frames": str(400 * n), "sampler.batch_size": str(n)}
+
+
+def _seeds(n: int) -> dict[str, str]:
+    return {"seeds": f"0..{n - 1}", "vae.buffer_trajectories": "500"}
+
+
+def _devices(n: int) -> dict[str, str]:
+    return {**_seeds(8), "mesh": f"seed={n}" if n > 1 else "none"}
+
+
+SERIES = (
+    Series("tasks", "cheetah_mass", (16, 64, 256, 1024, 4096), _tasks, "env"),
+    Series("tasks", "khazad_dum", (16, 256, 4096, 65_536), _tasks, "env"),
+    Series("seeds", "khazad_dum", (1, 3, 10, 30), _seeds, "whole iteration"),
+    Series("seeds", "cheetah_mass", (1, 3, 10), _seeds, "whole iteration"),
+    Series("devices", "khazad_dum", (1, 2, 4, 8), _devices, "whole iteration"),
+)
+
+
+def measure(series: Series, size: int, repeats: int) -> dict[str, Any] | None:
+    """One point, or None where it failed."""
+    options = [f"{name}={value}" for name, value in series.options(size).items()]
+    before = os.environ.get("XLA_FLAGS")
+    if series.axis == "devices":
+        os.environ["XLA_FLAGS"] = f"{_DEVICES}{size}"
+    try:
+        layers = "env" if series.layer == "env" else "all"
+        result = throughput.in_own_process(series.env, options, repeats=repeats, layers=layers)
+    finally:
+        os.environ.pop("XLA_FLAGS", None)
+        if before is not None:
+            os.environ["XLA_FLAGS"] = before
+    if result is None:
+        return None
+    row = result["layers"][series.layer]
+    return {
+        "axis": series.axis, "env": series.env, "size": size, "layer": series.layer,
+        "frames_per_s": row["frames_per_s"], "frames_per_s_min_max": row["frames_per_s_min_max"],
+        "peak_memory_gib": result["peak_memory_gib"],
+    }  # fmt: skip
+
+
+def table(rows: list[dict[str, Any]]) -> Table:
+    """The figures, for people; cost per frame beside that of the smallest size."""
+    shown = Table("axis", "env", "size", "layer", "frames/s", "cost of a frame", "peak GiB")
+    first: dict[tuple[str, str], int] = {}
+    for row in rows:
+        start = first.setdefault((row["axis"], row["env"]), row["frames_per_s"])
+        shown.add_row(
+            row["axis"], row["env"], f"{row['size']:,}", row["layer"], f"{row['frames_per_s']:,}",
+            f"{start / row['frames_per_s']:.2f}", f"{row['peak_memory_gib']:.1f}",
+        )  # fmt: skip
+    return shown
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """A panel per axis, frames per second against size."""
+    axes_names = list(dict.fromkeys(row["axis"] for row in rows))
+    figure, axes = plt.subplots(1, len(axes_names), figsize=(4 * len(axes_names), 3.2), squeeze=False)
+    for axis, name in zip(axes[0], axes_names, strict=True):
+        for env in dict.fromkeys(row["env"] for row in rows if row["axis"] == name):
+            points = [row for row in rows if row["axis"] == name and row["env"] == env]
+            x, y = [p["size"] for p in points], [p["frames_per_s"] for p in points]
+            low, high = zip(*(p["frames_per_s_min_max"] for p in points), strict=True)
+            (line,) = axis.plot(x, y, marker="o", markersize=4)
+            axis.fill_between(x, low, high, alpha=0.2, color=line.get_color(), linewidth=0)
+            axis.annotate(
+                env, (x[-1], y[-1]), xytext=(0, 7), textcoords="offset points", ha="right",
+                color=line.get_color(),
+            )  # fmt: skip
+        sizes = sorted({row["size"] for row in rows if row["axis"] == name})
+        axis.set(xscale="log", yscale="log", xlabel=name, title=points[0]["layer"])
+        axis.set_xticks(sizes, [f"{size:,}" for size in sizes], fontsize=7)
+        axis.minorticks_off()
+        axis.margins(y=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0][0].set_ylabel("environment steps/s")
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measures, prints, writes JSON and the figure."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repeats", type=int, default=3, help="rounds that the medians are taken over")
+    parser.add_argument("--axes", nargs="+", default=["tasks", "seeds", "devices"], help="what grows")
+    parser.add_argument("--out", type=Path, help="where to write JSON")
+    parser.add_argument("--plot", type=Path, help="JSON of an earlier run to draw, in place of measuring")
+    parser.add_argument("--figure", type=Path, help="where to draw it")
+    args = parser.parse_args(argv)
+    console = Console()
+    if args.plot:
+        rows = json.loads(args.plot.read_text())["results"]
+    else:
+        rows = []
+        for series in SERIES:
+            for size in series.sizes if series.axis in args.axes else ():
+                row = measure(series, size, args.repeats)
+                if row is None:
+                    console.print(f"{series.env} with {size} {series.axis} failed", style="red")
+                    return 1
+                rows.append(row)
+                console.print(f"{series.axis} {size:,}: {series.env} {row['frames_per_s']:,} steps/s")
+        if args.out:
+            result = {"machine": machine.describe(), "results": rows}
+            args.out.write_text(json.dumps(result, indent=1) + "\n")
+    console.print(table(rows))
+    if args.figure:
+        plot(rows, args.figure)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
