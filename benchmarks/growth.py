@@ -4,7 +4,7 @@
     python -m benchmarks.growth --plot benchmarks/results/growth-cpu.json --figure FILE
 
 Tasks: the environment under random actions. Seeds: the whole loop, all in one program. Devices: the whole
-loop of eight seeds on forced host devices, which share this machine's cores, so that the best is to lose nothing.
+loop of eight seeds on forced host devices, which share this machine's cores: the best is to lose nothing.
 Each measurement runs in a process of its own.
 """
 
