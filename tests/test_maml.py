@@ -28,36 +28,45 @@ def _advantage(reward):
     return to_come - np.polyval(np.polyfit(np.arange(H), to_come, 1), np.arange(H))
 
 
-def _policy(logits):
-    p = np.exp(logits - logits.max())
-    return p / p.sum()
+SEEN = np.array([0.5, -1.0, 2.0])  # the observation at each step
 
 
-def _expected(logits):
-    """Expected return of the second episode, by enumeration; weights and biases add up in the logits."""
+def _policy(theta):
+    """Probabilities (H, 2) under theta, weights and biases (2, 2)."""
+    logits = SEEN[:, None] * theta[0] + theta[1]
+    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return p / p.sum(axis=1, keepdims=True)
+
+
+def _likelihood(p, actions):
+    return np.prod(p[np.arange(H), actions])
+
+
+def _expected(theta):
+    """Expected return of the second episode, by enumeration."""
     total = 0.0
     for first in TIMES:
-        p = _policy(logits)
-        one_hot = np.eye(2)[first]
-        gradient = (_advantage(_rewards(first))[:, None] * (one_hot - p)).mean(axis=0)
-        adapted = _policy(logits + 2 * LR * gradient)
-        later = sum(np.prod(adapted[second]) * _rewards(second).sum() for second in TIMES)
-        total += np.prod(p[first]) * later
+        p = _policy(theta)
+        score = _advantage(_rewards(first))[:, None] * (np.eye(2)[first] - p)
+        gradient = np.stack([(SEEN[:, None] * score).mean(axis=0), score.mean(axis=0)])
+        adapted = _policy(theta + LR * gradient)
+        later = sum(_likelihood(adapted, second) * _rewards(second).sum() for second in TIMES)
+        total += _likelihood(p, first) * later
     return total
 
 
-def _surrogate_gradient(logits, first_order=False):
-    """Our meta-gradient in the logits' biases, averaged over all outcomes by their probability."""
+def _surrogate_gradient(theta, first_order=False):
+    """Our meta-gradient, averaged over all outcomes by their probability."""
     options = maml.MamlConfig(inner_lr=LR, inner_normalise=False, first_order=first_order)
     policy = Policy(Discrete(2), (), None, None, "normc")
     params = policy.init(jax.random.key(0), jnp.ones(1), jnp.zeros(0))
-    params["params"]["logits"] = {"kernel": jnp.zeros((1, 2)), "bias": jnp.asarray(logits)}
+    params["params"]["logits"] = {"kernel": jnp.asarray(theta[:1]), "bias": jnp.asarray(theta[1])}
     outcomes = list(itertools.product(TIMES, TIMES))
     actions = np.array([np.stack(outcome) for outcome in outcomes])
     rewards = jnp.asarray(np.array([[_rewards(a) for a in outcome] for outcome in outcomes]))
     valid = jnp.ones(rewards.shape, bool)
     episodes = maml.Episode(
-        jnp.ones((*rewards.shape, 1)), jnp.asarray(actions[..., None], float),
+        jnp.broadcast_to(SEEN[:, None], (*rewards.shape, 1)), jnp.asarray(actions[..., None], float),
         maml.inner_advantage(rewards, valid, GAMMA, normalise=False), valid,
     )  # fmt: skip
 
@@ -66,16 +75,21 @@ def _surrogate_gradient(logits, first_order=False):
         log_prob = judged.log_prob.sum(axis=1)
         return (jax.lax.stop_gradient(jnp.exp(log_prob)) * log_prob * rewards[:, 1].sum(axis=1)).sum()
 
-    return np.asarray(jax.grad(surrogate)(params)["params"]["logits"]["bias"])
+    gradient = jax.grad(surrogate)(params)["params"]["logits"]
+    return np.concatenate([gradient["kernel"], gradient["bias"][None]])
 
 
 def test_the_meta_gradient_is_that_of_the_expected_return_after_adaptation(x64):
     """The exploring episode's score and the second-order term included; finite differences in float64."""
-    logits, step = np.array([0.2, -0.5]), 1e-5
-    expected = [(_expected(logits + step * e) - _expected(logits - step * e)) / (2 * step) for e in np.eye(2)]
-    np.testing.assert_allclose(_surrogate_gradient(logits), expected, rtol=1e-6)
-    first_order = _surrogate_gradient(logits, first_order=True)
-    assert abs(first_order / expected - 1).min() > 0.01
+    theta, step = np.array([[0.3, -0.4], [0.2, -0.5]]), 1e-5
+    expected = np.zeros((2, 2))
+    for index in np.ndindex(2, 2):
+        e = np.zeros((2, 2))
+        e[index] = step
+        expected[index] = (_expected(theta + e) - _expected(theta - e)) / (2 * step)
+    np.testing.assert_allclose(_surrogate_gradient(theta), expected, rtol=1e-6)
+    # with one observation alone the advantages, which sum to 0, would leave no second order
+    assert abs(_surrogate_gradient(theta, first_order=True) / expected - 1).max() > 0.01
 
 
 def test_inner_advantages_against_numpy(x64):
