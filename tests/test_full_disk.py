@@ -37,22 +37,26 @@ def fill(path):
     assert os.statvfs(path).f_bavail == 0
 
 
-def test_a_full_disk_is_told_and_survived(disk, monkeypatch, capfd):
-    advance, chunks = metrics.ConsoleProgress.advance, []
+def full_between(monkeypatch, disk, first, last=None):
+    """Fills the disk after so many chunks, when a checkpoint is there, and makes room after so many more."""
+    advance, chunks, saved_in = metrics.ConsoleProgress.advance, [], disk / "run" / "checkpoint"
 
     def meanwhile(self, frames, facts):
-        """After the third chunk the disk is full, until the sixth."""
         advance(self, frames, facts)
         chunks.append(frames)
-        if len(chunks) == 3:
-            while checkpoint.latest(disk / "run" / "checkpoint") is None:
+        if len(chunks) == first:
+            while checkpoint.latest(saved_in) is None:
                 time.sleep(0.01)
             fill(disk / "filler")
-        if len(chunks) == 6:
-            assert checkpoint.latest(disk / "run" / "checkpoint") is not None
+        if len(chunks) == last:
+            assert checkpoint.latest(saved_in) is not None
             (disk / "filler").unlink()
 
     monkeypatch.setattr(metrics.ConsoleProgress, "advance", meanwhile)
+
+
+def test_a_full_disk_is_told_and_survived(disk, monkeypatch, capfd):
+    full_between(monkeypatch, disk, 3, 6)
     assert train.main([*SMALL, "--out", str(disk / "run")]) == 0
     said = capfd.readouterr().out
     assert "was not written: no space left on the disk; the last good one is of iteration" in said
@@ -63,18 +67,7 @@ def test_a_full_disk_is_told_and_survived(disk, monkeypatch, capfd):
 
 
 def test_a_run_whose_end_could_not_be_saved_says_so_and_goes_on(disk, monkeypatch, capfd):
-    advance, chunks = metrics.ConsoleProgress.advance, []
-
-    def meanwhile(self, frames, facts):
-        """After the third chunk the disk is full."""
-        advance(self, frames, facts)
-        chunks.append(frames)
-        if len(chunks) == 3:
-            while checkpoint.latest(disk / "run" / "checkpoint") is None:
-                time.sleep(0.01)
-            fill(disk / "filler")
-
-    monkeypatch.setattr(metrics.ConsoleProgress, "advance", meanwhile)
+    full_between(monkeypatch, disk, 3)
     assert train.main([*SMALL, "--out", str(disk / "run")]) == 1
     said = capfd.readouterr().err
     assert said.startswith("error: the last checkpoint was not written: make room, then")
