@@ -181,7 +181,10 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("n", [40, 16, 100])
+SIZES = [40, *(pytest.param(n, marks=pytest.mark.slow) for n in (16, 100))]
+
+
+@pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("name", OPTIONS)
 def test_fifty_batches_are_the_packages(x64, monkeypatch, name, n):
     """Every option over sequences of batches; iterations equal to a batch, smaller and larger.
