@@ -130,14 +130,14 @@ def test_one_seed_without_evaluations_or_checkpoint_says_so(folders, tmp_path, c
     shutil.rmtree(bare / "checkpoint")
     without(bare, "eval/")
     without(bare, "test/")
-    assert cli.run(command, [str(bare), "--out", str(tmp_path / "bare.html")]) == 0
-    text = text_of((tmp_path / "bare.html").read_text())
+    assert cli.run(command, [str(bare), "--out", str(tmp_path / "page.html")]) == 0
+    text = text_of((tmp_path / "page.html").read_text())
     assert "One seed per method: there are no intervals." in text
     assert "Not evaluated during training, or once: cem (RoML)." in text
     assert "never evaluated" in text
     assert "has no checkpoint yet" in text
     assert "[nan" not in text
-    assert {path.stem for path in (tmp_path / "bare").iterdir()} == {"learning", "sampler"}
+    assert {path.stem for path in (tmp_path / "page").iterdir()} == {"learning", "sampler"}
 
 
 def test_a_report_without_rollouts(folders, tmp_path):

@@ -62,7 +62,7 @@ def learning(group: Group, episodes: int) -> Figure | None:
             axis.fill_between(x, factor * made.y.low, factor * made.y.high, color=colour, alpha=0.18, lw=0)
             axis.plot(x, mean, color=colour, lw=1.6, ls=style.line(i))
             ends[method.label] = (x[-1], mean[np.isfinite(mean)][-1], colour)
-        axis.set_xlim(left=0)
+        axis.set_xlim(0, most / scale)
         style.name_axes(axis, title, x_label, label)
         style.label_ends(axis, ends)
     return figure
@@ -136,7 +136,7 @@ def against_task(group: Group, found: Mapping[str, Records], family: TaskFamily)
             made = bootstrap(np.stack([returns[:, part].mean(axis=1) for part in groups], axis=1))
             axis.fill_between(x, made.low, made.high, color=colour, alpha=0.2, lw=0)
             axis.plot(x, made.mean, color=colour, lw=1.8, ls=style.line(j))
-            ends[method.label] = (tasks.max(), made.mean[-1], colour)
+            ends[method.label] = (x[-1], made.mean[-1], colour)
         if _log_scaled(family, i):
             axis.set_xscale("log", base=2)
             _task_ticks(axis.xaxis, *family.ranges[i])
@@ -166,7 +166,7 @@ def sampler(group: Group, drawn: Mapping[str, Draws], family: TaskFamily) -> Fig
                 axis.plot(x, made.by_seed[:, :, i].T, color=colour, lw=0.6, alpha=0.5)
             axis.plot(x, made.mean[:, i], color=colour, lw=1.8)
             ends[label] = (x[-1], made.mean[-1, i], colour)
-        axis.set_xlim(left=0)
+        axis.set_xlim(0, most / scale)
         style.name_axes(axis, f"Tasks drawn: {name}", x_label, f"{_with_unit(family, i)}, tasks drawn")
         style.label_ends(axis, ends)
     return figure

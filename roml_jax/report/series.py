@@ -50,8 +50,8 @@ class Draws(NamedTuple):
 def curve(method: Method, metric: str) -> Curve | None:
     """A metric over the seeds that got so far at each point; None where no seed has it twice."""
     series = [seed.series(metric) for seed in method.seeds]
-    series = [(x, y) for x, y in series if len(x) > 1]
-    if not series:
+    series = [(x, y) for x, y in series if len(x)]
+    if not any(len(x) > 1 for x, _ in series):
         return None
     points = np.unique(np.concatenate([x for x, _ in series]))
     if len(points) > _POINTS:

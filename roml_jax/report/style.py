@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 INK, FAINT = "#222222", "#8a8a8a"
@@ -101,4 +102,5 @@ def label_ends(axis: Axes, ends: Mapping[str, tuple[float, float, str]]) -> None
         axis.annotate(
             name, (right, low + place * (high - low)), xytext=(5, 0), textcoords="offset points",
             color=colour, fontsize=8.5, va="center", annotation_clip=False,
+            path_effects=[withStroke(linewidth=3, foreground="white")],
         )  # fmt: skip
