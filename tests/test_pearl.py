@@ -153,6 +153,7 @@ def test_two_kinds_of_squashing_are_one_too_many():
         experiment.make(config.make("probe_target", "uniform", "pearl", **{"protocol.action_map": "tanh"}))
 
 
+@pytest.mark.slow
 def test_posterior_sampling_finds_which_action_pays():
     """A discrete head. Prior episode: a coin is thrown once, 4 on average; posterior episode: all 8."""
     first, second = train("probe_memory", "uniform", agent="pearl", frames=12e3).mean(axis=0)

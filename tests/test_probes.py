@@ -52,6 +52,7 @@ def test_a_recurrent_policy_remembers_across_steps_and_episodes():
     assert second > 7.8
 
 
+@pytest.mark.slow
 def test_the_ladders_ends():
     """Without adaptation one action for all tasks: 4 of 8; told the task: all 8, from the first step."""
     both = {

@@ -106,6 +106,7 @@ def _moved(before, after):
     )
 
 
+@pytest.mark.slow
 def test_policy_losses_reach_the_encoder_where_so_wished():
     """With a VAE that does not learn, only they can move it; what is recomputed is what acted."""
     still = {"vae.lr": 1e-30, "ppo.epochs": 1, "ppo.minibatches": 1}
