@@ -104,9 +104,8 @@ def main(argv: list[str] | None = None) -> int:
             hits.append(_where(killed, before))
             console.print(f"kill {len(hits)}: {hits[-1]}, {len(_rows(killed))} rows", highlight=False)
         subprocess.run(_command("--resume", str(killed)), check=True, stdout=subprocess.DEVNULL)
-        same_state = all(
-            a.tobytes() == b.tobytes() for a, b in zip(_state(whole), _state(killed), strict=True)
-        )
+        pairs = zip(_state(whole), _state(killed), strict=True)
+        same_state = all(mine.tobytes() == other.tobytes() for mine, other in pairs)  # NaN among them
         same_rows = _rows(whole) == _rows(killed)
     told = {name: hits.count(name) for name in ("starting", "training", "saving")}
     console.print(f"{len(hits)} kills {told}: state equal {same_state}, metrics equal {same_rows}")
