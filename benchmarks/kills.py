@@ -45,11 +45,8 @@ def _state(folder: Path) -> list[np.ndarray]:
     shapes = jax.eval_shape(experiment.make(made).train.init, *runs.leaves(made.runs))
     path = checkpoint.latest(folder / folder_lib.CHECKPOINT)
     assert path is not None, f"{folder} saved nothing"
-    key = jax.dtypes.prng_key
-    return [
-        np.asarray(jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, key) else x)
-        for x in jax.tree.leaves(checkpoint.restore(path, "state", shapes))
-    ]
+    state = checkpoint.plain(checkpoint.restore(path, "state", shapes))
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
 
 
 def _kill(command: list[str], after: float) -> str | None:

@@ -31,7 +31,7 @@ def _is_key(x: Any) -> bool:
     return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
-def _plain(tree: Any) -> Any:
+def plain(tree: Any) -> Any:
     """Random keys as the numbers they hold."""
     return jax.tree.map(lambda x: jax.random.key_data(x) if _is_key(x) else x, tree)
 
@@ -103,7 +103,7 @@ class Checkpoints:
             about: what JSON can hold.
         """
         self.wait()
-        items, alone = {name: _plain(tree) for name, tree in items.items()}, False
+        items, alone = {name: plain(tree) for name, tree in items.items()}, False
         if jax.default_backend() == "cpu":
             # orbax reads a CPU's arrays where they are, and the next chunk of training writes there
             room = memory.available()
@@ -187,14 +187,14 @@ def restore(path: Path, item: str, like: Any) -> Any:
         lambda x, wanted: jax.ShapeDtypeStruct(
             np.shape(x), x.dtype, sharding=getattr(wanted, "sharding", None) or here
         ),
-        jax.eval_shape(_plain, like),
+        jax.eval_shape(plain, like),
         like,
     )
     if not (path / item).is_dir():
         raise CheckpointError(f"the checkpoint {path} has no {item}")
-    plain = _read(path, ocp.args.Composite(**{item: ocp.args.StandardRestore(shapes)}))[item]
+    saved = _read(path, ocp.args.Composite(**{item: ocp.args.StandardRestore(shapes)}))[item]
 
-    def rebuild(saved: Any, wanted: Any) -> Any:
-        return jax.random.wrap_key_data(saved) if _is_key(wanted) else saved
+    def rebuild(leaf: Any, wanted: Any) -> Any:
+        return jax.random.wrap_key_data(leaf) if _is_key(wanted) else leaf
 
-    return jax.tree.map(rebuild, plain, like)
+    return jax.tree.map(rebuild, saved, like)

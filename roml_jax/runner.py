@@ -67,20 +67,25 @@ class _Programs(NamedTuple):
     """Compiled functions; what training does not wait for compiles while it runs."""
 
     chunk: Callable[..., Any]
-    evaluate: concurrent.futures.Future[Callable[..., Any]]
+    evaluate: concurrent.futures.Future[Callable[..., Any]] | None
     test: concurrent.futures.Future[Callable[..., Any]]
 
 
 def _compile(
-    parts: experiment.Experiment, shapes: meta.MetaState, pool: concurrent.futures.Executor
-) -> _Programs:
-    """Compiles the training, and then the rest in the background."""
+    parts: experiment.Experiment, shapes: meta.MetaState, pool: concurrent.futures.Executor,
+    start: Callable[[], State], validates: bool,
+) -> tuple[_Programs, State]:  # fmt: skip
+    """Compiles, and makes the state meanwhile; what training does not wait for compiles while it runs.
 
-    def later(function: Callable[..., Any]) -> concurrent.futures.Future[Callable[..., Any]]:
-        return pool.submit(lambda: jax.jit(function).lower(shapes.learner).compile())
-
-    chunk = jax.jit(parts.train.chunk, donate_argnums=0).lower(shapes, jnp.int32(0)).compile()
-    return _Programs(chunk, later(parts.evaluate), later(parts.test))
+    All tracing is this thread's: Python 3.11's ``ast``, which libraries trace with, can fail in two at once.
+    """
+    compiling = pool.submit(jax.jit(parts.train.chunk, donate_argnums=0).lower(shapes, jnp.int32(0)).compile)
+    state = start()
+    evaluation = jax.jit(parts.evaluate).lower(shapes.learner) if validates else None
+    test = jax.jit(parts.test).lower(shapes.learner)
+    chunk = compiling.result()
+    later = None if evaluation is None else pool.submit(evaluation.compile)
+    return _Programs(chunk, later, pool.submit(test.compile)), state
 
 
 def _summaries(returns: Any, config: Config) -> list[dict[str, float]]:
@@ -228,10 +233,11 @@ def run(config: Config, console: Console) -> Path:
         pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor())
         with console.status("compiling ..."):
             began = time.monotonic()
-            # the state is made while the training is traced and compiled
-            made = pool.submit(lambda: restored or resume.started(config, parts))
-            programs = _compile(parts, sharding.placed_shapes(parts.mesh, shapes, len(config.runs)), pool)
-            state = made.result()
+            placed = sharding.placed_shapes(parts.mesh, shapes, len(config.runs))
+            programs, state = _compile(
+                parts, placed, pool, lambda: restored or resume.started(config, parts),
+                validates=config.eval.every(config.num_tasks) > 0,
+            )  # fmt: skip
         console.print(f"compiled in {metrics.duration(time.monotonic() - began)}")
         host = stack.enter_context(_host(config, parts, folder, console, state.done))
         _train_and_test(host, programs, state)

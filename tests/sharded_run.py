@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from roml_jax import config, experiment, sharding
+from roml_jax import checkpoint, config, experiment, sharding
 
 SMALL = {
     "num_tasks": 8, "seeds": list(range(8)), "learning_starts": 0, "sampler.batch_size": 16,
@@ -25,10 +25,7 @@ def make(mesh, **options):
 
 
 def plain(tree):
-    def array(x):
-        return np.asarray(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x)
-
-    return [array(leaf) for leaf in jax.tree.leaves(tree)]
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(checkpoint.plain(tree))]
 
 
 def train(mesh, iterations, **options):

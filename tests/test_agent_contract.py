@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from examples import own_agent
-from roml_jax import agents, config, envs, experiment, meta, samplers
+from roml_jax import agents, checkpoint, config, envs, experiment, meta, samplers
 from roml_jax.registry import options_class
 
 ENVS = {
@@ -118,10 +118,7 @@ def run(agent, sampler, env, seed):
 
 
 def plain(tree):
-    return jax.tree.map(
-        lambda x: np.asarray(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x),
-        tree,
-    )
+    return jax.tree.map(np.asarray, checkpoint.plain(tree))
 
 
 def check_iterations(agent, sampler, env):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax import export
 
-from roml_jax import config, experiment, meta
+from roml_jax import checkpoint, config, experiment, meta
 
 SMALL = {
     "num_tasks": 8, "frames": 5120, "chunk": 4, "vae.buffer_trajectories": 32, "vae.batch_trajectories": 4,
@@ -24,10 +24,7 @@ def keys(*seeds):
 
 
 def plain(tree):
-    return jax.tree.map(
-        lambda x: np.asarray(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x),
-        tree,
-    )
+    return jax.tree.map(np.asarray, checkpoint.plain(tree))
 
 
 def run(parts, state, iterations):

@@ -33,11 +33,7 @@ def state_of(folder, item="state"):
     parts = experiment.make(made)
     shapes = jax.eval_shape(parts.train.init, *runs.leaves(made.runs))
     state = checkpoint.restore(checkpoint.latest(folder / "checkpoint"), item, shapes)
-    key = jax.dtypes.prng_key
-    return [
-        np.asarray(jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, key) else x)
-        for x in jax.tree.leaves(state)
-    ]
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(checkpoint.plain(state))]
 
 
 def interrupted(arguments, kind):

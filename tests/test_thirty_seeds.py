@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from roml_jax import config, experiment, runs
+from roml_jax import checkpoint, config, experiment, runs
 
 pytestmark = pytest.mark.slow
 
@@ -18,11 +18,7 @@ SMALL = {
 
 def plain(state):
     """Leaves as NumPy arrays, but for the iteration, which all seeds share."""
-    key = jax.dtypes.prng_key
-    return [
-        np.asarray(jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, key) else x)
-        for x in jax.tree.leaves(state._replace(iteration=()))
-    ]
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(checkpoint.plain(state._replace(iteration=())))]
 
 
 def compare(env, iterations, rtol, atol, **options):
