@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from roml_jax.types import Array
 
@@ -34,8 +33,7 @@ class Best(NamedTuple):
 
 def start(acting: Any, num_runs: int) -> Best:
     """Nothing was scored yet: the learner at the start, or its shapes, in the place of both."""
-    # of NumPy, which goes with arrays on any devices
-    one = Snapshot(np.full(num_runs, -np.inf, np.float32), np.zeros(num_runs, np.int32), acting)
+    one = Snapshot(jnp.full(num_runs, -jnp.inf, jnp.float32), jnp.zeros(num_runs, jnp.int32), acting)
     return Best(one, one)
 
 

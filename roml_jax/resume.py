@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -71,7 +71,13 @@ def started(config: Config, parts: experiment.Experiment) -> State:
     state = jax.jit(parts.train.init)(*runs.leaves(config.runs))
     best = None
     if config.eval.every(config.num_tasks):
-        # copies: the next chunk writes where the state is
-        acting = jax.tree.map(jnp.copy, parts.learner.acting(state.learner))
-        best = best_lib.start(acting, len(config.runs))
+        num_runs = len(config.runs)
+
+        @jax.jit
+        def start(acting: Any) -> best_lib.Best:
+            # copies: the next chunk writes where the state is
+            copied = best_lib.start(jax.tree.map(jnp.copy, acting), num_runs)
+            return sharding.place_runs(parts.mesh, copied, num_runs)
+
+        best = start(parts.learner.acting(state.learner))
     return State(state, best, 0, 0.0)

@@ -161,6 +161,11 @@ def placed_shapes(mesh: Mesh | None, shapes: MetaState, num_seeds: int) -> MetaS
     )
 
 
+def place_runs(mesh: Mesh | None, tree: Any, num_seeds: int) -> Any:
+    """What there is of every run, leaves (R, ...), where the runs are; within jit."""
+    return tree if mesh is None else jax.lax.with_sharding_constraint(tree, _of_runs(mesh, num_seeds))
+
+
 def placed_runs(mesh: Mesh | None, shapes: Any, num_seeds: int) -> Any:
     """Shapes of what there is of every run, leaves (R, ...), with their shardings."""
     if mesh is None:
