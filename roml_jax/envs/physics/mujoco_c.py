@@ -6,17 +6,20 @@ MuJoCo's thread pool (``mujoco.batch``) steps its rows, each with its own model 
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import math
 import threading
-from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import mujoco
 import numpy as np
-from jax.experimental.buffer_callback import buffer_callback
 from mujoco.batch import MODEL_FIELDS, Batch, SimulationError
 
+from roml_jax.envs.physics import host_call
 from roml_jax.envs.physics.base import Derived, ModelLeaves, Physics, PhysicsState, is_inert
 from roml_jax.types import Array
 
@@ -60,74 +63,102 @@ def write_tasks(
                 batch.expand(name)[rows] = getattr(base, name)
 
 
+_STATE = ("qpos", "qvel", "act", "qacc_warmstart")
+
+
 class _Rows:
     """A batch of n simulations and the tasks that they hold: a cache by value."""
 
     def __init__(self, model: mujoco.MjModel, n: int, readings: tuple[str, ...], derived: Derived) -> None:
         self.batch = Batch(model, n)
-        self.parts = {
-            name: self.batch.bind(name) for name in ("qpos", "qvel", "act", "qacc_warmstart", "ctrl")
-        }
-        self.readings = {name: self.batch.bind(name) for name in readings}
+        self.given = [self.batch.bind(name) for name in (*_STATE, "ctrl")]
+        self.taken = [self.batch.bind(name) for name in (*_STATE, *readings)]
         self._model, self._derived = model, derived
         self._tasks: np.ndarray | None = None
 
-    def set_tasks(self, leaves: Mapping[str, np.ndarray]) -> None:
-        """Writes the rows whose leaves (n, ...) have changed."""
-        if not leaves:
+    def set_tasks(self, names: tuple[str, ...], values: np.ndarray) -> None:
+        """Writes the rows whose leaves, flat side by side in (n, L), have changed."""
+        changed = np.ones(len(values), bool) if self._tasks is None else (self._tasks != values).any(axis=1)
+        if not changed.any():
             return
-        now = np.concatenate([leaf.reshape(self.batch.nsim, -1) for leaf in leaves.values()], axis=1)
-        changed = np.ones(len(now), bool) if self._tasks is None else (self._tasks != now).any(axis=1)
-        if changed.any():
-            rows = np.flatnonzero(changed).astype(np.int32)
-            write_tasks(self.batch, self._model, leaves, rows, self._derived)
-            self._tasks = now
+        rows, leaves, at = np.flatnonzero(changed).astype(np.int32), {}, 0
+        for name in names:
+            field = getattr(self._model, name)
+            leaves[name] = values[:, at : at + field.size].reshape(-1, *field.shape)
+            at += field.size
+        write_tasks(self.batch, self._model, leaves, rows, self._derived)
+        self._tasks = values.copy()
 
 
-class _Host:
-    """What lives on the host; all of it is a cache, results depend on the arguments of a call alone."""
+class _Host(NamedTuple):
+    """What the host calculates; its simulations are a cache, results depend on a call's arguments alone."""
 
-    def __init__(
-        self, model: mujoco.MjModel, frame_skip: int, readings: tuple[str, ...], derived: Derived
-    ) -> None:
-        self._model, self._frame_skip, self._readings, self._derived = model, frame_skip, readings, derived
-        self._rows: dict[int, _Rows] = {}
-        self._lock = threading.Lock()  # two compiled programs may run at once
+    kind: Kind
+    model: mujoco.MjModel
+    frame_skip: int
+    readings: tuple[str, ...]
+    derived: Derived
+    leaves: tuple[str, ...]
 
-    def __call__(
-        self, kind: Kind, out: PhysicsState, state: PhysicsState, ctrl: Any, leaves: ModelLeaves
-    ) -> None:
-        """Runs a batch with any leading axes; writes the next state into ``out``."""
-        out, state, ctrl, leaves = jax.tree.map(np.asarray, (out, state, ctrl, leaves))
-        lead = state.qpos.shape[:-1]
-        n = int(np.prod(lead))
-        with self._lock:
-            if n not in self._rows:
-                self._rows[n] = _Rows(self._model, n, self._readings, self._derived)
-            rows = self._rows[n]
-            rows.set_tasks({name: leaf.reshape(n, *leaf.shape[len(lead) :]) for name, leaf in leaves.items()})
-            for name, part in rows.parts.items():
-                part[...] = (ctrl if name == "ctrl" else getattr(state, name)).reshape(part.shape)
-            self._run(kind, rows.batch)
-            for name in ("qpos", "qvel", "act", "qacc_warmstart"):
-                target = getattr(out, name)
-                target[...] = rows.parts[name].reshape(target.shape)
-            for name, values in rows.readings.items():
-                out.readings[name][...] = values.reshape(out.readings[name].shape)
+    @property
+    def name(self) -> str:
+        """Says all that results depend on, for programs that a later process finds in the compile cache."""
+        data = np.empty(mujoco.mj_sizeModel(self.model), np.uint8)
+        mujoco.mj_saveModel(self.model, None, data)
+        rest = repr((self.frame_skip, self.readings, self.derived, self.leaves))
+        return f"roml_jax_{self.kind}_{hashlib.sha256(data.tobytes() + rest.encode()).hexdigest()}"
 
-    def _run(self, kind: Kind, batch: Batch) -> None:
+    def caller(self) -> host_call.HostFunction:
+        """The function that compiled programs call, with simulations of its own."""
+        lock = threading.Lock()  # two compiled programs may run at once
+
+        @functools.lru_cache(maxsize=8)  # batch sizes and devices
+        def rows_of(n: int, device: int) -> _Rows:
+            return _Rows(self.model, n, self.readings, self.derived)
+
+        def run(device: int, out: np.ndarray, state: np.ndarray, leaves: np.ndarray | None = None) -> None:
+            n = math.prod(state.shape[:-1])
+            with lock:
+                rows = rows_of(n, device)
+                if leaves is not None:
+                    rows.set_tasks(self.leaves, leaves.reshape(n, -1))
+                _unpack(state.reshape(n, -1), rows.given)
+                self.run(rows.batch)
+                _pack(rows.taken, out.reshape(n, -1))
+
+        return run
+
+    def run(self, batch: Batch) -> None:
         """Steps or forwards all rows; those that blow up come back as NaN."""
-        if kind == "reset":
+        if self.kind == "reset":
             batch.forward()
             return
         clock = batch.bind("time")
         clock[...] = _STARTED
         try:
-            batch.step(nstep=self._frame_skip)
+            batch.step(nstep=self.frame_skip)
         except SimulationError as error:
             clock[error.ids] = np.nan
         # a state that has blown up makes MuJoCo start again from the initial one, its clock at zero
         batch.bind("qpos")[~(clock >= _STARTED)] = np.nan
+
+
+def _unpack(flat: np.ndarray, parts: list[np.ndarray]) -> None:
+    """Columns of (n, F), one part after the other, into the simulations."""
+    at = 0
+    for part in parts:
+        width = math.prod(part.shape[1:])
+        part[...] = flat[:, at : at + width].reshape(part.shape)
+        at += width
+
+
+def _pack(parts: list[np.ndarray], flat: np.ndarray) -> None:
+    """The other way."""
+    at = 0
+    for part in parts:
+        width = math.prod(part.shape[1:])
+        flat[:, at : at + width] = part.reshape(len(part), width)
+        at += width
 
 
 def _shape_of_reading(data: mujoco.MjData, name: str) -> tuple[int, ...]:
@@ -148,19 +179,20 @@ def make(
         derived: whether to recompute what follows from the fields that a task edits. Collision boxes
             and subtree masses always are.
     """
-    host = _Host(model, frame_skip, readings, derived)
     example = mujoco.MjData(model)
-
-    def outputs(dtype: Any) -> PhysicsState:
-        def like(*shape: int) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct(shape, dtype)
-
-        read = {name: like(*_shape_of_reading(example, name)) for name in readings}
-        return PhysicsState(like(model.nq), like(model.nv), like(model.na), like(model.nv), read)
+    shapes = [getattr(example, name).shape for name in _STATE]
+    shapes += [_shape_of_reading(example, name) for name in readings]
+    ends = [sum(math.prod(shape) for shape in shapes[: i + 1]) for i in range(len(shapes))]
 
     def call(kind: Kind, state: PhysicsState, ctrl: Array, leaves: ModelLeaves) -> PhysicsState:
-        args = (state._replace(readings={}), ctrl, dict(leaves))
-        return _callback(lambda out, *args: host(kind, out, *args), outputs(state.qpos.dtype), *args)
+        names, dtype = tuple(sorted(leaves)), state.qpos.dtype
+        host = _Host(kind, model, frame_skip, readings, derived, names)
+        args = [jnp.concatenate([*state[:4], ctrl])]
+        if names:
+            args.append(jnp.concatenate([jnp.ravel(leaves[name]).astype(dtype) for name in names]))
+        flat = host_call.call(host.name, host.caller, jax.ShapeDtypeStruct((ends[-1],), dtype), *args)
+        parts = [x.reshape(shape) for x, shape in zip(jnp.split(flat, ends[:-1]), shapes, strict=True)]
+        return PhysicsState(*parts[:4], dict(zip(readings, parts[4:], strict=True)))
 
     def reset(qpos: Array, qvel: Array, leaves: ModelLeaves) -> PhysicsState:
         state = PhysicsState(qpos, qvel, jnp.zeros(model.na, qpos.dtype), jnp.zeros_like(qvel), {})
@@ -179,25 +211,3 @@ def make(
         return {name: leaf for name, leaf in leaves.items() if not is_inert(name)}
 
     return Physics("mujoco", model, frame_skip, prepare, reset, step)
-
-
-def _callback(host: Callable[..., None], outputs: Any, *args: Any) -> Any:
-    """Calls a function that fills its outputs in place, for a whole batch at once.
-
-    On a CPU the host sees the program's own memory: 10 microseconds a call, where ``pure_callback``,
-    which other backends need, takes 190.
-    """
-    if jax.default_backend() == "cpu":
-
-        def in_place(_: Any, out: Any, *args: Any) -> None:
-            host(out, *args)
-
-        return buffer_callback(in_place, outputs, vmap_method="broadcast_all")(*args)
-
-    def returning(*args: Any) -> Any:
-        lead = np.shape(args[0].qpos)[:-1]
-        out = jax.tree.map(lambda x: np.empty((*lead, *x.shape), x.dtype), outputs)
-        host(out, *args)
-        return out
-
-    return jax.pure_callback(returning, outputs, *args, vmap_method="broadcast_all")
