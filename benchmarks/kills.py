@@ -1,6 +1,6 @@
 """A run that is killed again and again ends in the state of one that never was, bit for bit.
 
-    python -m benchmarks.kills [--kills 20] [--env khazad_dum] [--frames 1e6] [--out FILE]
+    python -m benchmarks.kills [--kills 20] [--env khazad_dum] [--frames 3e6] [--out FILE]
 
 One run is left alone. Another, the same, gets SIGKILL at a random moment, goes on with ``--resume``, is
 killed again, and so on; then it is left to end. Both last checkpoints (parameters, optimisers, statistics,
@@ -72,6 +72,15 @@ def _where(folder: Path, before: int) -> str:
     return "training" if len(_rows(folder)) > before else "starting"
 
 
+def _latest_moment(options: list[str], folder: Path, kills: int) -> float:
+    """Seconds after a start that a kill may come at: so soon that the run does not end before the last."""
+    began = time.monotonic()  # a second run, now that its programs are in the cache
+    subprocess.run(_command(*options, "--out", str(folder)), check=True, stdout=subprocess.DEVNULL)
+    seconds = time.monotonic() - began
+    training = folder_lib.read_metrics(folder / folder_lib.METRICS)[-1]["seconds"]
+    return seconds - training + 2 * training / kills
+
+
 def main(argv: list[str] | None = None) -> int:
     """Kills, compares, prints and writes."""
     parser = argparse.ArgumentParser(
@@ -79,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--kills", type=int, default=20, help="how often")
     parser.add_argument("--env", default="khazad_dum", help="environment to train on")
-    parser.add_argument("--frames", default="1e6", help="length of the run")
+    parser.add_argument("--frames", default="3e6", help="length of the run")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--out", type=Path, help="where to write JSON")
     args = parser.parse_args(argv)
@@ -88,15 +97,13 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as name:
         whole, killed = Path(name) / "whole", Path(name) / "killed"
         subprocess.run(_command(*options, "--out", str(whole)), check=True, stdout=subprocess.DEVNULL)
-        began = time.monotonic()  # again, now that its programs are in the cache
-        subprocess.run(_command(*options, "--out", f"{whole}-2"), check=True, stdout=subprocess.DEVNULL)
-        seconds = time.monotonic() - began
+        latest = _latest_moment(options, Path(f"{whole}-2"), args.kills)
         hits: list[str] = []
         while len(hits) < args.kills:
             go_on = (killed / folder_lib.CONFIG).is_file()
             command = ["--resume", str(killed)] if go_on else [*options, "--out", str(killed)]
             before = len(_rows(killed)) if go_on else 0
-            if _kill(_command(*command), moments.uniform(0, seconds)) is None:
+            if _kill(_command(*command), moments.uniform(0, latest)) is None:
                 break  # it came to its end
             hits.append(_where(killed, before))
             console.print(f"kill {len(hits)}: {hits[-1]}, {len(_rows(killed))} rows", highlight=False)
