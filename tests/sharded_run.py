@@ -16,7 +16,7 @@ SMALL = {
 PROBE = {"env": "probe_memory", "frames": 10 * 128}
 CHEETAH = {
     "env": "cheetah_mass", "physics": "mjx", "protocol.horizon": 4, "frames": 64, "chunk": 1,
-    "ppo.minibatches": 2,
+    "ppo.minibatches": 2, "sampler.batch_size": 8,
 }  # fmt: skip
 
 

@@ -17,7 +17,7 @@ import jax, jax.numpy as jnp, numpy as np
 from roml_jax.envs.physics import host_call
 
 def make():
-    def function(device, out, x):
+    def function(out, x):
         out[...] = 2 * x
     return function
 
@@ -28,9 +28,8 @@ print(program(jnp.arange(3.0)), "cache_hits" in cached)
 """
 
 
-def plus(device, out, a, b):
+def plus(out, a, b):
     """Of (..., 2) and (..., 3) the sums, into (..., 2)."""
-    del device
     if (a < 0).any():
         raise ValueError("a must not be negative")
     out[...] = a + b.sum(-1, keepdims=True)

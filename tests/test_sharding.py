@@ -68,15 +68,15 @@ def test_a_device_holds_its_share_of_the_rollouts(probe):
     assert temporary < 0.3
 
 
+@pytest.fixture(scope="module")
+def cheetah(tmp_path_factory):
+    return on_eight_devices(tmp_path_factory, "cheetah", 1, x64=False)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", MESHES)
 def test_a_cheetah_iteration_on_a_mesh_is_that_of_one_device(cheetah, mesh):
     assert_same(cheetah, mesh, rtol=2e-3, atol=2e-3)
-
-
-@pytest.fixture(scope="module")
-def cheetah(tmp_path_factory):
-    return on_eight_devices(tmp_path_factory, "cheetah", 1, x64=False)
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,9 @@ import numpy as np
 from roml_jax.types import Array
 
 HostFunction = Callable[..., None]
-"""(device's number, out, *args): fills ``out`` in place; all are NumPy views of the program's memory."""
+"""(out, *args): fills ``out`` in place; all are NumPy views of the program's memory."""
 
-_API_VERSION = (0, 3)  # that of jaxlib 0.10; later ones promise to support it
+_API_VERSION = (0, 3)  # jaxlib 0.10's; later ones promise to support it
 _METADATA, _EXECUTE, _INTERNAL = 1, 3, 13
 _DTYPES = {4: np.dtype(np.int32), 11: np.dtype(np.float32), 12: np.dtype(np.float64)}
 
@@ -55,16 +55,10 @@ class _ErrorArgs(_Struct):
     _fields_ = (("message", ctypes.c_char_p), ("code", ctypes.c_int))
 
 
-class _DeviceArgs(_Struct):
-    _fields_ = (("context", ctypes.c_void_p), ("device", ctypes.c_int32))
-
-
 class _Api(_Struct):
     _fields_ = (
         ("version", _Version), ("internal", ctypes.c_void_p),
         ("create_error", ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.POINTER(_ErrorArgs))),
-        ("_", ctypes.c_void_p * 16),
-        ("get_device", ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.POINTER(_DeviceArgs))),
     )  # fmt: skip
 
 
@@ -110,13 +104,6 @@ def _views(buffers: _Buffers) -> list[np.ndarray]:
     return [_view(buffers.buffers[i].contents) for i in range(buffers.size)]
 
 
-def _device(frame: _Frame) -> int:
-    args = _DeviceArgs(ctypes.sizeof(_DeviceArgs), None, frame.context, 0)
-    if frame.api.contents.get_device(ctypes.byref(args)):
-        raise RuntimeError("XLA does not say which device calls")
-    return args.device
-
-
 def _answer_metadata(frame: _Frame) -> bool:
     """Says which version of the interface this is, where XLA asks for it instead of a call."""
     if not frame.extension:
@@ -135,7 +122,7 @@ def _handler(function: HostFunction) -> Any:
         frame = call.contents
         try:
             if not _answer_metadata(frame) and frame.stage == _EXECUTE:
-                function(_device(frame), *_views(frame.rets), *_views(frame.args))
+                function(*_views(frame.rets), *_views(frame.args))
         except BaseException as error:  # a callback of ctypes would print it and go on
             message = f"{type(error).__name__}: {error}".encode()
             args = _ErrorArgs(ctypes.sizeof(_ErrorArgs), None, message, _INTERNAL)
@@ -158,7 +145,7 @@ def call(name: str, make: Callable[[], HostFunction], output: jax.ShapeDtypeStru
     Args:
         name: must say all that the function depends on: a later process's programs may call it.
         make: gives the function; called once a process for a name. Leading axes of what the function
-            gets are those of the batch, and several devices call it with their own share of these.
+            gets are those of the batch.
         output: one example's.
         args: one example's.
     """
@@ -167,7 +154,6 @@ def call(name: str, make: Callable[[], HostFunction], output: jax.ShapeDtypeStru
         handler = _handler(function)
         address = ctypes.cast(handler, ctypes.c_void_p).value
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(address), platform="cpu")
-        jax.ffi.register_ffi_target_as_batch_partitionable(name)
         _TARGETS[name] = function, handler
     if jax.default_backend() != "cpu":
         return _through_jax(_TARGETS[name][0], output, *args)
@@ -178,7 +164,7 @@ def _through_jax(function: HostFunction, output: jax.ShapeDtypeStruct, *args: Ar
     def returning(*args: Any) -> np.ndarray:
         args = tuple(np.asarray(arg) for arg in args)
         out = np.empty((*args[0].shape[: args[0].ndim - rank], *output.shape), output.dtype)
-        function(0, out, *args)
+        function(out, *args)
         return out
 
     rank = jnp.ndim(args[0])

@@ -112,14 +112,14 @@ class _Host(NamedTuple):
         """The function that compiled programs call, with simulations of its own."""
         lock = threading.Lock()  # two compiled programs may run at once
 
-        @functools.lru_cache(maxsize=8)  # batch sizes and devices
-        def rows_of(n: int, device: int) -> _Rows:
+        @functools.lru_cache(maxsize=8)  # batch sizes
+        def rows_of(n: int) -> _Rows:
             return _Rows(self.model, n, self.readings, self.derived)
 
-        def run(device: int, out: np.ndarray, state: np.ndarray, leaves: np.ndarray | None = None) -> None:
+        def run(out: np.ndarray, state: np.ndarray, leaves: np.ndarray | None = None) -> None:
             n = math.prod(state.shape[:-1])
             with lock:
-                rows = rows_of(n, device)
+                rows = rows_of(n)
                 if leaves is not None:
                     rows.set_tasks(self.leaves, leaves.reshape(n, -1))
                 _unpack(state.reshape(n, -1), rows.given)

@@ -1,0 +1,200 @@
+"""Tables and figures from the compact results alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from benchmarks.reproduce import raw
+from benchmarks.reproduce.protocol import method as method_of
+from benchmarks.reproduce.published import PUBLISHED
+from roml_jax import config as config_lib
+from roml_jax import folder, intervals, risk
+from roml_jax.envs.khazad_dum import ROUTES
+from roml_jax.evaluate.records import Records
+from roml_jax.evaluate.tables import bins
+from roml_jax.report import data, figures, series
+
+BASELINE = "varibad"
+_NOISE_GROUPS = 5
+
+
+class Result(NamedTuple):
+    """A method's seeds on one environment.
+
+    Attributes:
+        name: the method's.
+        folders: where its groups of seeds are.
+        tested: of all seeds.
+        alpha: risk level.
+        hours: of training, all groups together.
+        frames: of each seed.
+    """
+
+    name: str
+    folders: tuple[Path, ...]
+    tested: raw.Tested
+    alpha: float
+    hours: float
+    frames: int
+
+    def figures(self, what: str) -> dict[int, float]:
+        """By seed: "mean" or "cvar" over the held-out tasks."""
+        values = self.tested.returns.mean(axis=1)
+        if what == "cvar":
+            values = np.asarray([risk.cvar(one, self.alpha) for one in self.tested.returns])
+        return dict(zip(self.tested.seeds.tolist(), values.tolist(), strict=True))
+
+
+def load(results: Path) -> list[Result]:
+    """All methods of an environment's folder of results; the baseline first."""
+    found = []
+    for path in sorted(path for path in results.iterdir() if path.is_dir()):
+        places = sorted(
+            (one for one in path.iterdir() if raw.exists(one)), key=lambda one: int(raw.read(one).seeds[0])
+        )
+        if not places:
+            continue
+        parts = [raw.read(place) for place in places]
+        config = config_lib.parse(["--config", str(places[0] / folder.CONFIG), "--mesh", "none"])
+        rows = [folder.read_metrics(place / folder.METRICS) for place in places]
+        routes = None
+        if parts[0].routes is not None:
+            routes = np.concatenate([part.routes for part in parts if part.routes is not None])
+        tested = raw.Tested(
+            np.concatenate([part.seeds for part in parts]),
+            parts[0].tasks,
+            np.concatenate([part.returns for part in parts]),
+            routes,
+        )
+        hours = sum(row[-1]["seconds"] for row in rows) / 3600
+        found.append(
+            Result(path.name, tuple(places), tested, config.alpha, hours, int(rows[0][-1]["frames"]))
+        )
+    return sorted(found, key=lambda result: result.name != BASELINE)
+
+
+def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def final_table(env: str, results: Sequence[Result]) -> str:
+    """Mean and CVaR of every method beside the published ones."""
+    cvar = f"CVaR {results[0].alpha:g}"
+    heads = ["method", "seeds", "frames", "mean return", "published", cvar, "published", "hours"]
+    published, rows = PUBLISHED.get(env, {}), []
+    for result in results:
+        ours = [intervals.bootstrap(list(result.figures(what).values())) for what in ("mean", "cvar")]
+        digits = intervals.decimals([one.mean for one in ours])
+        theirs = [one.text(digits) for one in published.get(result.name, ())] or ["", ""]
+        rows.append([
+            method_of(result.name).title, str(ours[0].n), f"{result.frames / 1e6:.3g}e6",
+            ours[0].text(digits), theirs[0], ours[1].text(digits), theirs[1], f"{result.hours:.2f}",
+        ])  # fmt: skip
+    return _markdown(heads, rows)
+
+
+def paired_table(results: Sequence[Result]) -> str:
+    """Differences to the baseline seed by seed, with the p-values of two paired tests; empty without it."""
+    base = next((result for result in results if result.name == BASELINE), None)
+    rows = []
+    for result in results:
+        if base is None or result is base:
+            continue
+        for what in ("mean", "cvar"):
+            own, other = result.figures(what), base.figures(what)
+            difference = intervals.paired(own, other)
+            if difference is None or difference.n < 2:
+                continue
+            both = sorted(own.keys() & other.keys())
+            a, b = [own[seed] for seed in both], [other[seed] for seed in both]
+            tests = (stats.wilcoxon(a, b).pvalue, stats.ttest_rel(a, b).pvalue)
+            digits = intervals.decimals([*a, *b])
+            rows.append([
+                f"{method_of(result.name).title} - {method_of(BASELINE).title}",
+                "mean return" if what == "mean" else f"CVaR {result.alpha:g}", str(difference.n),
+                difference.text(digits), *(f"{p:.2g}" for p in tests),
+            ])  # fmt: skip
+    heads = ["difference", "of", "pairs", "mean [95 %]", "p (Wilcoxon)", "p (t)"]
+    return _markdown(heads, rows) if rows else ""
+
+
+def routes_table(results: Sequence[Result]) -> str:
+    """Khazad-Dum: shares of the routes in the last episode, by the noise of the bridge; else empty."""
+    rows = []
+    for result in results:
+        tested = result.tested
+        if tested.routes is None:
+            continue
+        noise, last = tested.tasks[:, 0], tested.routes[:, :, -1]
+        everything = [("all", np.arange(len(noise)))]
+        parts = [
+            (f"{noise[part].min():.3f} to {noise[part].max():.3f}", part)
+            for part in bins(noise, _NOISE_GROUPS)
+        ]
+        for name, part in [*everything, *parts]:
+            shares = [(last[:, part] == i).mean() for i in range(len(ROUTES))]
+            rows.append([method_of(result.name).title, name, *(f"{share:.1%}" for share in shares)])
+    return _markdown(["method", "noise", *ROUTES], rows) if rows else ""
+
+
+def _records(result: Result, family_names: tuple[str, ...], method: data.Method) -> Records:
+    """What the report's figures take: the task's mean return as its only episode."""
+    returns = result.tested.returns[:, :, None].astype(float)
+    return Records(
+        names=family_names, runs=tuple(method.config.runs), which="last",
+        iterations=np.zeros(len(returns), int), alpha=(result.alpha,), chosen="prior",
+        tasks=result.tested.tasks, returns=returns, diverged=np.zeros(returns.shape, bool), terms={},
+    )  # fmt: skip
+
+
+def draw(env: str, results: Sequence[Result], images: Path) -> list[Path]:
+    """Learning curves, final figures, returns against the task and the sampler's tasks, as PNGs."""
+    (group,) = data.load([place for result in results for place in result.folders])
+    by_place = {place: result for result in results for place in result.folders}
+    result_of = {method.label: by_place[method.seeds[0].folder] for method in group.methods}
+    titled = {method.label: method_of(result_of[method.label].name).title for method in group.methods}
+    group = group._replace(
+        methods=tuple(method._replace(label=titled[method.label]) for method in group.methods)
+    )
+    result_of = {titled[label]: result for label, result in result_of.items()}
+    environment = series.environment(group.methods[0])
+    family = environment.family
+    records = {one.label: _records(result_of[one.label], family.names, one) for one in group.methods}
+    drawn = {one.label: made for one in group.methods if (made := series.draws(one, family)) is not None}
+    made = {
+        "learning": figures.learning(group, environment.spec.episodes),
+        "final": figures.final(group),
+        "tasks": figures.against_task(group, records, family),
+        "sampler": figures.sampler(group, drawn, family),
+    }
+    images.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, figure in made.items():
+        if figure is not None:
+            paths.append(images / f"results_{env}_{name}.png")
+            figure.savefig(paths[-1], dpi=120)
+    return paths
+
+
+def fill(page: Path, name: str, text: str) -> bool:
+    """Puts a text between a name's marks on a page; whether there are such marks."""
+    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+    before = page.read_text()
+    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
+    if not pattern.search(before):
+        return False
+    page.write_text(pattern.sub(lambda _: f"{begin}\n\n{text}\n\n{end}", before))
+    return True
+
+
+def tables(env: str, results: Sequence[Result]) -> str:
+    """All of an environment's tables that there is something for."""
+    made = [final_table(env, results), paired_table(results), routes_table(results)]
+    return "\n\n".join(table for table in made if table)
