@@ -20,7 +20,14 @@ import numpy as np
 from mujoco.batch import MODEL_FIELDS, Batch, SimulationError
 
 from roml_jax.envs.physics import host_call
-from roml_jax.envs.physics.base import Derived, ModelLeaves, Physics, PhysicsState, is_inert
+from roml_jax.envs.physics.base import (
+    Derived,
+    ModelLeaves,
+    Physics,
+    PhysicsState,
+    field_of,
+    is_inert,
+)
 from roml_jax.types import Array
 
 Kind = Literal["reset", "step"]
@@ -83,7 +90,7 @@ class _Rows:
             return
         rows, leaves, at = np.flatnonzero(changed).astype(np.int32), {}, 0
         for name in names:
-            field = getattr(self._model, name)
+            field = field_of(self._model, name)
             leaves[name] = values[:, at : at + field.size].reshape(-1, *field.shape)
             at += field.size
         write_tasks(self.batch, self._model, leaves, rows, self._derived)
