@@ -19,7 +19,7 @@ from roml_jax.evaluate import held_out
 
 TASKS, ABOUT = "tasks.npz", "about.json"
 _EVALUATIONS = 40  # rows of a run's curve
-_KEPT = ("eval/", "test/", "sampler/phi")
+_KEPT = ("eval/", "test/", "sampler/phi", "train/return", "train/stopped")
 
 
 class Tested(NamedTuple):

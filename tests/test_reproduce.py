@@ -1,0 +1,149 @@
+"""The paper's experiments: what is run, what is kept of it, and the tables made from that alone."""
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks.reproduce import __main__ as reproduce
+from benchmarks.reproduce import campaign, protocol, raw, tables
+from roml_jax import cli, config, folder, risk
+
+NOISE = np.linspace(0.01, 0.5, 100)[:, None].astype(np.float32)
+
+
+def write_result(place, sampler, seeds, returns, routes):
+    """A compact result as a finished group leaves it."""
+    made = config.make("khazad_dum", sampler, seeds=seeds, out=place)
+    folder.make(made)
+    rows = []
+    for at, kind in ((1e6, "eval"), (2e6, "eval"), (2e6, "test")):
+        for seed, own in zip(seeds, returns, strict=True):
+            values = {f"{kind}/return_mean": float(own.mean()), f"{kind}/cvar": float(own.min())}
+            rows.append({"seed": seed, "iteration": int(at), "frames": at, "seconds": 360.0, **values})
+    (place / folder.METRICS).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    np.savez(place / raw.TASKS, seeds=np.array(seeds), tasks=NOISE, returns=returns, routes=routes)
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Two methods of six seeds in two groups; seed by seed RoML is 0.5 better on the noisiest tasks."""
+    for start in (0, 3):
+        seeds = list(range(start, start + 3))
+        base = np.random.default_rng(start).normal(-0.2, 0.01, (3, 100)).astype(np.float32)
+        base[:, -5:] = -1 - 0.01 * np.arange(start, start + 3)[:, None]
+        better = base.copy()
+        better[:, -5:] += 0.5 + 0.001 * np.arange(3)[:, None]
+        routes = np.zeros((3, 100, 4), np.uint8)
+        routes[:, -20:, -1] = 2  # those that fall do so in the last episode
+        write_result(tmp_path / "khazad_dum" / "varibad" / f"seeds_{start}", "uniform", seeds, base, routes)
+        write_result(
+            tmp_path / "khazad_dum" / "roml" / f"seeds_{start}", "cem", seeds, better, 0 * routes + 1
+        )
+    return tmp_path
+
+
+def test_groups_take_methods_in_turn_and_leave_no_seed_out():
+    made = list(protocol.groups("khazad_dum", ["varibad", "roml"], 7, "paper"))
+    assert [(group.method, group.seeds) for group in made] == [
+        ("varibad", (0, 1, 2, 3, 4)), ("roml", (0, 1, 2, 3, 4)), ("varibad", (5, 6)), ("roml", (5, 6)),
+    ]  # fmt: skip
+    assert len({group.folder for group in made}) == 4
+
+
+@pytest.mark.parametrize("name", [*protocol.METHODS, *(f"roml+{variant}" for variant in protocol.VARIANTS)])
+def test_every_method_is_a_run_that_the_command_line_takes(name):
+    (group,) = protocol.groups("khazad_dum", [name], 2, "2e6")
+    made = config.parse(group.options)
+    assert made.sampler == protocol.METHODS[name.split("+")[0]].sampler
+    assert (made.frames, made.seeds) == (2e6, (0, 1))
+
+
+def test_variants_change_what_they_say_and_add_up():
+    (group,) = protocol.groups("khazad_dum", ["varibad+reset+credit"], 1, "paper")
+    made = config.parse(group.options)
+    assert made.protocol.boundary == "reset"
+    assert config.to_mapping(made)["ppo.credit"] == "task"
+
+
+def test_seeds_of_all_groups_are_pooled_and_the_baseline_is_first(results):
+    base, ours = tables.load(results / "khazad_dum")
+    assert (base.name, ours.name) == ("varibad", "roml")
+    assert base.tested.seeds.tolist() == list(range(6))
+    assert base.hours == pytest.approx(0.2)
+    worst = {seed: float(risk.cvar(base.tested.returns[seed], 0.01)) for seed in range(6)}
+    assert base.figures("cvar") == worst
+
+
+def test_the_tables_say_what_the_results_are(results):
+    text = tables.tables("khazad_dum", tables.load(results / "khazad_dum"))
+    difference = next(line for line in text.splitlines() if "RoML - VariBAD | CVaR" in line)
+    assert "| 6 | 0.501 [0.500, 0.502] | 0.031 |" in difference  # the least p that six pairs can have
+    assert "| VariBAD | 6 | 2e6 |" in text
+    assert "-0.444 [-0.467, -0.426]" in text  # published
+    assert "| VariBAD | all | 80.0% | 0.0% | 20.0% | 0.0% |" in text
+    assert "| VariBAD | 0.406 to 0.500 | 0.0% | 0.0% | 100.0% | 0.0% |" in text
+
+
+def test_a_page_gets_the_tables_of_its_marks_only(results, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- begin a -->\nold\n<!-- end a -->\nafter\n")
+    assert not tables.fill(page, "b", "new")
+    assert tables.fill(page, "a", r"new \1")
+    assert page.read_text() == "before\n<!-- begin a -->\n\nnew \\1\n\n<!-- end a -->\nafter\n"
+
+
+def test_figures_are_drawn_from_the_results_alone(results, tmp_path):
+    drawn = tables.draw("khazad_dum", tables.load(results / "khazad_dum"), tmp_path / "images")
+    assert {path.stem.rsplit("_", 1)[1] for path in drawn} >= {"learning", "final", "tasks"}
+    assert all(path.stat().st_size > 5000 for path in drawn)
+
+
+def test_curves_are_thinned_to_evaluations_and_tests():
+    rows = [
+        {"seed": 0, "iteration": i, "frames": i, "seconds": i, "ppo/loss": 1.0, "train/return": 0.123456789}
+        for i in range(1, 1001)
+    ]
+    rows += [
+        {"seed": 0, "iteration": i, "frames": i, "seconds": i, "eval/cvar": 0.5} for i in range(10, 1001, 10)
+    ]
+    rows += [{"seed": 0, "iteration": 1000, "frames": 1000, "seconds": 1000, "test/cvar": 0.5}]
+    kept = raw._thinned(rows, 1)
+    assert not any("ppo/loss" in row for row in kept)
+    assert sum("eval/cvar" in row for row in kept) == 40
+    assert kept[-1]["test/cvar"] == 0.5
+    assert {row["train/return"] for row in kept if "train/return" in row} == {0.123457}
+
+
+def test_what_has_a_result_is_not_trained_again_and_no_time_is_none(results, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("it trains")
+
+    monkeypatch.setattr(campaign, "_train", refuse)
+    (group,) = protocol.groups("khazad_dum", ["roml"], 3, "paper")
+    (results / "khazad_dum" / "roml" / "seeds_0").rename(results / group.folder)
+    assert campaign.run([group], tmp_path / "work", results, None, None)
+    (group,) = protocol.groups("khazad_dum", ["cvar_ml"], 3, "paper")
+    assert not campaign.run([group], tmp_path / "work", results, 0.0, None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--env", "kazad_dum"], "unknown environment 'kazad_dum'; did you mean 'khazad_dum'?"),
+        (["--methods", "romm"], "unknown method 'romm'; did you mean 'roml'?"),
+        (["--methods", "roml+rest"], "unknown variant 'rest'; did you mean 'reset'?"),
+        (["--frames", "many"], "--frames must be paper or a number, got 'many'"),
+        (["--seeds", "0"], "must be at least 1, got 0"),
+        (["--tables", "--results", "nowhere"], "nowhere has no results yet"),
+    ],
+)
+def test_wrong_input_is_one_line(arguments, expected, capsys, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("it trains")
+
+    monkeypatch.setattr(campaign, "run", refuse)
+    assert cli.run(reproduce.command, arguments) == 2
+    said = capsys.readouterr().err
+    assert expected in said
+    assert said.count("\n") == 1
