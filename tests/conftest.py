@@ -1,7 +1,11 @@
 """Settings shared by all tests."""
 
+import os
+
 import jax
 import pytest
+
+QUICK = "JAX_DISABLE_MOST_OPTIMIZATIONS"
 
 
 @pytest.fixture
@@ -14,7 +18,18 @@ def x64():
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _forget():
-    """What one module compiled is of no use to the next and would fill the memory."""
+def _compile(request):
+    """A test's programs run for moments, so most are compiled quickly, not well, in its commands, too.
+
+    A module that trains for long, or whose subject is the last digit, says ``OPTIMISED = True``.
+    """
+    before = os.environ.get(QUICK, "0")
+
+    def switch(value: str) -> None:
+        os.environ[QUICK] = value
+        jax.config.update(QUICK.lower(), bool(int(value)))
+
+    switch(str(int(not getattr(request.module, "OPTIMISED", False))))
     yield
-    jax.clear_caches()
+    switch(before)
+    jax.clear_caches()  # what one module compiled is of no use to the next and would fill the memory

@@ -7,6 +7,8 @@ import pytest
 
 from roml_jax import config, envs, experiment
 
+OPTIMISED = True
+
 pytestmark = [
     pytest.mark.accelerator,
     pytest.mark.skipif(jax.default_backend() == "cpu", reason="no accelerator here"),

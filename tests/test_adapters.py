@@ -14,6 +14,8 @@ from roml_jax.envs import Edit, TaskDimension, from_brax, from_playground
 from roml_jax.envs.base import part_slices
 from roml_jax.quiet import mjx
 
+OPTIMISED = True
+
 pytestmark = pytest.mark.filterwarnings("ignore:Brax System, piplines and environments")
 
 MASS = TaskDimension("mass", 0.5, 2.0, (Edit("body_mass", rows="pole"),), "log")

@@ -13,6 +13,8 @@ from scipy import stats
 
 from roml_jax import cem, proposals
 
+OPTIMISED = True
+
 BOUND = 0.02
 RNG = np.random.default_rng(1)
 

@@ -13,6 +13,8 @@ from scipy import stats
 
 from roml_jax import cem, proposals
 
+OPTIMISED = True
+
 SIZE, ALPHA = 16, 0.2
 PROPOSALS = {
     "beta": proposals.beta(1),

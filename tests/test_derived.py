@@ -13,6 +13,8 @@ import pytest
 from roml_jax.envs.physics import derived
 from roml_jax.quiet import mjx
 
+OPTIMISED = True
+
 LINKS = """
 <mujoco>
   <option><flag contact="disable"/></option>

@@ -16,6 +16,8 @@ from roml_jax.envs.physics import mujoco_c
 from roml_jax.envs.task_env import gymnasium_model
 from roml_jax.quiet import mjx
 
+OPTIMISED = True
+
 BOXES = {"geom_rbound", "geom_aabb", "bvh_aabb"}
 # what else must follow: sums over a body's parts, and the places of cameras and lights
 SUMS = {"body_subtreemass", "body_margin", "cam_pos0", "cam_poscom0", "light_pos0", "light_poscom0"}

@@ -20,6 +20,8 @@ from roml_jax.envs.options import MujocoOptions
 from roml_jax.registry import options_class
 from roml_jax.types import Continuous, Discrete, EnvSpec
 
+OPTIMISED = True
+
 NAMES = envs.names()
 SIMULATED = [name for name in NAMES if issubclass(options_class(envs.get(name)), MujocoOptions)]
 TASKS = 64

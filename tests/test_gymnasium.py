@@ -13,6 +13,8 @@ from scipy import stats
 
 from roml_jax import envs
 
+OPTIMISED = True
+
 STEPS = 60
 ROBOTS = {"cheetah": "HalfCheetah-v5", "humanoid": "Humanoid-v5", "ant": "Ant-v5"}
 

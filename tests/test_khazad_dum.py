@@ -8,6 +8,8 @@ import pytest
 from roml_jax import envs
 from roml_jax.envs.khazad_dum import Walk
 
+OPTIMISED = True
+
 LEFT, RIGHT, DOWN, UP = range(4)
 ENV = envs.make("khazad_dum")
 STEP = jax.jit(ENV.step)

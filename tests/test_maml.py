@@ -13,6 +13,8 @@ from roml_jax.agents import maml
 from roml_jax.networks import Policy
 from roml_jax.types import Discrete
 
+OPTIMISED = True
+
 LR, GAMMA, H, K = 0.7, 0.8, 3, 2
 TIMES = [np.array(actions) for actions in itertools.product((0, 1), repeat=H)]
 PAID = np.array([0.3, 1.0])  # what each action pays; later steps pay more

@@ -11,6 +11,8 @@ import pytest
 from roml_jax import risk
 from roml_jax.envs import base
 
+OPTIMISED = True
+
 
 @pytest.fixture(scope="module")
 def example():

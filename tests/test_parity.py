@@ -10,6 +10,8 @@ import pytest
 from benchmarks import parity
 from roml_jax import envs
 
+OPTIMISED = True
+
 
 def errors_of(label, engine, tasks=parity.TASKS, steps=parity.STEPS, **options):
     guide = parity.make(label, physics="mujoco", **options)

@@ -11,6 +11,8 @@ from roml_jax import config, experiment
 from roml_jax.agents import pearl, sac
 from roml_jax.types import Continuous, Discrete, EnvSpec, Transition
 
+OPTIMISED = True
+
 RNG = np.random.default_rng(0)
 
 

@@ -7,6 +7,8 @@ from probes import train
 
 from roml_jax import evaluate
 
+OPTIMISED = True
+
 
 @pytest.mark.parametrize("boundary", ["terminal", "reset"])
 def test_observation_is_repeated(boundary):

@@ -9,6 +9,8 @@ from roml_jax import config, experiment, regression, samplers
 from roml_jax.envs.sine import Sine
 from roml_jax.types import TaskWeights
 
+OPTIMISED = True
+
 RNG = np.random.default_rng(0)
 
 

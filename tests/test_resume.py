@@ -74,13 +74,13 @@ def copy(stopped, tmp_path):
 
 
 def test_a_stopped_run_says_how_it_goes_on(tmp_path, capfd):
-    folder = tmp_path / "run"
+    folder, before = tmp_path / "run", signal.getsignal(signal.SIGINT)
     assert interrupted([*SMALL, "--out", str(folder)], signal.SIGINT) == 130
     said = capfd.readouterr().err
     assert f"it goes on with: python -m roml_jax.train --resume {folder}" in said
     assert not any("test/cvar" in row for row in rows(folder))
     assert checkpoint.latest(folder / "checkpoint").name == str(rows(folder)[-1]["iteration"])
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_it_goes_on_bit_for_bit(whole, copy, capfd):

@@ -13,18 +13,19 @@ from roml_jax import config, experiment, sharding
 
 HERE = Path(__file__).parent
 MESHES = ("seed=8", "seed=4,task=2", "task=8")
+BOTH_AXES = MESHES[1]
 # Devices meet in collectives; on a busy machine one thread of eight may be late by more than XLA's 40 s.
 FLAGS = "--xla_force_host_platform_device_count=8 --xla_cpu_collective_call_terminate_timeout_seconds=600"
 COLLECTIVE = re.compile(r"= (\S+|\([^=]*\)) (all-gather|all-reduce|all-to-all|collective-permute)\(")
 
 
-def on_eight_devices(tmp_path_factory, env, iterations, x64):
-    """Values of the same run on one device and on every mesh."""
+def on_eight_devices(tmp_path_factory, env, iterations, x64, meshes=MESHES):
+    """Values of the same run on one device and on meshes."""
     out = tmp_path_factory.mktemp("sharded") / f"{env}.npz"
     settings = {"XLA_FLAGS": FLAGS, "JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": str(int(x64))}
     # the fewer optimisations, the quicker the compilation
     settings |= {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "PYTHONPATH": str(HERE.parent)}
-    command = [sys.executable, str(HERE / "sharded_run.py"), str(out), env, str(iterations), "none", *MESHES]
+    command = [sys.executable, str(HERE / "sharded_run.py"), str(out), env, str(iterations), "none", *meshes]
     done = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return np.load(out)
@@ -32,6 +33,11 @@ def on_eight_devices(tmp_path_factory, env, iterations, x64):
 
 @pytest.fixture(scope="module")
 def probe(tmp_path_factory):
+    return on_eight_devices(tmp_path_factory, "probe", 5, x64=True, meshes=[BOTH_AXES])
+
+
+@pytest.fixture(scope="module")
+def probe_on_all(tmp_path_factory):
     return on_eight_devices(tmp_path_factory, "probe", 5, x64=True)
 
 
@@ -45,14 +51,21 @@ def assert_same(values, mesh, **tolerance):
         np.testing.assert_allclose(cut, alone, err_msg=name, **tolerance)
 
 
-@pytest.mark.parametrize("mesh", MESHES)
-def test_five_iterations_on_a_mesh_are_those_of_one_device(probe, mesh):
+def test_five_iterations_on_a_mesh_are_those_of_one_device(probe):
     assert probe["none:train/return"].dtype == np.float64
     assert np.isfinite(probe["none:ppo/policy_loss"]).all()
-    assert_same(probe, mesh, rtol=1e-9, atol=1e-9)
+    assert_same(probe, BOTH_AXES, rtol=1e-9, atol=1e-9)
 
 
-def test_seeds_do_not_talk_while_they_train_and_no_replay_ever_moves(probe):
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", MESHES)
+def test_so_they_are_on_every_mesh(probe_on_all, mesh):
+    assert_same(probe_on_all, mesh, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.slow
+def test_seeds_do_not_talk_while_they_train_and_no_replay_ever_moves(probe_on_all):
+    probe = probe_on_all
     """With a device per seed nothing but loop ends (and afterwards the metrics) crosses devices."""
     moved = {mesh: COLLECTIVE.findall(str(probe[f"{mesh}:program"])) for mesh in MESHES}
     assert all(moved.values())

@@ -7,6 +7,8 @@ import pytest
 
 from roml_jax import checkpoint, config, experiment, runs
 
+OPTIMISED = True
+
 pytestmark = pytest.mark.slow
 
 SEEDS = 30

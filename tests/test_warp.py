@@ -7,6 +7,8 @@ import pytest
 
 from roml_jax import envs
 
+OPTIMISED = True
+
 pytest.importorskip("warp")
 pytestmark = pytest.mark.accelerator
 
