@@ -83,6 +83,7 @@ def test_tasks_change_and_nothing_recompiles(parts):
     assert int(state.iteration) == 6
 
 
+@pytest.mark.slow
 def test_seeds_in_one_program_are_the_single_runs():
     """A vmapped seed is its own run but for the order of float additions; four iterations in float64."""
     jax.config.update("jax_enable_x64", True)

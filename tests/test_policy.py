@@ -19,6 +19,8 @@ import roml_jax
 from roml_jax import policy as policy_lib
 from roml_jax.presets import ConfigError
 
+OPTIMISED = True
+
 
 @pytest.fixture(scope="module")
 def khazad_dum():

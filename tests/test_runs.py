@@ -64,6 +64,7 @@ def _state_after(iterations, **options):
     return jax.jit(parts.train.chunk)(state, jnp.int32(iterations))[0]
 
 
+@pytest.mark.slow
 def test_a_swept_run_is_the_run_by_itself(x64):
     """Three iterations of a learning rate and a risk level, in one program and alone."""
     swept = _state_after(3, sweep=["alpha=0.1,0.5", "ppo.lr=1e-3,1e-2"], seeds=[4])
