@@ -43,25 +43,10 @@ VARIANTS = {
 }
 
 
-class Setting(NamedTuple):
-    """How an environment is run here.
-
-    Attributes:
-        group: seeds per program; a checkpoint has their whole state.
-        options: of all methods, where they are not the paper's.
-    """
-
-    group: int = 5
-    # a replay of 10,000 trajectories would be 0.5 GiB a seed in every checkpoint
-    options: tuple[str, ...] = ("--vae.buffer-trajectories", "1000")
-
-
-SETTINGS = {"khazad_dum": Setting()}
-
-
-def setting(env: str) -> Setting:
-    """An environment's."""
-    return SETTINGS.get(env, Setting())
+GROUP = 5  # seeds per program; a checkpoint has their whole state
+# Of all methods, where they are not the paper's: a replay of 10,000 trajectories would be 0.5 GiB a seed in
+# every checkpoint.
+OPTIONS = ("--vae.buffer-trajectories", "1000")
 
 
 def method(name: str) -> Method:
@@ -101,14 +86,13 @@ class Group(NamedTuple):
         made = method(self.method)
         frames = [] if self.frames == "paper" else ["--frames", self.frames]
         return [
-            "--env", self.env, "--sampler", made.sampler, *frames, *setting(self.env).options, *made.options,
+            "--env", self.env, "--sampler", made.sampler, *frames, *OPTIONS, *made.options,
             "--seeds", *map(str, self.seeds),
         ]  # fmt: skip
 
 
 def groups(env: str, methods: Sequence[str], seeds: int, frames: str) -> Iterator[Group]:
     """All that there is to run; methods in turn, so that what is there at any time compares."""
-    size = setting(env).group
-    for start in range(0, seeds, size):
+    for start in range(0, seeds, GROUP):
         for name in methods:
-            yield Group(env, name, frames, tuple(range(start, min(start + size, seeds))))
+            yield Group(env, name, frames, tuple(range(start, min(start + GROUP, seeds))))

@@ -55,12 +55,10 @@ def load(results: Path) -> list[Result]:
     """All methods of an environment's folder of results; the baseline first."""
     found = []
     for path in sorted(path for path in results.iterdir() if path.is_dir()):
-        places = sorted(
-            (one for one in path.iterdir() if raw.exists(one)), key=lambda one: int(raw.read(one).seeds[0])
-        )
-        if not places:
+        read = [(raw.read(place), place) for place in path.iterdir() if raw.exists(place)]
+        if not read:
             continue
-        parts = [raw.read(place) for place in places]
+        parts, places = zip(*sorted(read, key=lambda pair: int(pair[0].seeds[0])), strict=True)
         config = config_lib.parse(["--config", str(places[0] / folder.CONFIG), "--mesh", "none"])
         rows = [folder.read_metrics(place / folder.METRICS) for place in places]
         routes = None
@@ -73,9 +71,7 @@ def load(results: Path) -> list[Result]:
             routes,
         )
         hours = sum(row[-1]["seconds"] for row in rows) / 3600
-        found.append(
-            Result(path.name, tuple(places), tested, config.alpha, hours, int(rows[0][-1]["frames"]))
-        )
+        found.append(Result(path.name, places, tested, config.alpha, hours, int(rows[0][-1]["frames"])))
     return sorted(found, key=lambda result: result.name != BASELINE)
 
 

@@ -139,8 +139,7 @@ _TARGETS: dict[str, tuple[HostFunction, Any]] = {}
 def call(name: str, make: Callable[[], HostFunction], output: jax.ShapeDtypeStruct, *args: Array) -> Array:
     """Calls a function on the host, once for a whole vmapped batch.
 
-    On a CPU it sees the program's own memory, which takes a tenth of the time of ``pure_callback``,
-    which other backends need.
+    On a CPU it sees the program's own memory; other backends need the slower ``pure_callback``.
 
     Args:
         name: must say all that the function depends on: a later process's programs may call it.
