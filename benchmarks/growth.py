@@ -5,7 +5,7 @@
 
 Tasks: the environment under random actions. Seeds: the whole loop, all in one program. Devices: the whole
 loop of eight seeds on forced host devices, which share this machine's cores: the best is to lose nothing.
-Each measurement runs in a process of its own.
+Each measurement runs in a process of its own; those that --out holds already are not made again.
 """
 
 from __future__ import annotations
@@ -47,10 +47,6 @@ class Series(NamedTuple):
     layer: str
 
 
-def _tasks(n: int) -> dict[str, str]:
-    return {"num_tasks": str(n), "frames": str(400 * n), "sampler.batch_size": str(n)}
-
-
 def _seeds(n: int) -> dict[str, str]:
     return {"seeds": f"0..{n - 1}", "vae.buffer_trajectories": "500"}
 
@@ -60,10 +56,10 @@ def _devices(n: int) -> dict[str, str]:
 
 
 SERIES = (
-    Series("tasks", "cheetah_mass", (16, 64, 256, 1024, 4096), _tasks, "env"),
-    Series("tasks", "khazad_dum", (16, 256, 4096, 65_536), _tasks, "env"),
-    Series("seeds", "khazad_dum", (1, 3, 10, 30), _seeds, "whole iteration"),
-    Series("seeds", "cheetah_mass", (1, 3, 10), _seeds, "whole iteration"),
+    Series("tasks", "cheetah_mass", (16, 64, 256, 1024, 4096), throughput.of_tasks, "env"),
+    Series("tasks", "khazad_dum", (16, 256, 4096, 65_536), throughput.of_tasks, "env"),
+    Series("seeds", "khazad_dum", (1, 3, 10, 30, 90), _seeds, "whole iteration"),
+    Series("seeds", "cheetah_mass", (1, 3, 10, 30), _seeds, "whole iteration"),
     Series("devices", "khazad_dum", (1, 2, 4, 8), _devices, "whole iteration"),
 )
 
@@ -132,6 +128,29 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     plt.close(figure)
 
 
+def measure_all(axes: list[str], repeats: int, out: Path | None, console: Console) -> list[dict[str, Any]]:
+    """Every point that ``out`` does not hold yet, written there one by one.
+
+    Raises:
+        SystemExit: where one cannot be measured; those before it are kept.
+    """
+    held = json.loads(out.read_text()) if out and out.exists() else {"results": []}
+    rows, described = held["results"], held.get("machine") or machine.describe()
+    done = {(row["axis"], row["env"], row["size"]) for row in rows}
+    for series in SERIES:
+        for size in series.sizes if series.axis in axes else ():
+            if (series.axis, series.env, size) in done:
+                continue
+            row = measure(series, size, repeats)
+            if row is None:
+                raise SystemExit(f"{series.env} with {size} {series.axis} failed")
+            rows.append(row)
+            if out:
+                out.write_text(json.dumps({"machine": described, "results": rows}, indent=1) + "\n")
+            console.print(f"{series.axis} {size:,}: {series.env} {row['frames_per_s']:,} steps/s")
+    return rows
+
+
 def main(argv: list[str] | None = None) -> int:
     """Measures, prints, writes JSON and the figure."""
     parser = argparse.ArgumentParser(
@@ -147,18 +166,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.plot:
         rows = json.loads(args.plot.read_text())["results"]
     else:
-        rows = []
-        for series in SERIES:
-            for size in series.sizes if series.axis in args.axes else ():
-                row = measure(series, size, args.repeats)
-                if row is None:
-                    console.print(f"{series.env} with {size} {series.axis} failed", style="red")
-                    return 1
-                rows.append(row)
-                console.print(f"{series.axis} {size:,}: {series.env} {row['frames_per_s']:,} steps/s")
-        if args.out:
-            result = {"machine": machine.describe(), "results": rows}
-            args.out.write_text(json.dumps(result, indent=1) + "\n")
+        rows = measure_all(args.axes, args.repeats, args.out, console)
     console.print(table(rows))
     if args.figure:
         plot(rows, args.figure)

@@ -168,6 +168,14 @@ def _layers(parts: experiment.Experiment, config: config_lib.Config, whole: bool
     return [*layers, _iteration_layer(parts, state, len(config.runs))]
 
 
+def of_tasks(n: int) -> dict[str, str]:
+    """Options with which an environment is timed by itself at ``n`` tasks: a run of one iteration."""
+    return {
+        "num_tasks": str(n), "frames": str(400 * n), "sampler.batch_size": str(n),
+        "vae.buffer_trajectories": str(n),
+    }  # fmt: skip
+
+
 def measure(
     env: str, repeats: int, options: dict[str, Any], whole: bool = True, agent: str = "varibad"
 ) -> dict[str, Any]:

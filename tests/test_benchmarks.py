@@ -2,7 +2,10 @@
 
 import json
 
-from benchmarks import cem, sine, throughput
+import pytest
+
+from benchmarks import accelerator, cem, growth, sine, throughput
+from roml_jax import config, experiment
 
 
 def test_throughput_times_every_layer(tmp_path):
@@ -28,6 +31,20 @@ def test_throughput_of_any_agent():
     assert result["agent"] == "multitask"
     assert set(result["layers"]) == {"env", "rollout", "update", "cem", "whole iteration"}
     assert all(row["run_ms"] > 0 for row in result["layers"].values())
+
+
+@pytest.mark.slow
+def test_every_planned_measurement_is_a_run_that_can_be_made():
+    """On the C engine, where the benchmark names another: a rented GPU's minutes are not for finding out."""
+    planned = [
+        (job.env, job.options, job.engine) for small in (True, False) for job in accelerator.jobs(small)
+    ]
+    planned += [(series.env, series.options(size), None) for series in growth.SERIES for size in series.sizes]
+    for env, options, engine in planned:
+        physics = {"env.physics": "mujoco"} if engine else {}
+        without_mesh = {name: value for name, value in options.items() if name != "mesh"}
+        parts = experiment.make(config.make(env, "cem", **without_mesh, **physics))
+        assert parts.frames_per_iteration > 0
 
 
 def test_sine_regression_is_compared_with_the_papers_figures(tmp_path, capsys):

@@ -113,6 +113,7 @@ def test_learning_waits_for_enough_frames():
     assert int(after.learner.replay.size) == 32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sampler", "option"), [("tail", {"sampler.level": "loss"}), ("naive", {"sampler.pool": 20})]
 )
