@@ -103,25 +103,30 @@ def table(rows: list[dict[str, Any]]) -> Table:
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
     """A panel per axis, frames per second against size."""
     axes_names = list(dict.fromkeys(row["axis"] for row in rows))
+    colours = {env: f"C{i}" for i, env in enumerate(dict.fromkeys(row["env"] for row in rows))}
     figure, axes = plt.subplots(1, len(axes_names), figsize=(4 * len(axes_names), 3.2), squeeze=False)
     for axis, name in zip(axes[0], axes_names, strict=True):
         for env in dict.fromkeys(row["env"] for row in rows if row["axis"] == name):
             points = [row for row in rows if row["axis"] == name and row["env"] == env]
             x, y = [p["size"] for p in points], [p["frames_per_s"] for p in points]
             low, high = zip(*(p["frames_per_s_min_max"] for p in points), strict=True)
-            (line,) = axis.plot(x, y, marker="o", markersize=4)
-            axis.fill_between(x, low, high, alpha=0.2, color=line.get_color(), linewidth=0)
+            axis.plot(x, y, marker="o", markersize=4, color=colours[env])
+            axis.fill_between(x, low, high, alpha=0.2, color=colours[env], linewidth=0)
             axis.annotate(
-                env, (x[-1], y[-1]), xytext=(0, 7), textcoords="offset points", ha="right",
-                color=line.get_color(),
+                env, (x[-1], max(high[-2:])), xytext=(0, 6), textcoords="offset points", ha="right",
+                color=colours[env],
             )  # fmt: skip
         sizes = sorted({row["size"] for row in rows if row["axis"] == name})
-        axis.set(xscale="log", yscale="log", xlabel=name, title=points[0]["layer"])
+        # tasks speed up by orders of magnitude; of seeds and devices, whether a line is level is to be seen
+        axis.set(xscale="log", yscale="log" if name == "tasks" else "linear", xlabel=name)
+        axis.set_title(f"{points[0]['layer']}, steps/s")
+        if name != "tasks":
+            axis.set_ylim(0, 1.2 * max(row["frames_per_s"] for row in rows if row["axis"] == name))
+            axis.yaxis.set_major_formatter("{x:,.0f}")
         axis.set_xticks(sizes, [f"{size:,}" for size in sizes], fontsize=7)
         axis.minorticks_off()
         axis.margins(y=0.25)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0][0].set_ylabel("environment steps/s")
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
@@ -136,6 +141,7 @@ def measure_all(axes: list[str], repeats: int, out: Path | None, console: Consol
     """
     held = json.loads(out.read_text()) if out and out.exists() else {"results": []}
     rows, described = held["results"], held.get("machine") or machine.describe()
+    order = [(series.axis, series.env) for series in SERIES]
     done = {(row["axis"], row["env"], row["size"]) for row in rows}
     for series in SERIES:
         for size in series.sizes if series.axis in axes else ():
@@ -145,6 +151,9 @@ def measure_all(axes: list[str], repeats: int, out: Path | None, console: Consol
             if row is None:
                 raise SystemExit(f"{series.env} with {size} {series.axis} failed")
             rows.append(row)
+            rows.sort(
+                key=lambda row: (order.index((row["axis"], row["env"])), row["size"])
+            )  # points go on a line
             if out:
                 out.write_text(json.dumps({"machine": described, "results": rows}, indent=1) + "\n")
             console.print(f"{series.axis} {size:,}: {series.env} {row['frames_per_s']:,} steps/s")
