@@ -41,7 +41,7 @@ class Policy:
 
     def forget(self) -> None:
         """Another robot: what was learned of the last one is gone."""
-        self._memory = self._begin(np.zeros(1, np.float32))
+        self._memory = self._begin(np.zeros(1, np.int32))  # a seed, for agents that explore
 
     def act(self, obs: np.ndarray) -> np.ndarray:
         """An action for an observation."""

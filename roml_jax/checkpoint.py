@@ -36,6 +36,20 @@ def plain(tree: Any) -> Any:
     return jax.tree.map(lambda x: jax.random.key_data(x) if _is_key(x) else x, tree)
 
 
+def _solid(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that an array has on disk: orbax refuses one of no numbers, as without a latent."""
+    return tuple(max(size, 1) for size in shape)
+
+
+def _storable(tree: Any) -> Any:
+    """Arrays of no numbers as zeros, where they would be."""
+
+    def stored(x: Any) -> Any:
+        return x if x.size else jnp.zeros(_solid(x.shape), x.dtype, device=getattr(x, "sharding", None))
+
+    return jax.tree.map(stored, tree)
+
+
 def _line(error: BaseException) -> str:
     """What an error of orbax, or of what is below it, says, in one line."""
     text = str(error)
@@ -103,7 +117,7 @@ class Checkpoints:
             about: what JSON can hold.
         """
         self.wait()
-        items, alone = {name: plain(tree) for name, tree in items.items()}, False
+        items, alone = {name: _storable(plain(tree)) for name, tree in items.items()}, False
         if jax.default_backend() == "cpu":
             # orbax reads a CPU's arrays where they are, and the next chunk of training writes there
             room = memory.available()
@@ -185,7 +199,7 @@ def restore(path: Path, item: str, like: Any) -> Any:
     here = SingleDeviceSharding(jax.local_devices()[0])
     shapes = jax.tree.map(
         lambda x, wanted: jax.ShapeDtypeStruct(
-            np.shape(x), x.dtype, sharding=getattr(wanted, "sharding", None) or here
+            _solid(np.shape(x)), x.dtype, sharding=getattr(wanted, "sharding", None) or here
         ),
         jax.eval_shape(plain, like),
         like,
@@ -195,6 +209,8 @@ def restore(path: Path, item: str, like: Any) -> Any:
     saved = _read(path, ocp.args.Composite(**{item: ocp.args.StandardRestore(shapes)}))[item]
 
     def rebuild(leaf: Any, wanted: Any) -> Any:
-        return jax.random.wrap_key_data(leaf) if _is_key(wanted) else leaf
+        if _is_key(wanted):
+            return jax.random.wrap_key_data(leaf)
+        return leaf if np.size(wanted) else jnp.zeros(wanted.shape, leaf.dtype, device=leaf.sharding)
 
     return jax.tree.map(rebuild, saved, like)

@@ -8,8 +8,9 @@
         memory = policy.observe(memory, reward, obs)
 
 The multi-episode protocol of training is kept inside: the flag at an episode's end, what the first
-action of a later episode sees, the action map. Actions are greedy. As in training, clamping actions to
-what the actuators take is the environment's business.
+action of a later episode sees, the action map, what an agent such as MAML learns from an episode that
+is over. Actions are those of evaluations: greedy, but for the first episodes of an agent that explores in
+them. As in training, clamping actions to what the actuators take is the environment's business.
 """
 
 from __future__ import annotations
@@ -17,10 +18,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import zipfile
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -29,10 +29,10 @@ from jax import export as jax_export
 from numpy.typing import ArrayLike
 
 from roml_jax import files
-from roml_jax.agents.base import Agent
+from roml_jax.acting import Functions, Memory, make_functions
 from roml_jax.presets import ConfigError
 from roml_jax.rollout import Protocol
-from roml_jax.types import Array, Continuous, Discrete, EnvSpec, Transition
+from roml_jax.types import Array, Continuous, Discrete
 
 if TYPE_CHECKING:
     from roml_jax.experiment import Experiment
@@ -40,87 +40,6 @@ if TYPE_CHECKING:
 
 FORMAT = "roml_jax policy 1"
 PLATFORMS = ("cpu", "cuda", "tpu")
-
-
-class Memory(NamedTuple):
-    """What a policy knows between two steps; leaves (n, ...) for n robots.
-
-    Attributes:
-        belief: the agent's, of the task.
-        obs: (n, D) what the latest action was chosen from or, before it is chosen, the last observation; the
-            protocol's flag included.
-        action: (n, A) the policy's own latest output, before the action map.
-        step: (n,) steps made in the episode.
-        ended: (n,) bool, whether an episode has ended since.
-    """
-
-    belief: Any
-    obs: Array
-    action: Array
-    step: Array
-    ended: Array
-
-
-class Functions(NamedTuple):
-    """A policy as pure functions of its parameters, for n robots at once.
-
-    Attributes:
-        begin: (parameters, n) -> Memory, before the first episode of a task.
-        act: (parameters, Memory, obs (n, D)) -> (action (n, A), or (n,) integers, Memory).
-        observe: (parameters, Memory, reward (n,), obs (n, D), end (n,) bool) -> Memory after a step.
-    """
-
-    begin: Callable[[Any, int], Memory]
-    act: Callable[[Any, Memory, Array], tuple[Array, Memory]]
-    observe: Callable[[Any, Memory, Array, Array, Array], Memory]
-
-
-def make_functions(agent: Agent, protocol: Protocol, env_spec: EnvSpec) -> Functions:
-    """An agent that acts greedily under a protocol: ``rollout.run_episodes``, step by step.
-
-    Raises:
-        ConfigError: for an agent that learns from whole episodes between them.
-    """
-    if agent.adapt is not None:
-        raise ConfigError(
-            "this agent adapts to whole episodes between them, which a loaded policy cannot yet"
-        )
-    spec = protocol.agent_spec(env_spec)
-
-    def flagged(obs: Array, flag: Array) -> Array:
-        if not protocol.end_flag:
-            return obs
-        return jnp.concatenate([obs, flag[:, None].astype(obs.dtype)], axis=-1)
-
-    def begin(parameters: Any, n: int) -> Memory:
-        belief = agent.begin(parameters, n, jax.random.key(0))
-        action = jnp.zeros((n, spec.action.size))
-        step, ended = jnp.zeros(n, jnp.int32), jnp.zeros(n, bool)
-        return Memory(belief, jnp.zeros((n, spec.obs_size)), action, step, ended)
-
-    def act(parameters: Any, memory: Memory, obs: Array) -> tuple[Array, Memory]:
-        now = flagged(obs, jnp.zeros(obs.shape[0]))
-        if protocol.boundary == "terminal":
-            now = jnp.where(memory.ended[:, None], memory.obs, now)
-        greedy = jnp.ones((), bool)  # which draws nothing: the key does not matter
-        action, _ = agent.act(parameters, memory.belief, now, jax.random.key(0), greedy)
-        executed = (
-            action[:, 0].astype(jnp.int32)
-            if isinstance(spec.action, Discrete)
-            else spec.action.executed(action)
-        )
-        return executed, memory._replace(obs=now, action=action, ended=jnp.zeros_like(memory.ended))
-
-    def observe(parameters: Any, memory: Memory, reward: Array, obs: Array, end: Array) -> Memory:
-        step = memory.step + 1
-        in_time = step >= spec.horizon
-        seen = Transition(memory.obs, memory.action, reward, flagged(obs, in_time), jnp.ones_like(in_time))
-        belief = agent.observe(parameters, memory.belief, seen)
-        # after an early end training goes on with the last observation, and flags it at the horizon
-        ended = in_time | end
-        return Memory(belief, flagged(obs, ended), memory.action, jnp.where(ended, 0, step), ended)
-
-    return Functions(begin, act, observe)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -152,16 +71,16 @@ class Policy:
 
     @cached_property
     def _compiled(self) -> Functions:
-        begin, act, observe = self.functions
-        return Functions(jax.jit(begin, static_argnums=1), jax.jit(act), jax.jit(observe))
+        return Functions(*map(jax.jit, self.functions))
 
     @cached_property
     def _placed(self) -> Any:
         return jax.device_put(self.parameters)  # once, not at every step
 
-    def begin(self, n: int = 1) -> Memory:
-        """Knows nothing yet of the tasks of n robots."""
-        return jax.device_get(self._compiled.begin(self._placed, n))
+    def begin(self, n: int = 1, seed: int = 0) -> Memory:
+        """Knows nothing yet of the tasks of n robots; the seed is that of agents that explore."""
+        seeds = seed + np.arange(n, dtype=np.int32)
+        return jax.device_get(self._compiled.begin(self._placed, seeds))
 
     def act(self, memory: Memory, obs: ArrayLike) -> tuple[np.ndarray, Memory]:
         """Chooses actions.
@@ -183,7 +102,14 @@ class Policy:
         action, memory = jax.device_get(self._compiled.act(self._placed, memory, obs))
         return (action[0] if one else action), memory
 
-    def observe(self, memory: Memory, reward: ArrayLike, obs: ArrayLike, end: ArrayLike = False) -> Memory:
+    def observe(
+        self,
+        memory: Memory,
+        reward: ArrayLike,
+        obs: ArrayLike,
+        end: ArrayLike = False,
+        valid: ArrayLike = True,
+    ) -> Memory:
         """Takes what came of the latest action.
 
         Args:
@@ -191,6 +117,8 @@ class Policy:
             reward: (n,), or () for one robot.
             obs: (n, D), or (D,) for one robot: after the step.
             end: (n,) or () bool, whether the episode ended with this step before its H steps were over.
+            valid: (n,) or () bool, False for a robot whose episode is over and that waits for the others
+                of its batch: nothing is learned of it.
 
         Raises:
             ValueError: for another shape; one line.
@@ -199,9 +127,9 @@ class Policy:
         reward = np.asarray(reward, obs.dtype)
         if reward.shape != (() if one else obs.shape[:1]):
             raise ValueError(f"reward must be {'one number' if one else obs.shape[:1]}, got {reward.shape}")
-        end = np.broadcast_to(np.asarray(end, bool), len(obs))
+        end, valid = (np.broadcast_to(np.asarray(x, bool), len(obs)) for x in (end, valid))
         return jax.device_get(
-            self._compiled.observe(self._placed, memory, reward.reshape(len(obs)), obs, end)
+            self._compiled.observe(self._placed, memory, reward.reshape(len(obs)), obs, end, valid)
         )
 
     def _checked(self, memory: Memory, obs: ArrayLike) -> tuple[np.ndarray, bool]:
@@ -219,7 +147,7 @@ class Policy:
         The file is a zip of ``signature.json``, which says how to call it, and of three functions for
         ``jax.export.deserialize``. Memory is a tuple of arrays there::
 
-            begin(zeros (n,)) -> memory
+            begin(seeds (n,) int32) -> memory
             act(memory, obs (n, D)) -> (action, memory)
             observe(memory, reward (n,), obs (n, D), end (n,) bool) -> memory
 
@@ -253,7 +181,7 @@ def signature(policy: Policy) -> dict[str, Any]:
         "horizon": policy.horizon,
         "episodes": policy.episodes,
         "functions": {
-            "begin": "(zeros (n,)) -> memory",
+            "begin": "(seeds (n,) int32) -> memory",
             "act": "(memory, obs (n, D)) -> (action, memory)",
             "observe": "(memory, reward (n,), obs (n, D), end (n,) bool) -> memory",
         },
@@ -264,18 +192,20 @@ def signature(policy: Policy) -> dict[str, Any]:
 def exported(policy: Policy) -> dict[str, jax_export.Exported]:
     """The three functions with their parameters inside, for n robots on any of the platforms."""
     begin, act, observe = policy.functions
-    tree = jax.tree.structure(jax.eval_shape(lambda: begin(policy.parameters, 1)))
+    one = jax.eval_shape(lambda: begin(policy.parameters, jnp.zeros(1, jnp.int32)))
+    tree = jax.tree.structure(one)
     flat = lambda memory: tuple(jax.tree.leaves(memory))  # noqa: E731
 
-    def flat_begin(like: Array) -> tuple[Array, ...]:
-        return flat(begin(policy.parameters, like.shape[0]))
+    def flat_begin(seeds: Array) -> tuple[Array, ...]:
+        return flat(begin(policy.parameters, seeds))
 
     def flat_act(memory: tuple[Array, ...], obs: Array) -> tuple[Array, tuple[Array, ...]]:
         action, after = act(policy.parameters, jax.tree.unflatten(tree, memory), obs)
         return action, flat(after)
 
     def flat_observe(memory: tuple[Array, ...], reward: Array, obs: Array, end: Array) -> tuple[Array, ...]:
-        return flat(observe(policy.parameters, jax.tree.unflatten(tree, memory), reward, obs, end))
+        valid = jnp.ones_like(end)
+        return flat(observe(policy.parameters, jax.tree.unflatten(tree, memory), reward, obs, end, valid))
 
     (n,) = jax_export.symbolic_shape("n")
     dtype = jnp.result_type(float)
@@ -283,11 +213,10 @@ def exported(policy: Policy) -> dict[str, jax_export.Exported]:
     def array(*shape: Any, dtype: Any = dtype) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype)
 
-    one = jax.eval_shape(lambda: flat(begin(policy.parameters, 1)))
-    memory = tuple(array(n, *leaf.shape[1:], dtype=leaf.dtype) for leaf in one)
+    memory = tuple(array(n, *leaf.shape[1:], dtype=leaf.dtype) for leaf in flat(one))
     obs, reward, end = array(n, policy.obs_size), array(n), array(n, dtype=bool)
     arguments = {
-        "begin": (flat_begin, (array(n),)),
+        "begin": (flat_begin, (array(n, dtype=jnp.int32),)),
         "act": (flat_act, (memory, obs)),
         "observe": (flat_observe, (memory, reward, obs, end)),
     }

@@ -95,7 +95,8 @@ class _Episode(NamedTuple):
     seen: tuple[Transition, Any] | None
 
 
-def _env_action(spec: EnvSpec, action: Array) -> Array:
+def env_action(spec: EnvSpec, action: Array) -> Array:
+    """What an environment gets of actions (N, A): (N, A), or (N,) integers where they are discrete."""
     return (
         action[..., 0].astype(jnp.int32)
         if isinstance(spec.action, Discrete)
@@ -103,7 +104,7 @@ def _env_action(spec: EnvSpec, action: Array) -> Array:
     )
 
 
-def _flagged(protocol: Protocol, obs: Array, ended: Array) -> Array:
+def flagged(protocol: Protocol, obs: Array, ended: Array) -> Array:
     """Observations (N, D) with the end-of-episode flag, if the protocol has one."""
     if not protocol.end_flag:
         return obs
@@ -122,8 +123,8 @@ def _run_steps(
     def step(carry: _Carry, now: tuple[Array, Array]) -> tuple[_Carry, _Step]:
         key, last = now
         action, extras = agent.act(agent_state, carry.belief, carry.obs, key, greedy)
-        state = jax.vmap(env.step)(carry.env, _env_action(spec, action))
-        next_obs = _flagged(protocol, state.obs, last)
+        state = jax.vmap(env.step)(carry.env, env_action(spec, action))
+        next_obs = flagged(protocol, state.obs, last)
         seen = Transition(carry.obs, action, state.reward, next_obs, state.valid)
         belief = agent.observe(agent_state, carry.belief, seen)
         whole = (seen, extras) if record else None
@@ -168,7 +169,7 @@ def run_episodes(
         key, first, greedy = now
         reset_key, act_key, adapt_key = jax.random.split(key, 3)
         state = jax.vmap(env.reset)(*constrain((jax.random.split(reset_key, n), tasks)))
-        obs = _flagged(protocol, state.obs, jnp.zeros((), bool))
+        obs = flagged(protocol, state.obs, jnp.zeros((), bool))
         if protocol.boundary == "terminal":
             obs = jnp.where(first, obs, terminal_obs)
         start = constrain(_Carry(state, obs, belief))

@@ -291,7 +291,7 @@ def _train_and_test(host: _Host, programs: _Programs, state: State) -> None:
         )
     if not saved:
         raise RunError(
-            "the last checkpoint was not written: make room, then "
+            "the last checkpoint was not written, as told above; when that is mended: "
             f"python -m roml_jax.train --resume {host.folder}"
         )
 

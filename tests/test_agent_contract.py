@@ -174,6 +174,21 @@ def test_held_out_returns_are_finite_and_need_only_what_acts(agent):
 
 
 @pytest.mark.parametrize("agent", AGENTS)
+def test_a_checkpoint_holds_all_of_it(agent, tmp_path):
+    learner = learner_of(agent, "probe_memory")
+    state = learner.init(jax.random.key(0))
+    items, told = {"state": state, "last": learner.acting(state)}, []
+    writer = checkpoint.Checkpoints(tmp_path / "checkpoint", told.append)
+    writer.save(1, items, {})
+    writer.close()
+    assert told == []
+    for name, item in items.items():
+        back = checkpoint.restore(tmp_path / "checkpoint" / "1", name, jax.eval_shape(lambda x: x, item))
+        chex.assert_trees_all_equal(plain(back), plain(item))
+        chex.assert_trees_all_equal_shapes_and_dtypes(back, item)
+
+
+@pytest.mark.parametrize("agent", AGENTS)
 def test_every_option_that_is_tunable_is_a_leaf(agent):
     learner = learner_of(agent, "probe_memory")
     state = learner.init(jax.random.key(0))

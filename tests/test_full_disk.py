@@ -70,7 +70,7 @@ def test_a_run_whose_end_could_not_be_saved_says_so_and_goes_on(disk, monkeypatc
     full_between(monkeypatch, disk, 3)
     assert train.main([*SMALL, "--out", str(disk / "run")]) == 1
     said = capfd.readouterr().err
-    assert said.startswith("error: the last checkpoint was not written: make room, then")
+    assert said.startswith("error: the last checkpoint was not written, as told above; when that is mended:")
     assert said.count("\n") == 1
     (disk / "filler").unlink()
     assert train.main(["--resume", str(disk / "run")]) == 0

@@ -16,7 +16,6 @@ from cart import cart
 from played import N, Played
 
 import roml_jax
-from roml_jax import policy as policy_lib
 from roml_jax.presets import ConfigError
 
 OPTIMISED = True
@@ -30,6 +29,11 @@ def khazad_dum():
 @pytest.fixture(scope="module")
 def cheetah():
     return Played("cheetah_mass")
+
+
+@pytest.fixture(scope="module")
+def maml():
+    return Played("probe_observation", agent="maml").policy
 
 
 def test_actions_are_those_of_the_evaluation(khazad_dum):
@@ -114,10 +118,57 @@ def test_wrong_shapes_are_one_line(khazad_dum, call, said):
     assert "\n" not in str(error.value)
 
 
-def test_an_agent_that_needs_whole_episodes_is_refused(khazad_dum):
-    agent = khazad_dum.parts.agent._replace(adapt=lambda *args: None)
-    with pytest.raises(ConfigError, match="adapts to whole episodes"):
-        policy_lib.make_functions(agent, khazad_dum.config.protocol, khazad_dum.parts.env.spec)
+def greedy(agent):
+    """Without chance, so that two ways to run it compare: MAML explores nothing, PEARL draws nothing."""
+
+    def adapt(state, belief, episode, key):
+        belief = agent.adapt(state, belief, episode, key)
+        return belief._replace(z=0.1 * belief.weighted) if hasattr(belief, "z") else belief
+
+    def begin(state, n, key):
+        belief = agent.begin(state, n, key)
+        return belief._replace(z=jnp.zeros_like(belief.z)) if hasattr(belief, "z") else belief
+
+    return agent._replace(exploring=0, adapt=adapt, begin=begin)
+
+
+@pytest.mark.parametrize(
+    ("agent", "changes", "episodes"),
+    [("maml", "params", 1), pytest.param("pearl", "z", 5, marks=pytest.mark.slow)],
+)
+def test_an_agent_that_adapts_between_episodes_does(agent, changes, episodes):
+    """MAML makes one step, from its first episode; PEARL learns from all of its five."""
+    played = Played("probe_observation", agent=agent, changed=greedy)
+    policy, memory = played.policy, played.policy.begin(N)
+    for k, t, obs, wanted, reward, after, _ in played.steps():
+        action, memory = policy.act(memory, obs)
+        np.testing.assert_allclose(action, wanted, rtol=1e-4, atol=1e-5)
+        before = getattr(memory.belief, changes)
+        memory = policy.observe(memory, reward, after)
+        same = jax.tree.map(np.array_equal, before, getattr(memory.belief, changes))
+        assert all(jax.tree.leaves(same)) != (k < episodes and t + 1 == policy.horizon)
+
+
+def test_robots_adapt_each_when_its_own_episode_ends(maml):
+    memory, obs, untouched = maml.begin(2), np.ones((2, 1)), []
+    for step, reward in enumerate((1, 5, 2, 3, 1)):  # two steps would be their own baseline
+        before, (_, memory) = memory.belief.params, maml.act(memory, obs)
+        ends = [step == 2, step == 4]
+        memory = maml.observe(memory, np.full(2, reward), obs, end=ends)
+        same = jax.tree.map(lambda x, y: (x == y).reshape(2, -1).all(axis=1), before, memory.belief.params)
+        untouched.append(np.all(jax.tree.leaves(same), axis=0).tolist())
+    assert untouched == [[True, True]] * 2 + [[False, True], [True, True], [True, False]]
+    assert memory.episode.tolist() == [1, 1]
+
+
+def test_exploration_is_by_chance_and_its_seed(maml):
+    """MAML's first episode; its second is greedy."""
+    obs = np.ones(maml.obs_size)
+    first, same, other = (maml.act(maml.begin(seed=seed), obs)[0] for seed in (1, 1, 2))
+    assert first == same
+    assert first != other
+    memory = maml.begin()._replace(episode=np.ones(1, np.int32))
+    assert maml.act(memory, obs)[0] == maml.act(memory._replace(key=memory.key + 1), obs)[0]
 
 
 ALONE = textwrap.dedent("""
@@ -132,7 +183,7 @@ ALONE = textwrap.dedent("""
         )
     seen, actions = np.load(data), []
     n = seen["obs"].shape[1]
-    memory = begin(np.zeros(n, np.float32))
+    memory = begin(np.zeros(n, np.int32))
     for obs, reward, after in zip(seen["obs"], seen["reward"], seen["after"]):
         action, memory = act(memory, obs)
         memory = observe(memory, reward, after, np.zeros(n, bool))
@@ -170,7 +221,7 @@ def test_the_exported_file_says_how_to_call_it_and_is_never_overwritten(khazad_d
     assert said["observation"]["size"] == 99
     assert said["action"] == {"kind": "discrete", "n": 4}
     assert (said["horizon"], said["episodes"], said["env"]) == (32, 4, "khazad_dum")
-    assert said["memory"][0] == {"shape": ["n", 128], "dtype": "float32"}
+    assert said["memory"][0] == {"shape": ["n", 1, 128], "dtype": "float32"}
     before = path.read_bytes()
     with pytest.raises(ConfigError, match=r"exists; nothing is overwritten"):
         khazad_dum.policy.export(path)

@@ -101,27 +101,13 @@ def play(policy: Policy, env: Env, label: str, task: np.ndarray, n: int = 1, see
             action, memory = policy.act(memory, np.asarray(state.obs))
             state = step(state, action)
             reward, valid = np.asarray(state.reward), np.asarray(state.valid)
-            if valid.all():
-                memory = policy.observe(memory, reward, np.asarray(state.obs))
-            else:
-                memory = _kept(policy, memory, reward, np.asarray(state.obs), valid)
+            memory = policy.observe(memory, reward, np.asarray(state.obs), valid=valid)
             poses.append(np.asarray(_pose(state)))
             rewards.append(np.where(valid, reward, 0.0))
             valids.append(valid)
         episodes.append((np.stack(rewards), np.stack(valids), np.stack(poses)))
     reward, valid, poses = (np.stack(part) for part in zip(*episodes, strict=True))
     return Played(label, np.asarray(task), reward, valid, poses)
-
-
-def _kept(policy: Policy, memory: Any, reward: np.ndarray, obs: np.ndarray, valid: np.ndarray) -> Any:
-    """Robots whose episode ended early learn nothing more, but wait for the others."""
-    after = policy.observe(memory, reward, obs)
-    belief = jax.tree.map(
-        lambda new, old: np.where(valid.reshape(-1, *(1,) * (new.ndim - 1)), new, old),
-        after.belief,
-        memory.belief,
-    )
-    return after._replace(belief=belief)
 
 
 def of_run(run: Saved, place: int) -> tuple[Policy, str]:

@@ -1,0 +1,158 @@
+"""An agent step by step, as pure functions: ``rollout.run_episodes`` where a robot is the environment."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from roml_jax.agents.base import Agent
+from roml_jax.rollout import Protocol, env_action, flagged
+from roml_jax.types import Array, EnvSpec, Transition
+
+
+class Memory(NamedTuple):
+    """What a policy knows between two steps; leaves (n, ...) for n robots.
+
+    Attributes:
+        belief: the agent's, of the task; each robot's is a batch of one.
+        obs: (n, 1, D) what the latest action was chosen from or, before it is chosen, the last
+            observation; the protocol's flag included.
+        action: (n, 1, A) the policy's own latest output, before the action map.
+        extras: what the agent left with it, if it adapts between episodes, else empty.
+        step: (n,) steps made in the episode.
+        episode: (n,) episodes that are over.
+        ended: (n,) bool, whether an episode has ended since the last action.
+        key: (n, 2) chance, of agents that explore.
+        seen: (transitions, extras) (n, H, 1, ...) of the episode so far, not valid from there on, if
+            the agent adapts between episodes, else empty.
+    """
+
+    belief: Any
+    obs: Array
+    action: Array
+    extras: Any
+    step: Array
+    episode: Array
+    ended: Array
+    key: Array
+    seen: Any
+
+
+class Functions(NamedTuple):
+    """A policy as pure functions of its parameters, for n robots at once.
+
+    Attributes:
+        begin: (parameters, seeds (n,)) -> Memory, before the first episode of a task.
+        act: (parameters, Memory, obs (n, D)) -> (action (n, A), or (n,) integers, Memory).
+        observe: (parameters, Memory, reward (n,), obs (n, D), end (n,), valid (n,)) -> Memory after a
+            step; bool: whether the episode ended before its H steps, and False where a robot only waits.
+    """
+
+    begin: Callable[[Any, Array], Memory]
+    act: Callable[[Any, Memory, Array], tuple[Array, Memory]]
+    observe: Callable[[Any, Memory, Array, Array, Array, Array], Memory]
+
+
+class _Actor(NamedTuple):
+    """Who acts under which protocol; ``spec`` is what the agent sees."""
+
+    agent: Agent
+    protocol: Protocol
+    spec: EnvSpec
+
+    @property
+    def adapts(self) -> bool:
+        return self.agent.adapt is not None
+
+
+def _choose(
+    actor: _Actor, parameters: Any, belief: Any, obs: Array, key: Array, episode: Array
+) -> tuple[Array, Any]:
+    exploring = actor.agent.exploring
+    greedy = episode >= exploring if exploring else jnp.ones((), bool)
+    action, extras = actor.agent.act(parameters, belief, obs, key, greedy)
+    return action, extras if actor.adapts else ()
+
+
+def _begin(actor: _Actor, parameters: Any, seed: Array) -> Memory:
+    key, after = jax.random.split(jax.random.key(seed))
+    belief = actor.agent.begin(parameters, 1, key)
+    zero, ended = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
+    obs = jnp.zeros((1, actor.spec.obs_size))
+    chosen = jax.eval_shape(functools.partial(_choose, actor), parameters, belief, obs, key, zero)
+    action, extras = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), chosen)
+    seen = ()
+    if actor.adapts:
+        transition = Transition(obs, action, jnp.zeros(1), obs, jnp.zeros(1, bool))
+        seen = jax.tree.map(lambda x: jnp.stack([x] * actor.spec.horizon), (transition, extras))
+    return Memory(belief, obs, action, extras, zero, zero, ended, jax.random.key_data(after), seen)
+
+
+def _act(actor: _Actor, parameters: Any, memory: Memory, obs: Array) -> tuple[Array, Memory]:
+    now = flagged(actor.protocol, obs[None], jnp.zeros((), bool))
+    if actor.protocol.boundary == "terminal":
+        now = jnp.where(memory.ended, memory.obs, now)
+    key, after = jax.random.split(jax.random.wrap_key_data(memory.key))
+    action, extras = _choose(actor, parameters, memory.belief, now, key, memory.episode)
+    memory = memory._replace(
+        obs=now, action=action, extras=extras, ended=jnp.zeros((), bool), key=jax.random.key_data(after)
+    )
+    return env_action(actor.spec, action)[0], memory
+
+
+def _observe(
+    actor: _Actor, parameters: Any, memory: Memory, reward: Array, obs: Array, end: Array, valid: Array
+) -> Memory:
+    in_time = memory.step + 1 >= actor.spec.horizon
+    next_obs = flagged(actor.protocol, obs[None], in_time)
+    step = Transition(memory.obs, memory.action, reward[None], next_obs, valid[None])
+    seen = memory.seen
+    if actor.adapts:
+        seen = jax.tree.map(lambda all, one: all.at[memory.step].set(one), seen, (step, memory.extras))
+    # after an early end training goes on with the last observation, and flags it at the horizon
+    ended = in_time | end
+    return memory._replace(
+        belief=actor.agent.observe(parameters, memory.belief, step),
+        obs=flagged(actor.protocol, obs[None], ended),
+        step=jnp.where(ended, 0, memory.step + 1),
+        episode=memory.episode + ended,
+        ended=ended,
+        seen=seen,
+    )
+
+
+def _adapt(actor: _Actor, parameters: Any, memory: Memory) -> Memory:
+    """Between episodes, where one is over."""
+    key, after = jax.random.split(jax.random.wrap_key_data(memory.key))
+    adapted = memory._replace(
+        belief=actor.agent.adapt(parameters, memory.belief, memory.seen, key),
+        key=jax.random.key_data(after),
+        seen=jax.tree.map(jnp.zeros_like, memory.seen),
+    )
+    return jax.tree.map(lambda new, old: jnp.where(memory.ended, new, old), adapted, memory)
+
+
+def make_functions(agent: Agent, protocol: Protocol, env_spec: EnvSpec) -> Functions:
+    """An agent that acts as in evaluations: greedily but for the episodes that it explores in.
+
+    Every robot is a batch of one, as robots of one batch may be in different episodes.
+    """
+    actor = _Actor(agent, protocol, protocol.agent_spec(env_spec))
+    begin, act, step, adapt = (
+        jax.vmap(functools.partial(function, actor), in_axes)
+        for function, in_axes in (
+            (_begin, (None, 0)), (_act, (None, 0, 0)), (_observe, (None, *(0,) * 5)), (_adapt, (None, 0))
+        )
+    )  # fmt: skip
+
+    def observe(parameters: Any, memory: Memory, *seen: Array) -> Memory:
+        after = step(parameters, memory, *seen)
+        if not actor.adapts:
+            return after
+        return jax.lax.cond(after.ended.any(), adapt, lambda _, memory: memory, parameters, after)
+
+    return Functions(begin, act, observe)
