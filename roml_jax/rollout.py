@@ -200,6 +200,21 @@ def run_episodes(
     return constrain(Rollout(obs, seen.action, seen.reward, seen.valid, extras, outcome, tasks)), outcome
 
 
+def run_test(
+    agent: Agent, env: Env, protocol: Protocol, agent_state: Any, tasks: Array, key: Array, *,
+    record: bool = False, constrain: Constrain = anywhere,
+) -> tuple[Rollout | None, Outcome]:  # fmt: skip
+    """What evaluations and tests do: ``test_episodes`` of them, greedy but for those the agent explores in.
+
+    Args and what it returns are those of ``run_episodes``.
+    """
+    episodes = protocol.test_episodes or protocol.agent_spec(env.spec).episodes
+    return run_episodes(
+        agent, env, replace(protocol, episodes=episodes), agent_state, tasks, key,
+        greedy=jnp.arange(episodes) >= agent.exploring, record=record, constrain=constrain,
+    )  # fmt: skip
+
+
 def make_learner(agent: Agent, env: Env, protocol: Protocol, constrain: Constrain = anywhere) -> MetaLearner:
     """Makes an agent and an environment a meta-learner; a task's score is its return over all episodes.
 
@@ -209,11 +224,9 @@ def make_learner(agent: Agent, env: Env, protocol: Protocol, constrain: Constrai
         protocol: how it meets tasks.
         constrain: says where tasks are computed, where there are several devices.
     """
-    episodes = protocol.agent_spec(env.spec).episodes
-    tested = replace(protocol, episodes=protocol.test_episodes or episodes)
 
     def collect(state: Any, tasks: Array, key: Array) -> tuple[Any, Rollout, Array]:
-        greedy = jnp.zeros(episodes, bool)
+        greedy = jnp.zeros(protocol.agent_spec(env.spec).episodes, bool)
         experience, outcome = run_episodes(
             agent, env, protocol, state, tasks, key, greedy=greedy, constrain=constrain
         )
@@ -229,11 +242,7 @@ def make_learner(agent: Agent, env: Env, protocol: Protocol, constrain: Constrai
         return state, metrics | told
 
     def test(state: Any, tasks: Array, key: Array) -> Array:
-        greedy = jnp.arange(tested.episodes) >= agent.exploring
-        _, outcome = run_episodes(
-            agent, env, tested, state, tasks, key, greedy=greedy, record=False, constrain=constrain
-        )
-        return outcome.returns
+        return run_test(agent, env, protocol, state, tasks, key, constrain=constrain)[1].returns
 
     acting = agent.acting or (lambda state: state)
     return MetaLearner(agent.init, collect, update, test, None, agent.tunable, agent.tune, acting)

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import pathlib
 import re
 
 import jax
@@ -11,7 +12,8 @@ import pytest
 from rich.console import Console
 from small_runs import rows, trained
 
-from roml_jax import cli, saved, tasks
+import roml_jax
+from roml_jax import cli, saved, tasks, train
 from roml_jax.evaluate import records as records_lib
 from roml_jax.evaluate import tables
 from roml_jax.evaluate.__main__ import command
@@ -194,3 +196,28 @@ def test_more_tasks_than_go_at_once(finished, monkeypatch):
             run.parts.env.family, 24, run.config.eval.seed, "test")[1],
     )  # fmt: skip
     np.testing.assert_allclose(whole.returns[0, :16], by_hand, rtol=1e-5)
+
+
+@pytest.mark.parametrize("agent", ["maml", "pearl"])
+def test_learners_do_what_they_do_in_tests(agent):
+    """MAML explores in its first episode; tests may have fewer episodes than training."""
+    options = {"num_tasks": 4, "frames": 1e4, "protocol.episodes": 3, "protocol.test_episodes": 2}
+    config = roml_jax.make_config("probe_memory", "uniform", agent, **options)
+    parts = roml_jax.experiment.make(config)
+    learner = jax.jit(parts.learner.init)(jax.random.key(0))
+    several = jax.tree.map(lambda x: x[None], learner)
+    run = saved.Saved(pathlib.Path(), config, parts, "last", np.zeros(1, int), several)
+    found = records_lib.collect(run, 6).returns
+    tasks, key = records_lib.held_out.draw(parts.env.family, 6, config.eval.seed, "test")
+    assert found.shape == (1, 6, 2)
+    np.testing.assert_allclose(found[0], jax.jit(parts.learner.test)(learner, tasks, key), rtol=1e-5)
+
+
+def test_a_run_in_which_nothing_acts_is_evaluated(tmp_path, capsys):
+    """Regression: returns are minus the loss after so many gradient steps."""
+    run = tmp_path / "sine"
+    options = ["--frames", "4000", "--eval.test-tasks", "20", "--sampler.batch-size", "20", "--out", str(run)]
+    assert train.main(["--env", "sine", "--agent", "maml", *options]) == 0
+    assert cli.run(command, [str(run)]) == 0
+    (own,) = [row for row in rows(run) if "test/cvar" in row]
+    assert f"1 (mean) {own['test/return_mean']:.2f}" in said(capsys)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import machine
@@ -44,17 +43,16 @@ def exists(folder: Path) -> bool:
 
 
 def _test(run: saved.Saved) -> Tested:
-    """Every seed's learner acts greedily on the tasks of the final test."""
+    """Every seed's learner on the tasks of the final test."""
     parts, config = run.parts, run.config
     tasks, key = held_out.draw(parts.env.family, config.eval.test_tasks, config.eval.seed, "test")
-    greedy = jnp.ones(config.protocol.agent_spec(parts.env.spec).episodes, bool)
     env = parts.env
 
     @jax.jit
     def act(learner: Any) -> tuple[jax.Array, jax.Array | None]:
         walks = isinstance(env, KhazadDum)
-        experience, outcome = rollout.run_episodes(
-            parts.agent, env, config.protocol, learner, tasks, key, greedy=greedy, record=walks
+        experience, outcome = rollout.run_test(
+            parts.agent, env, config.protocol, learner, tasks, key, record=walks
         )
         routes = env.routes(env.positions(experience.obs)) if walks else None
         return outcome.returns.mean(axis=1), routes

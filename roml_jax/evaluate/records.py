@@ -18,6 +18,7 @@ from roml_jax.evaluate import held_out
 from roml_jax.evaluate.grids import grid
 from roml_jax.runs import Run
 from roml_jax.saved import Saved
+from roml_jax.types import Outcome
 
 SUFFIXES = (".csv", ".parquet")
 _BATCH = 1000  # tasks at once: a run's final test, which fits into memory, has as many
@@ -53,19 +54,18 @@ class Records(NamedTuple):
     terms: Mapping[str, np.ndarray]
 
 
-def _by_run(saved: Saved, places: Sequence[int], tasks: jax.Array, key: jax.Array) -> rollout.Outcome:
-    """Outcomes (R, M, K) of greedy behaviour."""
+def _by_run(saved: Saved, places: Sequence[int], tasks: jax.Array, key: jax.Array) -> Outcome:
+    """Outcomes (R, M, K) of what the learners do in tests."""
     parts, protocol = saved.parts, saved.config.protocol
-    greedy = jnp.ones(protocol.agent_spec(parts.env.spec).episodes, bool)
 
     @jax.jit
-    def run(learner: Any, tasks: jax.Array, key: jax.Array) -> rollout.Outcome:
-        _, outcome = rollout.run_episodes(
-            parts.agent, parts.env, protocol, learner, tasks, key, greedy=greedy, record=False
-        )
-        return outcome
+    def run(learner: Any, tasks: jax.Array, key: jax.Array) -> Outcome:
+        if parts.agent is None:  # nothing acts, nor diverges: minus the loss after some gradient steps
+            returns = parts.learner.test(learner, tasks, key)
+            return Outcome(returns, jnp.zeros(returns.shape, bool), {})
+        return rollout.run_test(parts.agent, parts.env, protocol, learner, tasks, key)[1]
 
-    def whole(learner: Any) -> rollout.Outcome:
+    def whole(learner: Any) -> Outcome:
         starts = range(0, len(tasks), _BATCH)
         keys = [key, *jax.random.split(key, len(starts))[1:]]
         pieces = [
@@ -84,7 +84,7 @@ def collect(
     chosen: Chosen = "prior",
     places: Sequence[int] | None = None,
 ) -> Records:
-    """Lets every learner of a run act greedily on the same tasks.
+    """Lets every learner of a run do on the same tasks what it does in tests.
 
     Args:
         saved: the run.
