@@ -49,6 +49,7 @@ def test_groups_take_methods_in_turn_and_leave_no_seed_out():
         ("varibad", (0, 1, 2, 3, 4)), ("roml", (0, 1, 2, 3, 4)), ("varibad", (5, 6)), ("roml", (5, 6)),
     ]  # fmt: skip
     assert len({group.folder for group in made}) == 4
+    assert made[0]._replace(frames="5e6").folder.parts[0] == f"{made[0].env}-5e6"
 
 
 @pytest.mark.parametrize("name", [*protocol.METHODS, *(f"roml+{variant}" for variant in protocol.VARIANTS)])

@@ -77,7 +77,7 @@ class Group(NamedTuple):
     @property
     def folder(self) -> Path:
         """Where it is, within the folder of runs and within that of results."""
-        frames = "" if self.frames == "paper" else f"-{float(self.frames):g}"
+        frames = "" if self.frames == "paper" else f"-{float(self.frames):g}".replace("e+0", "e")
         return Path(f"{self.env}{frames}") / self.method / f"seeds_{self.seeds[0]}-{self.seeds[-1]}"
 
     @property
