@@ -6,9 +6,12 @@ and ``best_cvar`` (what acts of the learner) and ``about`` (JSON).
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +76,29 @@ def latest(folder: Path) -> Path | None:
 
 
 def _is_not_orbax(record: logging.LogRecord) -> bool:
-    """What orbax logs of a failure, a page of traceback, is raised too, and told in a line."""
-    return "orbax" not in record.pathname
+    """What is logged of orbax's failures is raised, too."""
+    return "orbax" not in record.pathname and "orbax" not in record.getMessage()
+
+
+def _is_late(seen: Any) -> bool:
+    """Whether it is a write that ends after orbax gave up all of a checkpoint, as one of them failed."""
+    return isinstance(seen.exc_value, RuntimeError) and str(seen.exc_value) == "Event loop is closed"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps off the screen the hundreds of tracebacks of a failed checkpoint, which is told in a line."""
+    logs = logging.getLogger("absl"), logging.getLogger("asyncio")  # of tasks that failed, when they go
+    before = sys.unraisablehook
+    for log in logs:
+        log.addFilter(_is_not_orbax)
+    sys.unraisablehook = lambda seen: None if _is_late(seen) else before(seen)
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+        for log in logs:
+            log.removeFilter(_is_not_orbax)
 
 
 def _prune(folder: Path) -> None:
@@ -104,8 +128,9 @@ class Checkpoints:
             _prune(self._folder)
         self._pending: int | None = None
         self._written: int | None = None
-        self._log = logging.getLogger("absl")
-        self._log.addFilter(_is_not_orbax)
+        self._has_failed = False
+        self._quiet = contextlib.ExitStack()
+        self._quiet.enter_context(_quiet())
         self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
 
     def save(self, iteration: int, items: Mapping[str, Any], about: Mapping[str, Any]) -> None:
@@ -132,6 +157,7 @@ class Checkpoints:
             )
         except (OSError, ValueError) as error:
             self._failed(error)
+        self._clean()
         if alone:
             self.wait()
 
@@ -143,25 +169,33 @@ class Checkpoints:
             self._writer.wait_until_finished()
         except (OSError, ValueError) as error:
             self._failed(error)
-            return self._written
-        self._written, self._pending = self._pending, None
-        if self._main:
-            _prune(self._folder)
+        else:
+            self._written, self._pending = self._pending, None
+            if self._main:
+                _prune(self._folder)
+        self._clean()
         return self._written
 
     def _failed(self, error: BaseException) -> None:
         left = latest(self._folder)
         kept = f"the last good one is of iteration {left.name}" if left else "there is none yet"
         self._say(f"the checkpoint of iteration {self._pending} was not written: {_line(error)}; {kept}")
-        self._pending = None
+        self._pending, self._has_failed = None, True
         if self._main:
             _prune(self._folder)  # what was written of it takes up the disk
+
+    def _clean(self) -> None:
+        """Collects the tasks of failures while nobody hears them, as they speak when they go."""
+        if self._has_failed:
+            gc.collect()
 
     def close(self) -> None:
         """Waits for the last one started and ends the writer."""
         self.wait()
         self._writer.close()
-        self._log.removeFilter(_is_not_orbax)
+        del self._writer  # which holds the tasks of its last failure
+        self._clean()
+        self._quiet.close()
 
 
 def _read(path: Path, args: Any) -> Any:
