@@ -11,6 +11,7 @@ import gc
 import logging
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -187,7 +188,9 @@ class Checkpoints:
     def _clean(self) -> None:
         """Collects the tasks of failures while nobody hears them, as they speak when they go."""
         if self._has_failed:
-            gc.collect()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)  # that some never ran
+                gc.collect()
 
     def close(self) -> None:
         """Waits for the last one started and ends the writer."""
