@@ -151,9 +151,8 @@ def measure_all(axes: list[str], repeats: int, out: Path | None, console: Consol
             if row is None:
                 raise SystemExit(f"{series.env} with {size} {series.axis} failed")
             rows.append(row)
-            rows.sort(
-                key=lambda row: (order.index((row["axis"], row["env"])), row["size"])
-            )  # points go on a line
+            # a point that was missing goes to its place on the line
+            rows.sort(key=lambda row: (order.index((row["axis"], row["env"])), row["size"]))
             if out:
                 out.write_text(json.dumps({"machine": described, "results": rows}, indent=1) + "\n")
             console.print(f"{series.axis} {size:,}: {series.env} {row['frames_per_s']:,} steps/s")

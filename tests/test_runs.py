@@ -68,7 +68,7 @@ def _state_after(iterations, **options):
 def test_a_swept_run_is_the_run_by_itself(x64):
     """Three iterations of a learning rate and a risk level, in one program and alone."""
     swept = _state_after(3, sweep=["alpha=0.1,0.5", "ppo.lr=1e-3,1e-2"], seeds=[4])
-    for index, alpha, lr in [(0, 0.1, 1e-3), (3, 0.5, 1e-2)]:
+    for index, (alpha, lr) in enumerate([(0.1, 1e-3), (0.1, 1e-2), (0.5, 1e-3), (0.5, 1e-2)]):
         alone = _state_after(3, seeds=[4], alpha=alpha, **{"ppo.lr": lr})
         mine = jax.tree.map(lambda x, i=index: x[i], swept.learner.policy)
         for one, other in zip(jax.tree.leaves(mine), jax.tree.leaves(alone.learner.policy), strict=True):
