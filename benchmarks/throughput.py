@@ -179,7 +179,9 @@ def of_tasks(n: int) -> dict[str, str]:
 def measure(
     env: str, repeats: int, options: dict[str, Any], whole: bool = True, agent: str = "varibad"
 ) -> dict[str, Any]:
-    """Times the layers of one environment under one agent in this process."""
+    """Times the layers of one environment under one agent in this process, which learns from the start."""
+    if "learning_starts" in config_lib.to_mapping(config_lib.make(env, "cem", agent)):
+        options = {"learning_starts": 0} | options
     config = config_lib.make(env, "cem", agent, **options)
     parts = experiment.make(config)
     layers = _layers(parts, config, whole)
@@ -308,7 +310,10 @@ def main(argv: list[str] | None = None) -> int:
     console = Console()
     if args.in_process:
         options = dict(option.split("=", 1) for option in args.option)
-        result = measure(args.env[0], args.repeats, options, args.layers == "all", args.agent[0])
+        try:
+            result = measure(args.env[0], args.repeats, options, args.layers == "all", args.agent[0])
+        except config_lib.ConfigError as error:
+            parser.error(str(error))
         args.out.write_text(json.dumps(result))
         return 0
     results = []

@@ -67,9 +67,10 @@ def check(config: Config, state: Any, num_runs: int, devices: int = 1) -> None:
         options = to_mapping(config)
         for name in _CAPACITY & options.keys():
             rows = int(options[name] * spare / replay)
-            if name == "buffer_visits":  # which takes whole batches, and whole turns of its slots
-                rows -= rows % math.lcm(config.num_tasks, options["slots"] or 1)
-            ways.append(f"--{name.replace('_', '-')} {rows}")
+            if name == "buffer_visits" and options["slots"]:  # whole batches, and whole turns of the slots
+                rows -= rows % math.lcm(config.num_tasks, options["slots"])
+            if rows >= config.num_tasks:
+                ways.append(f"--{name.replace('_', '-')} {rows}")
         if options.get("vae.replay_dtype") == "full" and needed - replay / 2 <= _SHARE * room:
             ways.append("--vae.replay-dtype bfloat16, half the replay")
     raise ConfigError(

@@ -7,7 +7,7 @@ import pytest
 from probes import train
 from scipy import stats
 
-from roml_jax import config, experiment
+from roml_jax import agents, config, envs, experiment
 from roml_jax.agents import pearl, sac
 from roml_jax.types import Continuous, Discrete, EnvSpec, Transition
 
@@ -153,6 +153,22 @@ def test_a_task_that_the_sampler_filters_out_does_not_teach_the_policy():
 def test_two_kinds_of_squashing_are_one_too_many():
     with pytest.raises(config.ConfigError, match=r"--protocol\.action-map raw"):
         experiment.make(config.make("probe_target", "uniform", "pearl", **{"protocol.action_map": "tanh"}))
+
+
+@pytest.mark.parametrize("env", [name for name in envs.names() if name != "sine"])
+def test_starts_on_every_environment_as_shipped(env):
+    made = config.make(env, "cem", "pearl")
+    spec = made.protocol.agent_spec(envs.from_options(env, made.env_options).spec)
+    agents.make("pearl", spec, made.num_tasks, made.agent_options)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({"buffer_visits": 5}, "at least num_tasks"), ({"buffer_visits": 12, "slots": 4}, "multiple of num_")],
+)
+def test_a_buffer_that_an_iteration_does_not_fit_is_refused(options, said):
+    with pytest.raises(config.ConfigError, match=said):
+        experiment.make(config.make("probe_target", "uniform", "pearl", num_tasks=8, **options))
 
 
 @pytest.mark.slow

@@ -56,7 +56,8 @@ def test_groups_take_methods_in_turn_and_leave_no_seed_out():
 def test_every_method_is_a_run_that_the_command_line_takes(name):
     (group,) = protocol.groups("khazad_dum", [name], 2, "2e6")
     made = config.parse(group.options)
-    assert made.sampler == protocol.METHODS[name.split("+")[0]].sampler
+    method = protocol.METHODS[name.split("+")[0]]
+    assert (made.sampler, made.agent) == (method.sampler, method.agent)
     assert (made.frames, made.seeds) == (2e6, (0, 1))
 
 
@@ -84,6 +85,36 @@ def test_the_tables_say_what_the_results_are(results):
     assert "-0.444 [-0.467, -0.426]" in text  # published
     assert "| VariBAD | all | 80.0% | 0.0% | 20.0% | 0.0% |" in text
     assert "| VariBAD | 0.406 to 0.500 | 0.0% | 0.0% | 100.0% | 0.0% |" in text
+
+
+def test_a_variant_is_compared_with_its_method_and_kept_out_of_the_rest(results, tmp_path):
+    for start in (0, 3):
+        base = raw.read(results / "khazad_dum" / "roml" / f"seeds_{start}")
+        write_result(
+            results / "khazad_dum" / "roml+reset" / f"seeds_{start}", "cem", base.seeds.tolist(),
+            base.returns + np.float32(0.25) + 0.01 * base.seeds[:, None].astype(np.float32), base.routes,
+        )  # fmt: skip
+    found = tables.load(results / "khazad_dum")
+    assert [result.name for result in found] == ["varibad", "roml", "roml+reset"]
+    text = tables.tables("khazad_dum", found)
+    (row,) = (line for line in text.splitlines() if "reset" in line)
+    assert row.startswith("| RoML, reset | 6 | 0.0")
+    assert "| 0.275 [0.262, 0.288] | 0.031 |" in row
+    drawn = tables.draw("khazad_dum", found, tmp_path / "images")
+    without = tables.draw("khazad_dum", found[:2], tmp_path / "without")
+    assert [a.read_bytes() for a in drawn] == [b.read_bytes() for b in without]
+
+
+def test_robust_methods_of_other_agents_are_compared_with_their_own(results):
+    for name in ("rl2", "roml_rl2"):
+        sampler = protocol.METHODS[name].sampler
+        like = raw.read(results / "khazad_dum" / ("roml" if "roml" in name else "varibad") / "seeds_0")
+        write_result(
+            results / "khazad_dum" / name / "seeds_0", sampler, [0, 1, 2], like.returns - 1, like.routes
+        )
+    text = tables.paired_table(tables.load(results / "khazad_dum"))
+    assert "| RoML-RL2 - RL2 | CVaR 0.01 | 3 | 0.501 [" in text
+    assert "RL2 - VariBAD" not in text
 
 
 def test_a_page_gets_the_tables_of_its_marks_only(results, tmp_path):

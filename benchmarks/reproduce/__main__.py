@@ -9,7 +9,8 @@ held-out tasks (khazad_dum 3,000, others 1,000), and keeps a compact result of e
 benchmarks/results/reproduce. It can be stopped at any time, or stops by itself after --minutes, and goes
 on where it was; the runs with their checkpoints (--work) may be taken to another machine for that.
 
-A method's name can be followed by variants: roml+reset+credit. With --tables nothing is trained: tables and
+A method's name can be followed by variants: roml+reset+credit. RoML on another agent than VariBAD is
+roml_rl2 and so on. With --tables nothing is trained: tables and
 figures are made from the results alone, and those of docs/results.md are replaced.
 """
 
@@ -39,7 +40,7 @@ def _parser() -> cli.Parser:
     )  # fmt: skip
     parser.add_argument("--env", default="khazad_dum", help="environment (default: %(default)s)")
     parser.add_argument(
-        "--methods", nargs="+", default=list(protocol.METHODS), metavar="METHOD",
+        "--methods", nargs="+", default=list(protocol.PAPER), metavar="METHOD",
         help=f"of {', '.join(protocol.METHODS)}, each with variants: {', '.join(protocol.VARIANTS)}",
     )  # fmt: skip
     parser.add_argument(

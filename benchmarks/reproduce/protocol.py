@@ -15,18 +15,35 @@ class Method(NamedTuple):
     Attributes:
         title: for tables.
         sampler: its name.
+        agent: its name.
+        baseline: the method that it is compared with; None for what others are compared with.
         options: beside the environment's own.
     """
 
     title: str
     sampler: str
+    agent: str = "varibad"
+    baseline: str | None = None
     options: tuple[str, ...] = ()
 
 
+# Of all methods on VariBAD, where they are not the paper's: a replay of 10,000 trajectories would be 0.5 GiB
+# a seed in every checkpoint.
+OPTIONS = ("--vae.buffer-trajectories", "1000")
+
+PAPER = {
+    "varibad": Method("VariBAD", "uniform", options=OPTIONS),
+    "roml": Method("RoML", "cem", baseline="varibad", options=OPTIONS),
+    "cvar_ml": Method("CVaR-ML", "tail", baseline="varibad", options=OPTIONS),
+}
+
+# The same question of every other agent.
+_OTHERS = {"rl2": "RL2", "maml": "MAML", "pearl": "PEARL", "oracle": "Oracle", "multitask": "Multitask"}
+
 METHODS = {
-    "varibad": Method("VariBAD", "uniform"),
-    "roml": Method("RoML", "cem"),
-    "cvar_ml": Method("CVaR-ML", "tail"),
+    **PAPER,
+    **{agent: Method(title, "uniform", agent) for agent, title in _OTHERS.items()},
+    **{f"roml_{agent}": Method(f"RoML-{title}", "cem", agent, agent) for agent, title in _OTHERS.items()},
 }
 
 # One choice of the reference undone each; written behind a method's name, as in roml+reset.
@@ -42,11 +59,7 @@ VARIANTS = {
     "vae3": ("--vae.updates", "3"),
 }
 
-
 GROUP = 5  # seeds per program; a checkpoint has their whole state
-# Of all methods, where they are not the paper's: a replay of 10,000 trajectories would be 0.5 GiB a seed in
-# every checkpoint.
-OPTIONS = ("--vae.buffer-trajectories", "1000")
 
 
 def method(name: str) -> Method:
@@ -62,8 +75,20 @@ def method(name: str) -> Method:
     for variant in variants:
         if variant not in VARIANTS:
             raise unknown("variant", variant, VARIANTS)
-        made = made._replace(title=f"{made.title}, {variant}", options=(*made.options, *VARIANTS[variant]))
+        made = made._replace(
+            title=f"{made.title}, {variant}", baseline=base, options=(*made.options, *VARIANTS[variant])
+        )
     return made
+
+
+def is_variant(name: str) -> bool:
+    """Whether a method's name has variants behind it."""
+    return "+" in name
+
+
+def place(name: str) -> tuple[int, str]:
+    """Where a method stands in a table: in the order of ``METHODS``, variants behind it."""
+    return list(METHODS).index(name.split("+")[0]), name
 
 
 class Group(NamedTuple):
@@ -86,7 +111,7 @@ class Group(NamedTuple):
         made = method(self.method)
         frames = [] if self.frames == "paper" else ["--frames", self.frames]
         return [
-            "--env", self.env, "--sampler", made.sampler, *frames, *OPTIONS, *made.options,
+            "--env", self.env, "--sampler", made.sampler, "--agent", made.agent, *frames, *made.options,
             "--seeds", *map(str, self.seeds),
         ]  # fmt: skip
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
-from benchmarks.reproduce import raw
+from benchmarks.reproduce import protocol, raw
 from benchmarks.reproduce.protocol import method as method_of
 from benchmarks.reproduce.published import PUBLISHED
 from roml_jax import config as config_lib
@@ -20,7 +20,6 @@ from roml_jax.evaluate.records import Records
 from roml_jax.evaluate.tables import bins
 from roml_jax.report import data, figures, series
 
-BASELINE = "varibad"
 _NOISE_GROUPS = 5
 
 
@@ -52,7 +51,7 @@ class Result(NamedTuple):
 
 
 def load(results: Path) -> list[Result]:
-    """All methods of an environment's folder of results; the baseline first."""
+    """All methods of an environment's folder of results, in the order of the protocol."""
     found = []
     for path in sorted(path for path in results.iterdir() if path.is_dir()):
         read = [(raw.read(place), place) for place in path.iterdir() if raw.exists(place)]
@@ -72,7 +71,7 @@ def load(results: Path) -> list[Result]:
         )
         hours = sum(row[-1]["seconds"] for row in rows) / 3600
         found.append(Result(path.name, places, tested, config.alpha, hours, int(rows[0][-1]["frames"])))
-    return sorted(found, key=lambda result: result.name != BASELINE)
+    return sorted(found, key=lambda result: protocol.place(result.name))
 
 
 def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -96,28 +95,72 @@ def final_table(env: str, results: Sequence[Result]) -> str:
     return _markdown(heads, rows)
 
 
-def paired_table(results: Sequence[Result]) -> str:
-    """Differences to the baseline seed by seed, with the p-values of two paired tests; empty without it."""
-    base = next((result for result in results if result.name == BASELINE), None)
-    rows = []
+class Difference(NamedTuple):
+    """A method's figure minus its baseline's, seed by seed.
+
+    Attributes:
+        interval: of the mean difference.
+        p: of Wilcoxon's signed-rank test and of Student's paired t.
+        digits: decimals to show.
+    """
+
+    interval: intervals.Interval
+    p: tuple[float, float]
+    digits: int
+
+
+def difference(result: Result, base: Result, what: str) -> Difference | None:
+    """Of "mean" or "cvar"; None with fewer than two seeds in common."""
+    own, other = result.figures(what), base.figures(what)
+    made = intervals.paired(own, other)
+    if made is None or made.n < 2:
+        return None
+    both = sorted(own.keys() & other.keys())
+    a, b = [own[seed] for seed in both], [other[seed] for seed in both]
+    tests = (float(stats.wilcoxon(a, b).pvalue), float(stats.ttest_rel(a, b).pvalue))
+    return Difference(made, tests, intervals.decimals([*a, *b]))
+
+
+def _with_baseline(results: Sequence[Result]) -> Iterator[tuple[Result, Result]]:
+    """Every method that has its baseline among the others, and that."""
+    by_name = {result.name: result for result in results}
     for result in results:
-        if base is None or result is base:
-            continue
+        base = method_of(result.name).baseline
+        if base in by_name:
+            yield result, by_name[base]
+
+
+def paired_table(results: Sequence[Result]) -> str:
+    """Differences to the baselines with the p-values of two paired tests; empty without any."""
+    rows = []
+    for result, base in _with_baseline(results):
         for what in ("mean", "cvar"):
-            own, other = result.figures(what), base.figures(what)
-            difference = intervals.paired(own, other)
-            if difference is None or difference.n < 2:
+            found = difference(result, base, what)
+            if found is None:
                 continue
-            both = sorted(own.keys() & other.keys())
-            a, b = [own[seed] for seed in both], [other[seed] for seed in both]
-            tests = (stats.wilcoxon(a, b).pvalue, stats.ttest_rel(a, b).pvalue)
-            digits = intervals.decimals([*a, *b])
             rows.append([
-                f"{method_of(result.name).title} - {method_of(BASELINE).title}",
-                "mean return" if what == "mean" else f"CVaR {result.alpha:g}", str(difference.n),
-                difference.text(digits), *(f"{p:.2g}" for p in tests),
+                f"{method_of(result.name).title} - {method_of(base.name).title}",
+                "mean return" if what == "mean" else f"CVaR {result.alpha:g}", str(found.interval.n),
+                found.interval.text(found.digits), *(f"{p:.2g}" for p in found.p),
             ])  # fmt: skip
     heads = ["difference", "of", "pairs", "mean [95 %]", "p (Wilcoxon)", "p (t)"]
+    return _markdown(heads, rows) if rows else ""
+
+
+def ablation_table(results: Sequence[Result]) -> str:
+    """What a method's variants change; empty without any."""
+    rows = []
+    for result, base in _with_baseline(results):
+        found = difference(result, base, "cvar")
+        if found is None or not protocol.is_variant(result.name):
+            continue
+        ours = [intervals.bootstrap(list(result.figures(what).values())) for what in ("mean", "cvar")]
+        rows.append([
+            method_of(result.name).title, str(ours[0].n), *(one.text(found.digits) for one in ours),
+            found.interval.text(found.digits), *(f"{p:.2g}" for p in found.p), f"{result.hours:.2f}",
+        ])  # fmt: skip
+    cvar = f"CVaR {results[0].alpha:g}"
+    heads = ["variant", "seeds", "mean return", cvar, f"{cvar} - without", "p (Wilcoxon)", "p (t)", "hours"]
     return _markdown(heads, rows) if rows else ""
 
 
@@ -151,7 +194,11 @@ def _records(result: Result, family_names: tuple[str, ...], method: data.Method)
 
 
 def draw(env: str, results: Sequence[Result], images: Path) -> list[Path]:
-    """Learning curves, final figures, returns against the task and the sampler's tasks, as PNGs."""
+    """Learning curves, final figures, returns against the task and the sampler's tasks, as PNGs.
+
+    Of the methods alone, not of their variants.
+    """
+    results = [result for result in results if not protocol.is_variant(result.name)]
     (group,) = data.load([place for result in results for place in result.folders])
     by_place = {place: result for result in results for place in result.folders}
     result_of = {method.label: by_place[method.seeds[0].folder] for method in group.methods}
@@ -192,5 +239,6 @@ def fill(page: Path, name: str, text: str) -> bool:
 
 def tables(env: str, results: Sequence[Result]) -> str:
     """All of an environment's tables that there is something for."""
-    made = [final_table(env, results), paired_table(results), routes_table(results)]
+    main = [result for result in results if not protocol.is_variant(result.name)]
+    made = [final_table(env, main), paired_table(main), ablation_table(results), routes_table(main)]
     return "\n\n".join(table for table in made if table)

@@ -160,7 +160,7 @@ def draw_rows(size: Array, cursor: Array, slots: int, n: int, m: int, key: Array
     Args:
         size: () rows that hold something.
         cursor: () where the next batch goes.
-        slots: a divisor of the ring's capacity.
+        slots: a divisor of the ring's capacity, or the capacity: then every row is its own slot.
         n: slots to draw.
         m: rows to draw for each.
         key: randomness.
@@ -287,9 +287,15 @@ def _check(spec: EnvSpec, num_tasks: int, config: PearlConfig) -> None:
     action = spec.action
     if not isinstance(action, Discrete) and action.squash:
         raise ValueError("agent=pearl squashes its actions itself: --protocol.action-map raw")
-    if config.buffer_visits % num_tasks:
+    if config.buffer_visits < num_tasks:
         raise ValueError(
-            f"buffer_visits ({config.buffer_visits}) must be a multiple of num_tasks ({num_tasks})"
+            f"buffer_visits ({config.buffer_visits}) must be at least num_tasks ({num_tasks}), "
+            "the visits of one iteration"
+        )
+    if config.slots and config.buffer_visits % num_tasks:
+        raise ValueError(
+            f"with slots, buffer_visits ({config.buffer_visits}) must be a multiple of num_tasks "
+            f"({num_tasks})"
         )
 
 
@@ -303,7 +309,8 @@ def make(spec: EnvSpec, num_tasks: int, config: PearlConfig) -> Agent:
     """PEARL for an environment, on N = ``num_tasks`` tasks per meta-iteration.
 
     Raises:
-        ValueError: if visits do not fit the buffer evenly, or actions would be squashed twice.
+        ValueError: if an iteration's visits do not fit the buffer (evenly, with slots), or actions would
+            be squashed twice.
     """
     _check(spec, num_tasks, config)
     networks = sac.make_networks(spec.action, config.sac)
