@@ -1,11 +1,15 @@
 """The benchmarks run: at the smallest size, so that a figure can be had when one is wanted."""
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from benchmarks import accelerator, cem, growth, sine, throughput
-from roml_jax import config, experiment
+from benchmarks import accelerator, cem, gaits, growth, sine, throughput
+from roml_jax import config, experiment, rollout, saved
 
 
 def test_throughput_times_every_layer(tmp_path):
@@ -68,3 +72,29 @@ def test_the_method_is_timed_against_the_package_and_as_it_grows(monkeypatch, tm
     assert [(row["tasks"], row["dims"]) for row in result["growth"]] == [(16, 1), (32, 2)]
     assert all(row["ms"] > 0 for row in result["growth"])
     assert "batch of 128" in capsys.readouterr().out
+
+
+def _saved(env):
+    made = config.make(env, "uniform", "multitask", seeds=(3, 4))
+    learner = {"return": jnp.array([10.0, 20.0]), "pitch": jnp.array([4 * jnp.pi, -jnp.pi])}
+    return saved.Saved(Path("run"), made, experiment.make(made), "last", np.zeros(2, int), learner)
+
+
+def test_gaits_count_the_turns_of_the_torso(monkeypatch, capsys):
+    """Rollouts whose pitch goes to a known angle in the first of two episodes, by learner."""
+
+    def run_test(agent, env, protocol, learner, tasks, key, record):
+        assert record
+        n = tasks.shape[0]
+        obs = jnp.full((n, 2, 5, 21), 0.1).at[:, 0, -1, 1].add(learner["pitch"])
+        return SimpleNamespace(obs=obs), SimpleNamespace(returns=jnp.full((n, 2), learner["return"]))
+
+    monkeypatch.setattr(rollout, "run_test", run_test)
+    returns, turned = gaits.turns(_saved("cheetah_mass"), 6)
+    np.testing.assert_allclose(returns, [[10.0] * 6, [20.0] * 6])
+    np.testing.assert_allclose(turned, [[1.0] * 6, [0.25] * 6], rtol=1e-5)  # over both episodes
+    monkeypatch.setattr(saved, "load", lambda folder: _saved(folder.name))
+    gaits.command(["cheetah_mass"])
+    assert "0.25" in capsys.readouterr().out
+    with pytest.raises(config.ConfigError, match="gaits are of half-cheetahs, and run is of khazad_dum"):
+        gaits.command(["khazad_dum"])

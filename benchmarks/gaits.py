@@ -1,0 +1,79 @@
+"""How a half-cheetah's learners move: do they run, or go head over heels?
+
+    python -m benchmarks.gaits RUN [RUN ...] [--tasks 32]
+
+Of every seed's last learner, on held-out tasks of the prior: its return, and how many times the torso turns
+over in an episode. Somersaults are a local optimum of this robot that a return alone does not show.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from roml_jax import cli, rollout, saved
+from roml_jax.config import ConfigError
+from roml_jax.evaluate import held_out
+
+_PITCH = 1  # of the observed positions: the root's height, its pitch, the joints
+
+
+def turns(run: saved.Saved, tasks: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of every seed: mean return of the tasks (S, M), and turns of the torso by its episodes' ends (S, M).
+
+    Raises:
+        ConfigError: if it is no half-cheetah's run; one line.
+    """
+    parts, config = run.parts, run.config
+    if not config.env.startswith("cheetah"):
+        raise ConfigError(f"gaits are of half-cheetahs, and {run.folder} is of {config.env}")
+    drawn, key = held_out.draw(parts.env.family, tasks, config.eval.seed, "test")
+    pitch = parts.env.spec.obs_slices["position"].start + _PITCH
+
+    @jax.jit
+    def act(learner: Any) -> tuple[jax.Array, jax.Array]:
+        experience, outcome = rollout.run_test(
+            parts.agent, parts.env, config.protocol, learner, drawn, key, record=True
+        )
+        turned = jnp.abs(experience.obs[:, :, -1, pitch] - experience.obs[:, :, 0, pitch]) / (2 * jnp.pi)
+        return outcome.returns.mean(axis=1), turned.mean(axis=1)
+
+    found = [jax.device_get(act(run.one(place))) for place in range(len(config.runs))]
+    return np.stack([returns for returns, _ in found]), np.stack([turned for _, turned in found])
+
+
+def command(argv: Sequence[str]) -> None:
+    """Prints a table of every run's seeds.
+
+    Raises:
+        ConfigError: for wrong input; one line.
+    """
+    parser = cli.Parser(
+        prog="python -m benchmarks.gaits", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of runs")
+    parser.add_argument(
+        "--tasks", type=cli.positive, default=32, help="of the final test (default: %(default)s)"
+    )
+    given = parser.parse_args(argv)
+    shown = Table("run", "seed", "mean return", "turns per episode")
+    shown.columns[0].overflow = "fold"
+    for folder in given.runs:
+        run = saved.load(folder)
+        for one, returns, turned in zip(run.config.runs, *turns(run, given.tasks), strict=True):
+            shown.add_row(str(folder), str(one.seed), f"{returns.mean():,.1f}", f"{turned.mean():.2f}")
+    Console().print(shown)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(command))
