@@ -38,7 +38,7 @@ def jobs(small: bool) -> list[Job]:
     engines = ("mujoco", "mjx") if small else ("mjx", "warp")
     seeds = (1, 2) if small else (1, 10, 30, 90)
     tasks = (16, 64) if small else (16, 256, 4096, 16_384, 65_536)
-    buffer = {"vae.buffer_trajectories": "64" if small else "2000"}
+    buffer = {"vae.buffer_trajectories": "64", "chunk": "1"} if small else {"vae.buffer_trajectories": "2000"}
     found = [
         Job("cheetah_mass", engine, {"seeds": f"0..{n - 1}", **buffer}, whole=True)
         for n, engine in itertools.product(seeds, engines)
