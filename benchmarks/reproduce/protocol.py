@@ -40,10 +40,16 @@ PAPER = {
 # The same question of every other agent.
 _OTHERS = {"rl2": "RL2", "maml": "MAML", "pearl": "PEARL", "oracle": "Oracle", "multitask": "Multitask"}
 
+# PEARL's half-cheetahs as two cores can train them.
+_CONFIGS = Path(__file__).parent.parent.parent / "configs"
+_SMALL = ("--config", str(_CONFIGS / "cheetah_vel_pearl_small.yaml"))
+
 METHODS = {
     **PAPER,
     **{agent: Method(title, "uniform", agent) for agent, title in _OTHERS.items()},
     **{f"roml_{agent}": Method(f"RoML-{title}", "cem", agent, agent) for agent, title in _OTHERS.items()},
+    "pearl_small": Method("PEARL, small", "uniform", "pearl", options=_SMALL),
+    "roml_pearl_small": Method("RoML-PEARL, small", "cem", "pearl", "pearl_small", _SMALL),
 }
 
 # One choice of the reference undone each; written behind a method's name, as in roml+reset.

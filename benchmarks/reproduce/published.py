@@ -30,16 +30,22 @@ PUBLISHED: dict[str, dict[str, tuple[Figure, Figure]]] = {
         "varibad": (Figure(-82, -87, -78), Figure(-202, -216, -191)),
         "roml": (Figure(-94, -101, -89), Figure(-184, -193, -176)),
         "cvar_ml": (Figure(-574), Figure(-897)),
+        "pearl": (Figure(-533, -561, -503), Figure(-1157, -1204, -1115)),
+        "roml_pearl": (Figure(-518, -548, -491), Figure(-1090, -1150, -1027)),
     },
     "cheetah_mass": {
         "varibad": (Figure(1558, 1500, 1616), Figure(1074, 1042, 1106)),
         "roml": (Figure(1581, 1516, 1638), Figure(1262, 1224, 1294)),
         "cvar_ml": (Figure(113), Figure(38)),
+        "pearl": (Figure(1725, 1701, 1750), Figure(1115, 1083, 1151)),
+        "roml_pearl": (Figure(1553, 1516, 1589), Figure(1186, 1120, 1250)),
     },
     "cheetah_body": {
         "varibad": (Figure(1616, 1560, 1667), Figure(837, 772, 886)),
         "roml": (Figure(1582, 1543, 1617), Figure(938, 902, 966)),
         "cvar_ml": (Figure(192), Figure(75)),
+        "pearl": (Figure(1655, 1641, 1666), Figure(800, 790, 809)),
+        "roml_pearl": (Figure(1438, 1422, 1453), Figure(808, 797, 820)),
     },
     "humanoid_vel": {
         "varibad": (Figure(880, 873, 886), Figure(802, 778, 816)),
