@@ -130,6 +130,15 @@ def _with_baseline(results: Sequence[Result]) -> Iterator[tuple[Result, Result]]
             yield result, by_name[base]
 
 
+def _with_other_baselines(results: Sequence[Result]) -> Iterator[tuple[str, Result]]:
+    """Every variant's name, with what its method without variants is compared with."""
+    by_name = {result.name: result for result in results}
+    for result in results:
+        base = method_of(result.name.split("+")[0]).baseline
+        if protocol.is_variant(result.name) and base in by_name:
+            yield result.name, by_name[base]
+
+
 def paired_table(results: Sequence[Result]) -> str:
     """Differences to the baselines with the p-values of two paired tests; empty without any."""
     rows = []
@@ -141,27 +150,39 @@ def paired_table(results: Sequence[Result]) -> str:
             rows.append([
                 f"{method_of(result.name).title} - {method_of(base.name).title}",
                 "mean return" if what == "mean" else f"CVaR {result.alpha:g}", str(found.interval.n),
-                found.interval.text(found.digits), *(f"{p:.2g}" for p in found.p),
+                *_cells(found),
             ])  # fmt: skip
     heads = ["difference", "of", "pairs", "mean [95 %]", "p (Wilcoxon)", "p (t)"]
     return _markdown(heads, rows) if rows else ""
 
 
 def ablation_table(results: Sequence[Result]) -> str:
-    """What a method's variants change; empty without any."""
+    """What a method's variants change, and how they stand to its own baseline; empty without any."""
+    cvar = f"CVaR {results[0].alpha:g}"
+    pairs = [(result, base) for result, base in _with_baseline(results) if protocol.is_variant(result.name)]
+    first = dict(_with_other_baselines(results))
+    heads = ["variant", "seeds", "mean return", cvar, "hours", f"{cvar} - without", "p (Wilcoxon)", "p (t)"]
+    if first:
+        heads += [f"{cvar} - {method_of(next(iter(first.values())).name).title}", "p (Wilcoxon)", "p (t)"]
     rows = []
-    for result, base in _with_baseline(results):
+    for result, base in pairs:
         found = difference(result, base, "cvar")
-        if found is None or not protocol.is_variant(result.name):
+        if found is None:
             continue
         ours = [intervals.bootstrap(list(result.figures(what).values())) for what in ("mean", "cvar")]
-        rows.append([
-            method_of(result.name).title, str(ours[0].n), *(one.text(found.digits) for one in ours),
-            found.interval.text(found.digits), *(f"{p:.2g}" for p in found.p), f"{result.hours:.2f}",
-        ])  # fmt: skip
-    cvar = f"CVaR {results[0].alpha:g}"
-    heads = ["variant", "seeds", "mean return", cvar, f"{cvar} - without", "p (Wilcoxon)", "p (t)", "hours"]
+        row = [method_of(result.name).title, str(ours[0].n), *(one.text(found.digits) for one in ours)]
+        row += [f"{result.hours:.2f}", *_cells(found)]
+        if first:
+            row += _cells(difference(result, first[result.name], "cvar") if result.name in first else None)
+        rows.append(row)
     return _markdown(heads, rows) if rows else ""
+
+
+def _cells(found: Difference | None) -> list[str]:
+    """A difference in three cells."""
+    if found is None:
+        return [""] * 3
+    return [found.interval.text(found.digits), *(f"{p:.2g}" for p in found.p)]
 
 
 def routes_table(results: Sequence[Result]) -> str:
