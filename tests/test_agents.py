@@ -185,10 +185,12 @@ def _init_vae(config, trajectory):
 
 
 def test_elbo_against_loops(x64):
-    """One decode at a time, with the whole concatenated input, for every belief and step drawn."""
+    """One decode at a time, with the whole concatenated input, for beliefs 0 (the prior) to T."""
     trajectory = _trajectories(3, 2, 4)
     encoder, decoder, params = _init_vae(CONFIG, trajectory)
     draws = vae.draw(CONFIG, jax.random.key(2), 3, 8, jnp.float64)
+    latents = [[0, 8, 3, 3], [7, 0, 1, 0], [8, 5, 2, 8]]  # the prior and the last, some twice
+    draws = draws._replace(latents=jnp.asarray(latents))
     nested = {"encoder": params["encoder"], "decoder": {"reward": params["decoder"]}}
     got, metrics = vae.negative_elbo(nested, encoder, {"reward": decoder}, trajectory, draws)
 
