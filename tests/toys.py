@@ -41,13 +41,15 @@ def random(rng, shapes):
 def state(rng, agent, config):
     """Before the first iteration, with any weights; initialisers would take long to compile."""
     shapes = jax.eval_shape(agent.init, jax.random.key(0))
+    obs, latent = (part.mean.size for part in shapes.statistics[:2])
     zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
-    return zeros._replace(
+    start = zeros._replace(
         policy=random(rng, shapes.policy),
         belief=random(rng, shapes.belief),
-        statistics=on_policy.init_statistics(D, 2 * SIZES["latent"]),
+        statistics=on_policy.init_statistics(obs, latent),
         rates=on_policy.init_rates(config, varibad.TUNABLE),
     )
+    return jax.tree.map(lambda x, like: np.asarray(x, like.dtype), start, shapes)
 
 
 def rollout(rng, reward=None, valid=None):
