@@ -1,4 +1,4 @@
-"""The presets of the twelve environments are the paper's table of hyperparameters, in full."""
+"""The presets of the paper's twelve environments are its table of hyperparameters."""
 
 import pytest
 
