@@ -25,7 +25,7 @@ import tyro
 
 from roml_jax import agents, checks, envs, regression, runs, samplers
 from roml_jax.command_line import listed, named, one_line
-from roml_jax.presets import ConfigError, check_same, flatten, preset, read_yaml
+from roml_jax.presets import ConfigError, check_same, flatten, named_file, preset, read_yaml
 from roml_jax.registry import NoOptions, UnknownNameError, options_class, unknown
 from roml_jax.rollout import Protocol
 
@@ -105,7 +105,7 @@ class Config:
     log: tuple[str, ...] = ()
     """Where else metrics go: tensorboard, wandb."""
     config: Path | None = None
-    """A YAML file of options, e.g. another run's config.yaml."""
+    """A YAML file of options, e.g. another run's config.yaml, or the name of one that comes along: roml."""
     compile_cache: bool = True
     """Keep compiled programs in the user's cache folder, so that the next start is quick."""
     mesh: str = "auto"
@@ -311,7 +311,7 @@ def parse(argv: Sequence[str]) -> Config:
     """
     resume = named(argv, "resume")
     file = named(argv, "config") if resume is None else _file_of(resume, argv)
-    in_file = dict(flatten(read_yaml(Path(file)))) if file else {}
+    in_file = dict(flatten(read_yaml(named_file(file)))) if file else {}
     import_modules([*listed(_tokens(in_file), "--imports"), *listed(argv, "--imports", "--import")])
     written_for = {
         name: str(in_file.get(name, getattr(Config, name))) for name in ("env", "sampler", "agent")

@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from roml_jax.registry import unknown
+
 
 class ConfigError(ValueError):
     """A wrong option; the message is one line for people."""
@@ -62,6 +64,21 @@ def preset(*names: str) -> dict[str, Any]:
         if path.is_file():
             options |= dict(flatten(read_yaml(path)))
     return options
+
+
+def named_file(given: str) -> Path:
+    """The file that ``--config`` means: a path, or the name of one that comes with the package.
+
+    Raises:
+        ConfigError: for a name, not a path, that nothing has; one line.
+    """
+    path = Path(given)
+    if path.exists() or path.suffix or path.name != given:
+        return path
+    names = {shipped.stem: shipped for shipped in presets_folder().glob("*.yaml")}
+    if given not in names:
+        raise ConfigError(str(unknown("file or configuration", given, names)))
+    return names[given]
 
 
 def check_same(was: Mapping[str, Any], now: Mapping[str, Any], free: Sequence[str], what: str) -> None:

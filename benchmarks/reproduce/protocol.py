@@ -41,8 +41,7 @@ PAPER = {
 _OTHERS = {"rl2": "RL2", "maml": "MAML", "pearl": "PEARL", "oracle": "Oracle", "multitask": "Multitask"}
 
 # PEARL's half-cheetahs as two cores can train them.
-_CONFIGS = Path(__file__).parent.parent.parent / "configs"
-_SMALL = ("--config", str(_CONFIGS / "cheetah_vel_pearl_small.yaml"))
+_SMALL = ("--config", "cheetah_vel_pearl_small")
 
 METHODS = {
     **PAPER,
@@ -52,7 +51,7 @@ METHODS = {
     "roml_pearl_small": Method("RoML-PEARL, small", "cem", "pearl", "pearl_small", _SMALL),
 }
 
-# One choice of the reference undone each; written behind a method's name, as in roml+reset.
+# One choice of the reference changed each; written behind a method's name, as in roml+reset.
 VARIANTS = {
     "reset": ("--protocol.boundary", "reset"),
     "credit": ("--ppo.credit", "task"),
@@ -63,6 +62,8 @@ VARIANTS = {
     "clip10": ("--sampler.weight-clip", "10"),
     "replay10000": ("--vae.buffer-trajectories", "10000"),
     "vae3": ("--vae.updates", "3"),
+    "anneal": ("--ppo.anneal-lr",),
+    "entropy02": ("--ppo.entropy-coef", "0.02"),
 }
 
 GROUP = 5  # seeds per program; a checkpoint has their whole state
