@@ -303,13 +303,20 @@ def main(argv: list[str] | None = None) -> int:
         "--layers", choices=("all", "env"), default="all", help="env: only physics and environment"
     )
     parser.add_argument("--repeats", type=int, default=5, help="rounds that the medians are taken over")
-    parser.add_argument("--option", nargs="*", default=[], metavar="NAME=VALUE", help="training options")
+    parser.add_argument(
+        "--option",
+        nargs="*",
+        default=[],
+        metavar="NAME=VALUE",
+        help="training options; several values as [1,2]",
+    )
     parser.add_argument("--out", type=Path, help="where to write JSON")
     parser.add_argument("--in-process", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     console = Console()
     if args.in_process:
-        options = dict(option.split("=", 1) for option in args.option)
+        pairs = (option.split("=", 1) for option in args.option)
+        options = {name: json.loads(value) if value[:1] == "[" else value for name, value in pairs}
         try:
             result = measure(args.env[0], args.repeats, options, args.layers == "all", args.agent[0])
         except config_lib.ConfigError as error:
