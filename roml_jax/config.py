@@ -105,7 +105,7 @@ class Config:
     log: tuple[str, ...] = ()
     """Where else metrics go: tensorboard, wandb."""
     config: Path | None = None
-    """A YAML file of options, e.g. another run's config.yaml, or the name of one that comes along: roml."""
+    """A YAML file of options, e.g. another run's config.yaml, or the name of one that comes along."""
     compile_cache: bool = True
     """Keep compiled programs in the user's cache folder, so that the next start is quick."""
     mesh: str = "auto"
