@@ -102,6 +102,8 @@ def test_a_variant_is_compared_with_its_method_and_kept_out_of_the_rest(results,
     assert row.startswith("| RoML, reset | 6 | 0.0")
     assert "| 0.275 [0.262, 0.288] | 0.031 |" in row  # than RoML
     assert "| 0.776 [0.762, 0.790] | 0.031 |" in row  # than VariBAD
+    assert tables.tables("khazad_dum", found[2:]) == ""
+    assert tables.draw("khazad_dum", found[2:], tmp_path / "images") == []
     drawn = tables.draw("khazad_dum", found, tmp_path / "images")
     without = tables.draw("khazad_dum", found[:2], tmp_path / "without")
     assert [a.read_bytes() for a in drawn] == [b.read_bytes() for b in without]

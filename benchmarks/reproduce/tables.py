@@ -80,7 +80,9 @@ def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def final_table(env: str, results: Sequence[Result]) -> str:
-    """Mean and CVaR of every method beside the published ones."""
+    """Mean and CVaR of every method beside the published ones; empty without any."""
+    if not results:
+        return ""
     cvar = f"CVaR {results[0].alpha:g}"
     heads = ["method", "seeds", "frames", "mean return", "published", cvar, "published", "hours"]
     published, rows = PUBLISHED.get(env, {}), []
@@ -163,7 +165,7 @@ def ablation_table(results: Sequence[Result]) -> str:
     first = dict(_with_other_baselines(results))
     heads = ["variant", "seeds", "mean return", cvar, "hours", f"{cvar} - without", "p (Wilcoxon)", "p (t)"]
     if first:
-        heads += [f"{cvar} - {method_of(next(iter(first.values())).name).title}", "p (Wilcoxon)", "p (t)"]
+        heads += [f"{cvar} - baseline", "p (Wilcoxon)", "p (t)"]  # RoML's is VariBAD
     rows = []
     for result, base in pairs:
         found = difference(result, base, "cvar")
@@ -220,6 +222,8 @@ def draw(env: str, results: Sequence[Result], images: Path) -> list[Path]:
     Of the methods alone, not of their variants.
     """
     results = [result for result in results if not protocol.is_variant(result.name)]
+    if not results:
+        return []
     (group,) = data.load([place for result in results for place in result.folders])
     by_place = {place: result for result in results for place in result.folders}
     result_of = {method.label: by_place[method.seeds[0].folder] for method in group.methods}
