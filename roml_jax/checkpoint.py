@@ -11,6 +11,7 @@ import gc
 import logging
 import shutil
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -102,6 +103,13 @@ def _quiet() -> Iterator[None]:
             log.removeFilter(_is_not_orbax)
 
 
+def _end_of_threads() -> None:
+    """Waits for orbax's threads: one failure ends a checkpoint, while others are yet to tell of theirs."""
+    for thread in threading.enumerate():
+        if type(thread).__module__.startswith("orbax"):
+            threading.Thread.join(thread)  # its own would raise once more what failed
+
+
 def _prune(folder: Path) -> None:
     """Leaves the newest complete checkpoint and nothing else."""
     newest = latest(folder)
@@ -188,6 +196,7 @@ class Checkpoints:
     def _clean(self) -> None:
         """Collects the tasks of failures while nobody hears them, as they speak when they go."""
         if self._has_failed:
+            _end_of_threads()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", RuntimeWarning)  # that some never ran
                 gc.collect()

@@ -3,11 +3,15 @@
 import contextlib
 import gc
 import json
+import logging
 import os
 import subprocess
 import sys
+import threading
 import time
 
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
 import pytest
 
 from roml_jax import checkpoint, metrics, saved, train
@@ -83,3 +87,33 @@ def test_a_run_whose_end_could_not_be_saved_says_so_and_goes_on(disk, monkeypatc
     (disk / "filler").unlink()
     assert train.main(["--resume", str(disk / "run")]) == 0
     assert saved.load(disk / "run").iterations == [16]
+
+
+class Straggler(threading.Thread):
+    """One of orbax's threads, which fails when the checkpoint has been given up already."""
+
+    __module__ = "orbax.straggler"
+
+    def run(self):
+        """Tells of it late."""
+        time.sleep(0.5)
+        logging.getLogger("absl").error("orbax: no space left on the device")
+
+
+def test_a_write_that_fails_late_is_not_heard_either(tmp_path, monkeypatch, caplog):
+    def gives_up(self):
+        Straggler().start()
+        raise OSError(28, "No space left on device")
+
+    said = []
+    writer = checkpoint.Checkpoints(tmp_path, said.append)
+    monkeypatch.setattr(ocp.AsyncCheckpointer, "wait_until_finished", gives_up)
+    writer.save(1, {"state": {"x": jnp.zeros(2)}}, {})
+    writer.wait()
+    monkeypatch.undo()
+    writer.close()
+    time.sleep(1.0)
+    assert said == [
+        "the checkpoint of iteration 1 was not written: no space left on the disk; there is none yet"
+    ]
+    assert "orbax" not in caplog.text
