@@ -12,6 +12,7 @@ import logging
 import shutil
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -26,6 +27,7 @@ from jax.sharding import SingleDeviceSharding
 from roml_jax import memory
 
 ABOUT = "about"
+_PATIENCE = 10.0  # seconds that a failed checkpoint waits for its other threads
 
 
 class CheckpointError(Exception):
@@ -105,9 +107,11 @@ def _quiet() -> Iterator[None]:
 
 def _end_of_threads() -> None:
     """Waits for orbax's threads: one failure ends a checkpoint, while others are yet to tell of theirs."""
+    end = time.monotonic() + _PATIENCE
     for thread in threading.enumerate():
         if type(thread).__module__.startswith("orbax"):
-            threading.Thread.join(thread)  # its own would raise once more what failed
+            # orbax's own join would raise once more what failed
+            threading.Thread.join(thread, max(0.0, end - time.monotonic()))
 
 
 def _prune(folder: Path) -> None:
@@ -190,13 +194,13 @@ class Checkpoints:
         kept = f"the last good one is of iteration {left.name}" if left else "there is none yet"
         self._say(f"the checkpoint of iteration {self._pending} was not written: {_line(error)}; {kept}")
         self._pending, self._has_failed = None, True
+        _end_of_threads()
         if self._main:
             _prune(self._folder)  # what was written of it takes up the disk
 
     def _clean(self) -> None:
         """Collects the tasks of failures while nobody hears them, as they speak when they go."""
         if self._has_failed:
-            _end_of_threads()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", RuntimeWarning)  # that some never ran
                 gc.collect()
