@@ -23,8 +23,20 @@ from rich.table import Table
 from roml_jax import cli, rollout, saved
 from roml_jax.config import ConfigError
 from roml_jax.evaluate import held_out
+from roml_jax.types import EnvSpec
 
 _PITCH = 1  # of the observed positions: the root's height, its pitch, the joints
+
+
+def is_cheetah(env: str) -> bool:
+    """Whether gaits are of this environment."""
+    return env.startswith("cheetah")
+
+
+def turned(spec: EnvSpec, obs: jax.Array) -> jax.Array:
+    """Turns of the torso by an episode's end, mean over episodes (M,), from observations (M, K, H + 1, D)."""
+    pitch = spec.obs_slices["position"].start + _PITCH
+    return (jnp.abs(obs[:, :, -1, pitch] - obs[:, :, 0, pitch]) / (2 * jnp.pi)).mean(axis=1)
 
 
 def turns(run: saved.Saved, tasks: int) -> tuple[np.ndarray, np.ndarray]:
@@ -34,21 +46,19 @@ def turns(run: saved.Saved, tasks: int) -> tuple[np.ndarray, np.ndarray]:
         ConfigError: if it is no half-cheetah's run; one line.
     """
     parts, config = run.parts, run.config
-    if not config.env.startswith("cheetah"):
+    if not is_cheetah(config.env):
         raise ConfigError(f"gaits are of half-cheetahs, and {run.folder} is of {config.env}")
     drawn, key = held_out.draw(parts.env.family, tasks, config.eval.seed, "test")
-    pitch = parts.env.spec.obs_slices["position"].start + _PITCH
 
     @jax.jit
     def act(learner: Any) -> tuple[jax.Array, jax.Array]:
         experience, outcome = rollout.run_test(
             parts.agent, parts.env, config.protocol, learner, drawn, key, record=True
         )
-        turned = jnp.abs(experience.obs[:, :, -1, pitch] - experience.obs[:, :, 0, pitch]) / (2 * jnp.pi)
-        return outcome.returns.mean(axis=1), turned.mean(axis=1)
+        return outcome.returns.mean(axis=1), turned(parts.env.spec, experience.obs)
 
     found = [jax.device_get(act(run.one(place))) for place in range(len(config.runs))]
-    return np.stack([returns for returns, _ in found]), np.stack([turned for _, turned in found])
+    return np.stack([returns for returns, _ in found]), np.stack([turns for _, turns in found])
 
 
 def command(argv: Sequence[str]) -> None:

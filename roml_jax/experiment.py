@@ -107,7 +107,10 @@ def make(config: Config, env: envs.Env | None = None) -> Experiment:
     """
     num_runs = len(config.runs)
     if env is None:
-        env = envs.from_options(config.env, config.env_options)
+        try:
+            env = envs.from_options(config.env, config.env_options)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
     spec = config.protocol.agent_spec(env.spec)
     frames = config.num_tasks * spec.episodes * spec.horizon
     if config.frames < frames:

@@ -4,10 +4,12 @@ import json
 
 import numpy as np
 import pytest
+from rich.console import Console
+from small_runs import trained
 
 from benchmarks.reproduce import __main__ as reproduce
-from benchmarks.reproduce import campaign, protocol, raw, tables
-from roml_jax import cli, config, folder, risk
+from benchmarks.reproduce import campaign, protocol, published, raw, tables
+from roml_jax import cli, config, folder, risk, saved
 
 NOISE = np.linspace(0.01, 0.5, 100)[:, None].astype(np.float32)
 
@@ -67,6 +69,74 @@ def test_variants_change_what_they_say_and_add_up():
     made = config.parse(group.options)
     assert made.protocol.boundary == "reset"
     assert config.to_mapping(made)["ppo.credit"] == "task"
+
+
+def test_groups_can_be_smaller():
+    made = list(protocol.groups("cheetah_mass", ["varibad", "roml"], 3, "2e6", 2))
+    assert [group.seeds for group in made] == [(0, 1), (0, 1), (2,), (2,)]
+
+
+def test_every_group_of_the_campaign_is_a_run_that_the_command_line_takes():
+    made = list(protocol.campaign())
+    assert len({group.folder for group in made}) == len(made)
+    for options in {(group.env, group.method): group.options for group in made}.values():
+        config.parse(options)
+    held = {(group.method, seed) for group in made for seed in group.seeds if group.frames == "paper"}
+    assert {("varibad+replay10000", 7), ("roml+replay10000", 29)} <= held
+
+
+@pytest.mark.parametrize(
+    ("name", "baseline"),
+    [
+        ("varibad", None), ("varibad+reference_contacts", None), ("roml", "varibad"),
+        ("roml+reference_contacts", "varibad+reference_contacts"), ("roml+reset", "roml"),
+        ("roml+reset+replay10000", "roml+replay10000"), ("roml_rl2", "rl2"),
+    ],
+)  # fmt: skip
+def test_methods_are_compared_with_those_of_the_same_settings(name, baseline):
+    assert protocol.baseline(name) == baseline
+
+
+@pytest.mark.parametrize(
+    ("iteration", "text"),
+    [
+        (320, "772 (at 320)"),
+        (312, "772 (at 320)"),
+        (100, ""),
+        (900, "1072 (between 781 and 1000)"),
+        (9000, ""),
+    ],
+)
+def test_published_figures_are_of_the_same_iteration(iteration, text):
+    assert published.at_iteration("cheetah_mass", "varibad", "mean", iteration) == text
+
+
+def test_a_group_that_another_process_works_on_is_left_to_it(results, tmp_path, monkeypatch):
+    (group,) = protocol.groups("khazad_dum", ["cvar_ml"], 3, "paper")
+    trained = []
+    monkeypatch.setattr(campaign, "_train", lambda *given: trained.append(given) or True)
+    monkeypatch.setattr(raw, "write", lambda *given: None)
+    console = Console(quiet=True)
+    with campaign.claimed(tmp_path / "work" / group.folder) as mine:
+        assert mine
+        assert campaign.run([group], tmp_path / "work", results, None, console)
+        assert not trained
+    assert campaign.run([group], tmp_path / "work", results, None, console)
+    assert len(trained) == 1
+
+
+def test_every_update_of_the_cross_entropy_method_is_kept(tmp_path):
+    run = trained(tmp_path / "run", "--seeds", "0", "1")
+    loaded = saved.load(run)
+    updates = raw._updates(loaded)
+    rows = folder.read_metrics(run / folder.METRICS)
+    made = int(max(row.get("sampler/updates", 0) for row in rows))
+    assert made > 2
+    assert updates.phi.shape[:2] == updates.q_int.shape == updates.q_ref.shape == (2, made)
+    family = loaded.parts.env.family
+    np.testing.assert_array_equal(updates.phi[:, 0], np.tile(family.proposal.phi0, (2, 1)))  # the prior
+    assert np.isfinite(updates.q_int).all()
+    assert (updates.phi[:, 1:] != updates.phi[:, :-1]).any()
 
 
 def test_seeds_of_all_groups_are_pooled_and_the_baseline_is_first(results):

@@ -194,13 +194,12 @@ def test_encoder_and_decoders_are_clipped_apart_and_adam_follows(x64):
     np.testing.assert_allclose(updates["decoder"]["reward"]["a"], [1, -0.5], rtol=1e-6)  # eps 1e-8
 
 
-@pytest.fixture(scope="module")
-def kept():
+def met(**options):
     """Three iterations in which the sampler keeps one task; every reward of a trajectory is its number.
 
     Their rollouts, the state after them, and the trajectories that the last one's gradient steps drew.
     """
-    config = toys.config(updates=40, batch_trajectories=4)
+    config = toys.config(updates=40, batch_trajectories=4, **options)
     agent, rollouts = varibad.make(toys.spec(), toys.N, config), []
     state, update = toys.state(RNG, agent, config), jax.jit(agent.update)
     with pytest.MonkeyPatch.context() as patch:
@@ -215,6 +214,20 @@ def kept():
                 state, rollouts[-1], toys.weights((0, 1, 0)), jax.random.key(i), jnp.asarray(0.0)
             )
     return rollouts, state, np.asarray(metrics["vae/drawn"]).astype(int)
+
+
+@pytest.fixture(scope="module")
+def kept():
+    return met()
+
+
+@pytest.mark.parametrize(
+    ("capacity", "drawn"), [(100, range(2 * toys.N)), (2 * toys.N, range(toys.N, 3 * toys.N))]
+)
+def test_the_newest_are_not_drawn_before_the_replay_is_full_where_so_wished(capacity, drawn):
+    """With room for two iterations the third overwrites the first, and is drawn."""
+    _, _, found = met(draw_newest=False, buffer_trajectories=capacity)
+    assert set(found.ravel()) == set(drawn)
 
 
 def test_replay_keeps_every_task_with_its_terminal_observations(kept):

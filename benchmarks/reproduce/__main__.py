@@ -1,13 +1,17 @@
 """The paper's experiments again, and every table and figure that this project shows of them.
 
     python -m benchmarks.reproduce --env khazad_dum [--methods varibad roml cvar_ml] [--seeds 30]
-        [--frames paper] [--minutes M]
+        [--frames paper] [--group 5] [--minutes M]
+    python -m benchmarks.reproduce --campaign
     python -m benchmarks.reproduce --tables
 
 Trains every method on the same seeds in groups (one program each), tests the final learners on the same
 held-out tasks (khazad_dum 3,000, others 1,000), and keeps a compact result of each group under
 benchmarks/results/reproduce. It can be stopped at any time, or stops by itself after --minutes, and goes
 on where it was; the runs with their checkpoints (--work) may be taken to another machine for that.
+
+The command may run several times at once, one process a core: each takes groups that no other works on.
+--campaign runs everything that docs/results.md needs of robots, in order of priority.
 
 A method's name can be followed by variants: roml+reset+credit. RoML on another agent than VariBAD is
 roml_rl2 and so on. With --tables nothing is trained: tables and
@@ -47,6 +51,13 @@ def _parser() -> cli.Parser:
         "--seeds", type=cli.positive, default=30, help="of each method (default: %(default)s)"
     )
     parser.add_argument("--frames", default="paper", help="of each seed (default: the paper's)")
+    parser.add_argument(
+        "--group", type=cli.positive, default=protocol.GROUP,
+        help="seeds per program; a group's checkpoint has all of them (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--campaign", action="store_true", help="everything of robots, whatever --env, --methods, ... say"
+    )
     parser.add_argument("--minutes", type=float, help="stop after so long (default: when all is done)")
     parser.add_argument(
         "--work", type=Path, default=Path("runs/reproduce"),
@@ -99,7 +110,9 @@ def command(argv: Sequence[str]) -> None:
             raise ConfigError(f"{given.results} has no results yet")
         _show(given.results, console)
         return
-    groups = protocol.groups(given.env, given.methods, given.seeds, given.frames)
+    groups = protocol.groups(given.env, given.methods, given.seeds, given.frames, given.group)
+    if given.campaign:
+        groups = protocol.campaign()
     done = campaign.run(groups, given.work, given.results, given.minutes, console)
     console.print("all is done" if done else "time is over; the same command goes on")
 

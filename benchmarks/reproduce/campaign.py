@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from rich.console import Console
@@ -45,8 +47,21 @@ def _train(group: Group, folder: Path, until: float | None) -> bool:
     return code == 0
 
 
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[bool]:
+    """Whether this process alone works on a group; the operating system ends a claim with its process."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f".{folder.name}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+        else:
+            yield True
+
+
 def run(groups: Iterable[Group], work: Path, results: Path, minutes: float | None, console: Console) -> bool:
-    """Trains what has no result yet, in order.
+    """Trains what has no result yet, in order; groups that another process works on are left to it.
 
     Args:
         groups: of seeds.
@@ -56,7 +71,7 @@ def run(groups: Iterable[Group], work: Path, results: Path, minutes: float | Non
         console: for the user.
 
     Returns:
-        Whether everything has its result.
+        Whether everything has its result, or is left to another process.
     """
     until = None if minutes is None else time.monotonic() + 60 * minutes
     for group in groups:
@@ -65,9 +80,11 @@ def run(groups: Iterable[Group], work: Path, results: Path, minutes: float | Non
         if until is not None and time.monotonic() >= until:
             return False
         folder = work / group.folder
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        console.rule(str(group.folder))
-        if not _train(group, folder, until):
-            return False
-        raw.write(folder, results / group.folder)
+        with claimed(folder) as mine:
+            if not mine or raw.exists(results / group.folder):
+                continue
+            console.rule(str(group.folder))
+            if not _train(group, folder, until):
+                return False
+            raw.write(folder, results / group.folder)
     return True

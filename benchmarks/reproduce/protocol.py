@@ -51,8 +51,15 @@ METHODS = {
     "roml_pearl_small": Method("RoML-PEARL, small", "cem", "pearl", "pearl_small", _SMALL),
 }
 
+# What runs are called by that differ in nothing that is compared: methods with the same ones are paired.
+SETTINGS = {
+    "replay10000": ("--vae.buffer-trajectories", "10000"),
+    "reference_contacts": ("--env.contacts", "reference"),
+}
+
 # One choice of the reference changed each; written behind a method's name, as in roml+reset.
 VARIANTS = {
+    **SETTINGS,
     "reset": ("--protocol.boundary", "reset"),
     "credit": ("--ppo.credit", "task"),
     "kl": ("--vae.kl-weight", "0.1"),
@@ -60,13 +67,12 @@ VARIANTS = {
     "batch256": ("--sampler.batch-size", "256"),
     "share20": ("--sampler.min-share", "0.2"),
     "clip10": ("--sampler.weight-clip", "10"),
-    "replay10000": ("--vae.buffer-trajectories", "10000"),
     "vae3": ("--vae.updates", "3"),
     "anneal": ("--ppo.anneal-lr",),
     "entropy02": ("--ppo.entropy-coef", "0.02"),
 }
 
-GROUP = 5  # seeds per program; a checkpoint has their whole state
+GROUP = 5  # seeds per program, unless --group says otherwise; a checkpoint has their whole state
 
 
 def method(name: str) -> Method:
@@ -83,14 +89,31 @@ def method(name: str) -> Method:
         if variant not in VARIANTS:
             raise unknown("variant", variant, VARIANTS)
         made = made._replace(
-            title=f"{made.title}, {variant}", baseline=base, options=(*made.options, *VARIANTS[variant])
+            title=f"{made.title}, {variant.replace('_', ' ')}", options=(*made.options, *VARIANTS[variant])
         )
     return made
 
 
-def is_variant(name: str) -> bool:
-    """Whether a method's name has variants behind it."""
-    return "+" in name
+def split(name: str) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    """A method's name as its base, the settings behind it and the ablations behind it."""
+    base, *variants = name.split("+")
+    settings = tuple(variant for variant in variants if variant in SETTINGS)
+    return base, settings, tuple(variant for variant in variants if variant not in SETTINGS)
+
+
+def is_ablation(name: str) -> bool:
+    """Whether a method's name has a changed choice of the reference behind it."""
+    return bool(split(name)[2])
+
+
+def baseline(name: str) -> str | None:
+    """The method that another is compared with: of the same settings; None for a baseline itself.
+
+    An ablation is compared with its method without the ablations.
+    """
+    base, settings, ablations = split(name)
+    compared = base if ablations else METHODS[base].baseline
+    return None if compared is None else "+".join([compared, *settings])
 
 
 def place(name: str) -> tuple[int, str]:
@@ -123,8 +146,39 @@ class Group(NamedTuple):
         ]  # fmt: skip
 
 
-def groups(env: str, methods: Sequence[str], seeds: int, frames: str) -> Iterator[Group]:
+def groups(env: str, methods: Sequence[str], seeds: int, frames: str, size: int = GROUP) -> Iterator[Group]:
     """All that there is to run; methods in turn, so that what is there at any time compares."""
-    for start in range(0, seeds, GROUP):
+    for start in range(0, seeds, size):
         for name in methods:
-            yield Group(env, name, frames, tuple(range(start, min(start + GROUP, seeds))))
+            yield Group(env, name, frames, tuple(range(start, min(start + size, seeds))))
+
+
+class Part(NamedTuple):
+    """A part of a campaign: methods on an environment."""
+
+    env: str
+    methods: tuple[str, ...]
+    seeds: int
+    frames: str
+    group: int
+
+
+def _pair(*settings: str) -> tuple[str, ...]:
+    return tuple("+".join([name, *settings]) for name in ("varibad", "roml"))
+
+
+# RoML on robots, in order of priority. Groups of robots are small, since one that is lost starts again.
+CAMPAIGN = (
+    Part("cheetah_mass", (*_pair(), *_pair("reference_contacts")), 10, "2e6", 2),
+    Part("cheetah_mass", _pair("replay10000"), 8, "paper", 2),
+    Part("khazad_dum", ("roml", "roml+batch256", "roml+vae3", "roml+batch256+vae3"), 30, "2e6", GROUP),
+    Part("khazad_dum", _pair("replay10000"), 30, "paper", GROUP),
+    Part("khazad_dum", ("cvar_ml+replay10000",), 30, "paper", GROUP),
+    Part("cheetah_mass", _pair("replay10000", "reference_contacts"), 8, "paper", 2),
+)
+
+
+def campaign() -> Iterator[Group]:
+    """All groups of the campaign, in order."""
+    for part in CAMPAIGN:
+        yield from groups(part.env, part.methods, part.seeds, part.frames, part.group)

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from benchmarks import machine
+from benchmarks import gaits, machine
+from roml_jax import checkpoint, rollout, runs, saved
 from roml_jax import folder as folder_lib
-from roml_jax import rollout, saved
 from roml_jax.envs.khazad_dum import KhazadDum
 from roml_jax.evaluate import held_out
 
-TASKS, ABOUT = "tasks.npz", "about.json"
+TASKS, ABOUT, UPDATES = "tasks.npz", "about.json", "cem.npz"
 _EVALUATIONS = 40  # rows of a run's curve
 _KEPT = ("eval/", "test/", "sampler/phi", "train/return", "train/stopped")
 
@@ -29,12 +29,28 @@ class Tested(NamedTuple):
         tasks: (M, d), the same for every seed and method.
         returns: (S, M) of a task: the mean over its episodes.
         routes: (S, M, K) indices into ``ROUTES`` on khazad_dum; else None.
+        turns: (S, M) of a half-cheetah's torso by an episode's end, mean over episodes; else None.
     """
 
     seeds: np.ndarray
     tasks: np.ndarray
     returns: np.ndarray
     routes: np.ndarray | None
+    turns: np.ndarray | None = None
+
+
+class Updates(NamedTuple):
+    """Every update of the cross-entropy method. Axes: S seeds, T updates, p parameters.
+
+    Attributes:
+        phi: (S, T, p) that the tasks of each batch were drawn with.
+        q_int: (S, T) the batch's own quantile of min_share.
+        q_ref: (S, T) the reference quantile, an estimate of the prior's alpha-quantile.
+    """
+
+    phi: np.ndarray
+    q_int: np.ndarray
+    q_ref: np.ndarray
 
 
 def exists(folder: Path) -> bool:
@@ -48,19 +64,43 @@ def _test(run: saved.Saved) -> Tested:
     tasks, key = held_out.draw(parts.env.family, config.eval.test_tasks, config.eval.seed, "test")
     env = parts.env
 
-    @jax.jit
-    def act(learner: Any) -> tuple[jax.Array, jax.Array | None]:
-        walks = isinstance(env, KhazadDum)
-        experience, outcome = rollout.run_test(
-            parts.agent, env, config.protocol, learner, tasks, key, record=walks
-        )
-        routes = env.routes(env.positions(experience.obs)) if walks else None
-        return outcome.returns.mean(axis=1), routes
+    walks, runs_on_legs = isinstance(env, KhazadDum), gaits.is_cheetah(config.env)
 
-    found = [jax.device_get(act(run.one(place))) for place in range(len(config.runs))]
-    returns = np.stack([returns for returns, _ in found]).astype(np.float32)
-    routes = None if found[0][1] is None else np.stack([routes for _, routes in found]).astype(np.uint8)
-    return Tested(np.array([one.seed for one in config.runs]), np.asarray(tasks), returns, routes)
+    @jax.jit
+    def act(learner: Any) -> dict[str, jax.Array]:
+        experience, outcome = rollout.run_test(
+            parts.agent, env, config.protocol, learner, tasks, key, record=walks or runs_on_legs
+        )
+        found = {"returns": outcome.returns.mean(axis=1)}
+        if walks:
+            found["routes"] = env.routes(env.positions(experience.obs))
+        if runs_on_legs:
+            found["turns"] = gaits.turned(env.spec, experience.obs)
+        return found
+
+    by_seed = [jax.device_get(act(run.one(place))) for place in range(len(config.runs))]
+    found = {name: np.stack([one[name] for one in by_seed]) for name in by_seed[0]}
+    dtypes = {"returns": np.float32, "routes": np.uint8, "turns": np.float16}
+    found = {name: values.astype(dtypes[name]) for name, values in found.items()}
+    seeds = np.array([one.seed for one in config.runs])
+    return Tested(seeds, np.asarray(tasks), found["returns"], found.get("routes"), found.get("turns"))
+
+
+def _updates(run: saved.Saved) -> Updates | None:
+    """Every update of a run's cross-entropy method, from its last checkpoint; None for other samplers."""
+    parts, config = run.parts, run.config
+    shapes = jax.eval_shape(parts.train.init, *runs.leaves(config.runs))
+    if not hasattr(shapes.sampler, "history"):
+        return None
+    path = checkpoint.latest(run.folder / folder_lib.CHECKPOINT)
+    sampler = jax.device_get(checkpoint.restore(path, "state", shapes)).sampler
+    phi, metrics = sampler.history
+    found = Updates(phi, metrics.q_int, metrics.q_ref)
+    if len(config.runs) == 1:
+        found = Updates(*(values[None] for values in found))
+    made, kept = int(np.max(sampler.batch)), found.q_int.shape[1]
+    order = np.arange(max(0, made - kept), made) % kept
+    return Updates(*(values[:, order].astype(np.float32) for values in found))
 
 
 def _thinned(rows: list[dict[str, Any]], num_runs: int) -> list[dict[str, Any]]:
@@ -107,6 +147,9 @@ def write(run: Path, folder: Path) -> None:
         "commit": _commit(),
     }
     (folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n")
+    updates = _updates(loaded)
+    if updates is not None:
+        np.savez_compressed(folder / UPDATES, **updates._asdict())
     arrays = {name: value for name, value in tested._asdict().items() if value is not None}
     part = folder / f"{TASKS}.part"
     with part.open("wb") as file:
@@ -118,3 +161,11 @@ def read(folder: Path) -> Tested:
     """A group's test."""
     with np.load(folder / TASKS) as arrays:
         return Tested(**{name: arrays.get(name) for name in Tested._fields})
+
+
+def read_updates(folder: Path) -> Updates | None:
+    """A group's updates of the cross-entropy method; None where they were not kept or there are none."""
+    if not (folder / UPDATES).is_file():
+        return None
+    with np.load(folder / UPDATES) as arrays:
+        return Updates(**arrays)

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.figure import Figure
 from scipy import stats
 
 from benchmarks.reproduce import protocol, raw
+from benchmarks.reproduce.protocol import METHODS
 from benchmarks.reproduce.protocol import method as method_of
-from benchmarks.reproduce.published import PUBLISHED
+from benchmarks.reproduce.published import CURVES, PUBLISHED, at_iteration, curve
 from roml_jax import config as config_lib
 from roml_jax import folder, intervals, risk
+from roml_jax.config import ConfigError
 from roml_jax.envs.khazad_dum import ROUTES
 from roml_jax.evaluate.records import Records
 from roml_jax.evaluate.tables import bins
-from roml_jax.report import data, figures, series
+from roml_jax.report import data, figures, series, style
 
 _NOISE_GROUPS = 5
 
@@ -33,6 +36,7 @@ class Result(NamedTuple):
         alpha: risk level.
         hours: of training, all groups together.
         frames: of each seed.
+        iterations: of each seed.
     """
 
     name: str
@@ -41,6 +45,7 @@ class Result(NamedTuple):
     alpha: float
     hours: float
     frames: int
+    iterations: int
 
     def figures(self, what: str) -> dict[int, float]:
         """By seed: "mean" or "cvar" over the held-out tasks."""
@@ -60,41 +65,58 @@ def load(results: Path) -> list[Result]:
         parts, places = zip(*sorted(read, key=lambda pair: int(pair[0].seeds[0])), strict=True)
         config = config_lib.parse(["--config", str(places[0] / folder.CONFIG), "--mesh", "none"])
         rows = [folder.read_metrics(place / folder.METRICS) for place in places]
-        routes = None
-        if parts[0].routes is not None:
-            routes = np.concatenate([part.routes for part in parts if part.routes is not None])
-        tested = raw.Tested(
-            np.concatenate([part.seeds for part in parts]),
-            parts[0].tasks,
-            np.concatenate([part.returns for part in parts]),
-            routes,
-        )
+        pooled = {
+            name: np.concatenate([getattr(part, name) for part in parts])
+            for name in ("seeds", "returns", "routes", "turns")
+            if all(getattr(part, name) is not None for part in parts)
+        }
+        if len(set(pooled["seeds"].tolist())) < len(pooled["seeds"]):
+            raise ConfigError(f"{path} has a seed in two of its groups")
+        tested = raw.Tested(**{"routes": None, "tasks": parts[0].tasks, **pooled})
         hours = sum(row[-1]["seconds"] for row in rows) / 3600
-        found.append(Result(path.name, places, tested, config.alpha, hours, int(rows[0][-1]["frames"])))
+        frames, iterations = (int(rows[0][-1][name]) for name in ("frames", "iteration"))
+        found.append(Result(path.name, places, tested, config.alpha, hours, frames, iterations))
     return sorted(found, key=lambda result: protocol.place(result.name))
 
 
-def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def _is_partial(env: str, results: Sequence[Result]) -> bool:
+    """Whether a published curve goes on where these results end."""
+    known = [curve(env, name, what) for name in CURVES.get(env, {}) for what in ("mean", "cvar")]
+    return bool(known) and max(result.iterations for result in results) < 0.95 * max(map(max, known))
+
+
 def final_table(env: str, results: Sequence[Result]) -> str:
-    """Mean and CVaR of every method beside the published ones; empty without any."""
+    """Mean and CVaR of every method beside the published ones, those of the same iteration, too."""
     if not results:
         return ""
-    cvar = f"CVaR {results[0].alpha:g}"
-    heads = ["method", "seeds", "frames", "mean return", "published", cvar, "published", "hours"]
-    published, rows = PUBLISHED.get(env, {}), []
+    partial, cvar = _is_partial(env, results), f"CVaR {results[0].alpha:g}"
+    theirs = ["published then", "published at the end"] if partial else ["published"]
+    with_turns = all(result.tested.turns is not None for result in results)
+    heads = ["method", "seeds", "frames", "mean return", *theirs, cvar, *theirs, "hours"]
+    rows = []
     for result in results:
+        name = protocol.split(result.name)[0]
         ours = [intervals.bootstrap(list(result.figures(what).values())) for what in ("mean", "cvar")]
         digits = intervals.decimals([one.mean for one in ours])
-        theirs = [one.text(digits) for one in published.get(result.name, ())] or ["", ""]
-        rows.append([
-            method_of(result.name).title, str(ours[0].n), f"{result.frames / 1e6:.3g}e6",
-            ours[0].text(digits), theirs[0], ours[1].text(digits), theirs[1], f"{result.hours:.2f}",
-        ])  # fmt: skip
-    return _markdown(heads, rows)
+        final = [one.text(digits) for one in PUBLISHED.get(env, {}).get(name, ())] or ["", ""]
+        row = [method_of(result.name).title, str(ours[0].n), f"{result.frames / 1e6:.3g}e6"]
+        for what, own, end in zip(("mean", "cvar"), ours, final, strict=True):
+            then = [at_iteration(env, name, what, result.iterations)] if partial else []
+            row += [own.text(digits), *then, end]
+        row.append(f"{result.hours:.2f}")
+        rows.append([*row, _turns(result)] if with_turns else row)
+    return markdown([*heads, "turns an episode"] if with_turns else heads, rows)
+
+
+def _turns(result: Result) -> str:
+    """Turns of the torso in an episode, and how many seeds turn over at least once on average."""
+    by_seed = result.tested.turns.mean(axis=1)
+    return f"{by_seed.mean():.2f} ({(by_seed >= 1).sum()} of {len(by_seed)} seeds somersault)"
 
 
 class Difference(NamedTuple):
@@ -127,7 +149,7 @@ def _with_baseline(results: Sequence[Result]) -> Iterator[tuple[Result, Result]]
     """Every method that has its baseline among the others, and that."""
     by_name = {result.name: result for result in results}
     for result in results:
-        base = method_of(result.name).baseline
+        base = protocol.baseline(result.name)
         if base in by_name:
             yield result, by_name[base]
 
@@ -136,8 +158,9 @@ def _with_other_baselines(results: Sequence[Result]) -> Iterator[tuple[str, Resu
     """Every variant's name, with what its method without variants is compared with."""
     by_name = {result.name: result for result in results}
     for result in results:
-        base = method_of(result.name.split("+")[0]).baseline
-        if protocol.is_variant(result.name) and base in by_name:
+        name, settings, ablations = protocol.split(result.name)
+        base = protocol.baseline("+".join([name, *settings]))
+        if ablations and base in by_name:
             yield result.name, by_name[base]
 
 
@@ -155,13 +178,13 @@ def paired_table(results: Sequence[Result]) -> str:
                 *_cells(found),
             ])  # fmt: skip
     heads = ["difference", "of", "pairs", "mean [95 %]", "p (Wilcoxon)", "p (t)"]
-    return _markdown(heads, rows) if rows else ""
+    return markdown(heads, rows) if rows else ""
 
 
 def ablation_table(results: Sequence[Result]) -> str:
     """What a method's variants change, and how they stand to its own baseline; empty without any."""
     cvar = f"CVaR {results[0].alpha:g}"
-    pairs = [(result, base) for result, base in _with_baseline(results) if protocol.is_variant(result.name)]
+    pairs = [(result, base) for result, base in _with_baseline(results) if protocol.is_ablation(result.name)]
     first = dict(_with_other_baselines(results))
     heads = ["variant", "seeds", "mean return", cvar, "hours", f"{cvar} - without", "p (Wilcoxon)", "p (t)"]
     if first:
@@ -177,7 +200,7 @@ def ablation_table(results: Sequence[Result]) -> str:
         if first:
             row += _cells(difference(result, first[result.name], "cvar") if result.name in first else None)
         rows.append(row)
-    return _markdown(heads, rows) if rows else ""
+    return markdown(heads, rows) if rows else ""
 
 
 def _cells(found: Difference | None) -> list[str]:
@@ -203,7 +226,7 @@ def routes_table(results: Sequence[Result]) -> str:
         for name, part in [*everything, *parts]:
             shares = [(last[:, part] == i).mean() for i in range(len(ROUTES))]
             rows.append([method_of(result.name).title, name, *(f"{share:.1%}" for share in shares)])
-    return _markdown(["method", "noise", *ROUTES], rows) if rows else ""
+    return markdown(["method", "noise", *ROUTES], rows) if rows else ""
 
 
 def _records(result: Result, family_names: tuple[str, ...], method: data.Method) -> Records:
@@ -219,15 +242,22 @@ def _records(result: Result, family_names: tuple[str, ...], method: data.Method)
 def draw(env: str, results: Sequence[Result], images: Path) -> list[Path]:
     """Learning curves, final figures, returns against the task and the sampler's tasks, as PNGs.
 
-    Of the methods alone, not of their variants.
+    Of the methods alone, not of their ablations; methods with the same settings share a figure.
     """
-    results = [result for result in results if not protocol.is_variant(result.name)]
-    if not results:
-        return []
+    results = [result for result in results if not protocol.is_ablation(result.name)]
+    every = dict.fromkeys(protocol.split(result.name)[1] for result in results)
+    paths = []
+    for settings in every:
+        same = [result for result in results if protocol.split(result.name)[1] == settings]
+        paths += _draw("+".join([env, *settings]), same, images)
+    return paths
+
+
+def _draw(title: str, results: Sequence[Result], images: Path) -> list[Path]:
     (group,) = data.load([place for result in results for place in result.folders])
     by_place = {place: result for result in results for place in result.folders}
     result_of = {method.label: by_place[method.seeds[0].folder] for method in group.methods}
-    titled = {method.label: method_of(result_of[method.label].name).title for method in group.methods}
+    titled = {label: METHODS[protocol.split(result.name)[0]].title for label, result in result_of.items()}
     group = group._replace(
         methods=tuple(method._replace(label=titled[method.label]) for method in group.methods)
     )
@@ -236,8 +266,11 @@ def draw(env: str, results: Sequence[Result], images: Path) -> list[Path]:
     family = environment.family
     records = {one.label: _records(result_of[one.label], family.names, one) for one in group.methods}
     drawn = {one.label: made for one in group.methods if (made := series.draws(one, family)) is not None}
+    learning = figures.learning(group, environment.spec.episodes)
+    if learning is not None:
+        _mark_published(learning, group, result_of)
     made = {
-        "learning": figures.learning(group, environment.spec.episodes),
+        "learning": learning,
         "final": figures.final(group),
         "tasks": figures.against_task(group, records, family),
         "sampler": figures.sampler(group, drawn, family),
@@ -246,9 +279,31 @@ def draw(env: str, results: Sequence[Result], images: Path) -> list[Path]:
     paths = []
     for name, figure in made.items():
         if figure is not None:
-            paths.append(images / f"results_{env}_{name}.png")
+            paths.append(images / f"results_{title}_{name}.png")
             figure.savefig(paths[-1], dpi=120)
     return paths
+
+
+def _mark_published(figure: Figure, group: data.Group, result_of: Mapping[str, Result]) -> None:
+    """Adds the published curve's points to learning curves, as diamonds in each method's colour."""
+    env = group.methods[0].config.env
+    colours = style.colours([method.sampler for method in group.methods])
+    last = max(float(seed.columns["frames"].max()) for method in group.methods for seed in method.seeds)
+    for axis in figure.axes:
+        title = axis.get_title(loc="left")
+        what = "cvar" if "CVaR" in title else "mean" if "mean" in title else None
+        if what is None:
+            continue
+        scale = last / axis.get_xlim()[1]
+        for method, colour in zip(group.methods, colours, strict=True):
+            result = result_of[method.label]
+            points = curve(env, protocol.split(result.name)[0], what)
+            frames = {at * result.frames / result.iterations: value for at, value in points.items()}
+            shown = {at: value for at, value in frames.items() if at <= 1.02 * last}
+            axis.plot(
+                [at / scale for at in shown], list(shown.values()), "D", color=colour, ms=4.5,
+                markeredgecolor="black", markeredgewidth=0.6, clip_on=False, zorder=5,
+            )  # fmt: skip
 
 
 def fill(page: Path, name: str, text: str) -> bool:
@@ -264,6 +319,6 @@ def fill(page: Path, name: str, text: str) -> bool:
 
 def tables(env: str, results: Sequence[Result]) -> str:
     """All of an environment's tables that there is something for."""
-    main = [result for result in results if not protocol.is_variant(result.name)]
+    main = [result for result in results if not protocol.is_ablation(result.name)]
     made = [final_table(env, main), paired_table(main), ablation_table(results), routes_table(main)]
     return "\n\n".join(table for table in made if table)

@@ -42,6 +42,9 @@ class VaeConfig(HistoryConfig):
     """Trajectories (all episodes of a task) per gradient step."""
     buffer_trajectories: int = 10_000
     """Trajectories kept; the newest replace the oldest."""
+    draw_newest: bool = True
+    """Whether a gradient step may draw trajectories of its own iteration; the reference cannot until its ring
+    of trajectories is full."""
     replay_dtype: Literal["full", "bfloat16"] = "full"
     """How the kept observations are stored; bfloat16 halves the largest thing in memory."""
     latents: int | None = 50

@@ -179,8 +179,10 @@ def _update(
     stats, reward = on_policy.scaled_rewards(state.statistics, rollout, config.ppo.gamma)
     # The ring stays outside of every branch, so that it is written in place and never copied.
     ring = replay_lib.add(state.replay, trajectory)
+    # until the ring is full, the size before this iteration leaves its rows out
+    drawable = ring if config.vae.draw_newest else ring._replace(size=state.replay.size)
     sample_keys = jax.random.split(sample_key, config.vae.updates)
-    sampled = jax.vmap(lambda k: replay_lib.sample(ring, k, config.vae.batch_trajectories))(sample_keys)
+    sampled = jax.vmap(lambda k: replay_lib.sample(drawable, k, config.vae.batch_trajectories))(sample_keys)
     sampled = sampled._replace(obs=sampled.obs.astype(trajectory.obs.dtype))
     before = state.frames
     frames = on_policy.count_frames(before, rollout)

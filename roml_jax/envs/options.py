@@ -9,7 +9,7 @@ import mujoco
 from roml_jax import checks, tasks
 from roml_jax.envs import physics
 from roml_jax.envs.edits import TaskDimension, family, make_apply_task
-from roml_jax.envs.physics import Derived, EngineName
+from roml_jax.envs.physics import Contacts, Derived, EngineName
 from roml_jax.envs.task_env import Observation, Reward, TaskEnv, gymnasium_model, noisy_start
 
 # Solver and line-search iterations. The C engine stops by itself when it has converged; MJX under vmap
@@ -28,6 +28,9 @@ class MujocoOptions:
     derived: Derived = "stale"
     """Quantities that follow from the edited ones (inertia, the solver's inverse weights): 'stale', those
     of the unedited model (the reference); 'consistent', recomputed for every task."""
+    contacts: Contacts = "right"
+    """Contacts of geoms whose size a task changes: 'right'; 'reference', some are missed, as in the published
+    code, which left each geom's bounding radius at its unedited size. The engine 'mujoco' only."""
     iterations: int | None = None
     """Most iterations of the constraint solver; None for as many as the engine needs on this model."""
     ls_iterations: int | None = None
@@ -72,10 +75,20 @@ def build(
         noise: of the reset, on positions and velocities.
         normal_velocity: whether velocities start normal or uniform.
         prior: over the tasks, where it is not one of independent dimensions.
+
+    Raises:
+        ValueError: for ``contacts=reference`` where it would change nothing; one line.
     """
+    resized = any(edit.field == "geom_size" for dimension in dimensions for edit in dimension.edits)
+    if config.contacts == "reference" and not resized:
+        raise ValueError(
+            f"env.contacts=reference changes nothing in {name}: its tasks change no geom's size; leave it out"
+        )
     return TaskEnv(
         name=name,
-        physics=physics.make(config.physics, model, config.frame_skip, readings, config.derived),
+        physics=physics.make(
+            config.physics, model, config.frame_skip, readings, config.derived, config.contacts
+        ),
         family=prior or family(dimensions),
         apply_task=make_apply_task(model, dimensions),
         observation=observation,

@@ -11,6 +11,7 @@ from mujoco.batch import DATA_FIELDS
 
 from roml_jax.envs.physics import mjx, mujoco_c
 from roml_jax.envs.physics.base import (
+    Contacts,
     Derived,
     EngineName,
     ModelLeaves,
@@ -21,7 +22,7 @@ from roml_jax.envs.physics.base import (
 )
 from roml_jax.registry import unknown
 
-_ENGINES = {"mjx": mjx.make, "mujoco": mujoco_c.make, "warp": mjx.make_warp}
+_MJX = {"mjx": mjx.make, "warp": mjx.make_warp}
 
 
 def resolve(engine: EngineName) -> str:
@@ -37,17 +38,23 @@ def make(
     frame_skip: int,
     readings: tuple[str, ...] = (),
     derived: Derived = "stale",
+    contacts: Contacts = "right",
 ) -> Physics:
     """An engine by name, for a compiled model; arguments as ``mjx.make``'s.
 
+    ``contacts`` is the C engine's: "reference" keeps the unedited model's ``geom_rbound``, as the published
+    code did, so that a thickened geom misses contacts.
+
     Raises:
-        ValueError: for a name that is none, readings that MuJoCo does not have, or a model with state
-            that an episode would not carry; one line.
+        ValueError: for a name that is none, readings that MuJoCo does not have, a model with state that
+            an episode would not carry, or the reference's contacts on another engine than C; one line.
     """
     if engine not in get_args(EngineName):
         raise unknown("engine", engine, get_args(EngineName))
     if derived not in get_args(Derived):
         raise unknown("choice of derived", derived, get_args(Derived))
+    if contacts not in get_args(Contacts):
+        raise unknown("choice of contacts", contacts, get_args(Contacts))
     for name in readings:
         if name not in DATA_FIELDS:
             near = difflib.get_close_matches(name, DATA_FIELDS, n=1, cutoff=0.5)
@@ -55,10 +62,19 @@ def make(
             raise ValueError(f"MuJoCo's data has no field {name!r} to read{hint}")
     if getattr(model, "nhistory", 0):
         raise ValueError("delays of actuators and sensors are not supported: episodes carry no history")
-    return _ENGINES[resolve(engine)](model, frame_skip, readings, derived)
+    chosen = resolve(engine)
+    if chosen == "mujoco":
+        return mujoco_c.make(model, frame_skip, readings, derived, contacts)
+    if contacts == "reference":
+        raise ValueError(
+            f"contacts=reference needs the engine 'mujoco': {chosen!r} has no filter of bounding radii that "
+            "could miss a contact"
+        )
+    return _MJX[chosen](model, frame_skip, readings, derived)
 
 
 __all__ = [
+    "Contacts",
     "Derived",
     "EngineName",
     "ModelLeaves",

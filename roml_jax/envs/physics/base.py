@@ -15,6 +15,7 @@ ModelLeaves = Mapping[str, Array]
 
 EngineName = Literal["auto", "mjx", "mujoco", "warp"]
 Derived = Literal["stale", "consistent"]
+Contacts = Literal["right", "reference"]
 
 # A renderer's fields, and the radii that the C engine culls contacts with, which must follow the geometry:
 # a task may edit them, but they decide nothing.

@@ -21,6 +21,7 @@ from mujoco.batch import MODEL_FIELDS, Batch, SimulationError
 
 from roml_jax.envs.physics import host_call
 from roml_jax.envs.physics.base import (
+    Contacts,
     Derived,
     ModelLeaves,
     Physics,
@@ -38,12 +39,19 @@ _STALE = (
     "body_invweight0", "dof_M0", "dof_invweight0", "dof_length", "tendon_length0", "tendon_invweight0",
     "actuator_length0", "actuator_acc0", "eq_data",
 )  # fmt: skip
+# The radius by which the engine skips pairs of geoms that are too far apart to touch.
+_REFERENCE_CONTACTS = ("geom_rbound",)
 # Where the clock starts: a restart puts it to zero, also one in the very first physics step.
 _STARTED = 1.0
 
 
 def write_tasks(
-    batch: Batch, base: mujoco.MjModel, leaves: Mapping[str, np.ndarray], rows: np.ndarray, derived: Derived
+    batch: Batch,
+    base: mujoco.MjModel,
+    leaves: Mapping[str, np.ndarray],
+    rows: np.ndarray,
+    derived: Derived,
+    contacts: Contacts = "right",
 ) -> None:
     """Gives some simulations of a batch their tasks' model fields, and what follows from them.
 
@@ -53,6 +61,7 @@ def write_tasks(
         leaves: (n, ...) for all rows.
         rows: which of them to write.
         derived: whether inertia and the solver's constants follow too.
+        contacts: "reference" leaves ``geom_rbound`` as it is in ``base``; boxes follow the geometry.
 
     Raises:
         SimulationError: from MuJoCo, for a model that cannot be.
@@ -64,10 +73,13 @@ def write_tasks(
         ratio = np.where(massive, leaves["body_mass"][rows] / np.where(massive, base.body_mass, 1), 1)
         batch.expand("body_inertia")[rows] = base.body_inertia * ratio[..., None]
     batch.set_const(rows)
-    if derived == "stale":
-        for name in _STALE:
-            if name not in leaves and batch.expanded(name) is not None:
-                batch.expand(name)[rows] = getattr(base, name)
+    stale = (
+        *(_STALE if derived == "stale" else ()),
+        *(_REFERENCE_CONTACTS if contacts == "reference" else ()),
+    )
+    for name in stale:
+        if name not in leaves and batch.expanded(name) is not None:
+            batch.expand(name)[rows] = getattr(base, name)
 
 
 _STATE = ("qpos", "qvel", "act", "qacc_warmstart")
@@ -76,11 +88,13 @@ _STATE = ("qpos", "qvel", "act", "qacc_warmstart")
 class _Rows:
     """A batch of n simulations and the tasks that they hold: a cache by value."""
 
-    def __init__(self, model: mujoco.MjModel, n: int, readings: tuple[str, ...], derived: Derived) -> None:
+    def __init__(
+        self, model: mujoco.MjModel, n: int, readings: tuple[str, ...], derived: Derived, contacts: Contacts
+    ) -> None:
         self.batch = Batch(model, n)
         self.given = [self.batch.bind(name) for name in (*_STATE, "ctrl")]
         self.taken = [self.batch.bind(name) for name in (*_STATE, *readings)]
-        self._model, self._derived = model, derived
+        self._model, self._derived, self._contacts = model, derived, contacts
         self._tasks: np.ndarray | None = None
 
     def set_tasks(self, names: tuple[str, ...], values: np.ndarray) -> None:
@@ -93,7 +107,7 @@ class _Rows:
             field = field_of(self._model, name)
             leaves[name] = values[:, at : at + field.size].reshape(-1, *field.shape)
             at += field.size
-        write_tasks(self.batch, self._model, leaves, rows, self._derived)
+        write_tasks(self.batch, self._model, leaves, rows, self._derived, self._contacts)
         self._tasks = values.copy()
 
 
@@ -105,6 +119,7 @@ class _Host(NamedTuple):
     frame_skip: int
     readings: tuple[str, ...]
     derived: Derived
+    contacts: Contacts
     leaves: tuple[str, ...]
 
     @property
@@ -112,7 +127,7 @@ class _Host(NamedTuple):
         """Says all that results depend on, for programs that a later process finds in the compile cache."""
         data = np.empty(mujoco.mj_sizeModel(self.model), np.uint8)
         mujoco.mj_saveModel(self.model, None, data)
-        rest = repr((self.frame_skip, self.readings, self.derived, self.leaves))
+        rest = repr((self.frame_skip, self.readings, self.derived, self.contacts, self.leaves))
         return f"roml_jax_{self.kind}_{hashlib.sha256(data.tobytes() + rest.encode()).hexdigest()}"
 
     def caller(self) -> host_call.HostFunction:
@@ -121,7 +136,7 @@ class _Host(NamedTuple):
 
         @functools.lru_cache(maxsize=8)  # batch sizes
         def rows_of(n: int) -> _Rows:
-            return _Rows(self.model, n, self.readings, self.derived)
+            return _Rows(self.model, n, self.readings, self.derived, self.contacts)
 
         def run(out: np.ndarray, state: np.ndarray, leaves: np.ndarray | None = None) -> None:
             n = math.prod(state.shape[:-1])
@@ -175,7 +190,11 @@ def _shape_of_reading(data: mujoco.MjData, name: str) -> tuple[int, ...]:
 
 
 def make(
-    model: mujoco.MjModel, frame_skip: int, readings: tuple[str, ...] = (), derived: Derived = "stale"
+    model: mujoco.MjModel,
+    frame_skip: int,
+    readings: tuple[str, ...] = (),
+    derived: Derived = "stale",
+    contacts: Contacts = "right",
 ) -> Physics:
     """A C engine for a compiled model.
 
@@ -185,6 +204,8 @@ def make(
         readings: fields of ``mujoco.MjData`` that observations or rewards need.
         derived: whether to recompute what follows from the fields that a task edits. Collision boxes
             and subtree masses always are.
+        contacts: "right", or "reference": bounding radii stay the unedited model's, so a geom that a task
+            thickens misses contacts.
     """
     example = mujoco.MjData(model)
     shapes = [getattr(example, name).shape for name in _STATE]
@@ -193,7 +214,7 @@ def make(
 
     def call(kind: Kind, state: PhysicsState, ctrl: Array, leaves: ModelLeaves) -> PhysicsState:
         names, dtype = tuple(sorted(leaves)), state.qpos.dtype
-        host = _Host(kind, model, frame_skip, readings, derived, names)
+        host = _Host(kind, model, frame_skip, readings, derived, contacts, names)
         args = [jnp.concatenate([*state[:4], ctrl])]
         if names:
             args.append(jnp.concatenate([jnp.ravel(leaves[name]).astype(dtype) for name in names]))

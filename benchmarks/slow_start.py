@@ -1,0 +1,169 @@
+"""Why half-cheetahs learn more slowly at first than the published curve: one difference at a time.
+
+    python -m benchmarks.slow_start [--variants base newest ...] [--seeds 10] [--first-seed 10]
+    python -m benchmarks.slow_start --tables
+
+VariBAD on cheetah_vel to iteration 160 of the paper's settings (1e6 frames), where the published curve is at
+-530. Every variant is the reference's way where ours differs. The command may run several times at once: each
+process takes what no other works on, and what has a result is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+
+from benchmarks import machine
+from benchmarks.reproduce import campaign, tables
+from roml_jax import cli, config, experiment, meta, risk, rollout, runs
+from roml_jax.agents import on_policy
+from roml_jax.config import Config, ConfigError
+from roml_jax.registry import unknown
+
+_ROOT = Path(__file__).parent.parent
+RESULTS = _ROOT / "benchmarks" / "results" / "slow_start"
+_ITERATIONS, _BETWEEN_EVALUATIONS = 160, 25
+_EVALUATED = 32  # tasks of each of the reference's evaluations
+_GROUP = 2  # seeds of a program, one program a core
+PUBLISHED = -530.0
+
+# Options that are not the default, and what a table says of the difference.
+VARIANTS: dict[str, tuple[dict[str, Any], str]] = {
+    "base": ({}, "as shipped"),
+    "evaluations": ({}, "reward statistics also see evaluations, 12,800 greedy frames at the start and after "
+                        "every 25 iterations"),
+    "start": ({}, "statistics start with mean 0, variance 1 and count 1e-4"),
+    "newest": ({"vae.draw_newest": False}, "the newest trajectories are not drawn before the replay is full"),
+    "replay10000": ({"vae.buffer_trajectories": 10_000}, "a replay of 10,000 trajectories, not 1,000"),
+}  # fmt: skip
+
+
+def _config(variant: str, seeds: Sequence[int]) -> Config:
+    options = {"vae.buffer_trajectories": 1000, **VARIANTS[variant][0]}
+    frames = _ITERATIONS * 16 * 400
+    return config.make("cheetah_vel", "uniform", frames=frames, seeds=list(seeds), **options)
+
+
+def _with_small_count(state: meta.MetaState) -> meta.MetaState:
+    """Statistics as if 1e-4 samples of mean 0 and variance 1 had been counted."""
+    small = jax.tree.map(
+        lambda one: one.replace(summed_variance=jax.tree.map(lambda x: x + 1e-4, one.summed_variance)),
+        state.learner.statistics,
+        is_leaf=lambda x: hasattr(x, "summed_variance"),
+    )
+    return state._replace(learner=state.learner._replace(statistics=small))
+
+
+def _watch(parts: experiment.Experiment, made: Config, learner: Any, key: jax.Array) -> Any:
+    """A learner whose reward statistics have seen an evaluation of its greedy behaviour."""
+    task_key, run_key = jax.random.split(key)
+    drawn = parts.env.family.sample_prior(task_key, _EVALUATED)
+    greedy = jnp.ones(made.protocol.agent_spec(parts.env.spec).episodes, bool)
+    seen, _ = rollout.run_episodes(
+        parts.agent, parts.env, made.protocol, learner, drawn, run_key, greedy=greedy
+    )
+    statistics, _ = on_policy.scaled_rewards(learner.statistics, seen, made.agent_options.ppo.gamma)
+    return learner._replace(statistics=statistics)
+
+
+def measure(variant: str, seeds: Sequence[int], console: Console) -> dict[str, Any]:
+    """Held-out mean and CVaR of every seed after 40, 80, 120 and 160 iterations."""
+    made = _config(variant, seeds)
+    parts, began = experiment.make(made), time.monotonic()
+    chunk = jax.jit(parts.train.chunk, donate_argnums=0)
+    evaluate = jax.jit(parts.evaluate)
+    watch = jax.jit(jax.vmap(lambda learner, key: _watch(parts, made, learner, key)))
+    state = jax.jit(parts.train.init)(*runs.leaves(made.runs))
+    if variant == "start":
+        state = _with_small_count(state)
+    found: dict[str, Any] = {"variant": variant, "seeds": list(seeds), "curve": []}
+    stops = sorted({*range(0, _ITERATIONS, _BETWEEN_EVALUATIONS), 40, 80, 120, _ITERATIONS})
+    for start, stop in zip([0, *stops[:-1]], stops, strict=True):
+        for at in range(start, stop, parts.train.chunk_length):
+            state, _ = chunk(state, jnp.int32(min(parts.train.chunk_length, stop - at)))
+        if variant == "evaluations" and stop % _BETWEEN_EVALUATIONS == 0:
+            keys = jax.random.split(jax.random.key(stop), len(seeds))
+            state = state._replace(learner=watch(state.learner, keys))
+        if stop and stop % 40 == 0:
+            by_task = np.asarray(evaluate(state.learner)).mean(axis=-1)
+            cvar = [float(risk.cvar(one, made.alpha)) for one in by_task]
+            found["curve"].append({"iteration": stop, "mean": by_task.mean(axis=1).tolist(), "cvar": cvar})
+            console.print(f"{variant} {list(seeds)} {stop}: {by_task.mean(axis=1).round(1)}", soft_wrap=True)
+    return found | {"minutes": round((time.monotonic() - began) / 60, 1), "machine": machine.describe()}
+
+
+def _pooled(variant: str) -> dict[int, float]:
+    """By seed: the mean after the last iteration."""
+    found = {}
+    for path in sorted(RESULTS.glob(f"{variant}-*.json")):
+        result = json.loads(path.read_text())
+        found |= dict(zip(result["seeds"], result["curve"][-1]["mean"], strict=True))
+    return found
+
+
+def table() -> str:
+    """A row per variant: mean over seeds with its standard error, and the paired difference to ``base``."""
+    base, rows = _pooled("base"), []
+    for name, (_, words) in VARIANTS.items():
+        values = _pooled(name)
+        if not values:
+            continue
+        own = np.array(list(values.values()))
+        both = sorted(values.keys() & base.keys())
+        apart = np.array([values[seed] - base[seed] for seed in both])
+        cells = [name, words, str(len(own)), _with_error(own), "" if name == "base" else _with_error(apart)]
+        rows.append(cells)
+    heads = ["variant", "difference", "seeds", "mean after 160 iterations", "- base, paired"]
+    return tables.markdown(heads, rows)
+
+
+def _with_error(values: np.ndarray) -> str:
+    return f"{values.mean():.0f} ± {values.std(ddof=1) / np.sqrt(len(values)):.0f}"
+
+
+def command(argv: Sequence[str]) -> None:
+    """Trains what has no result yet, or prints the table.
+
+    Raises:
+        ConfigError: for wrong input; one line.
+    """
+    parser = cli.Parser(
+        prog="python -m benchmarks.slow_start", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), metavar="VARIANT")
+    parser.add_argument("--seeds", type=cli.positive, default=10, help="of each variant (default: 10)")
+    parser.add_argument("--first-seed", type=cli.not_negative, default=10, help="(default: 10)")
+    parser.add_argument("--tables", action="store_true", help="only make the table")
+    given = parser.parse_args(argv)
+    for name in given.variants:
+        if name not in VARIANTS:
+            raise ConfigError(str(unknown("variant", name, VARIANTS)))
+    console = Console()
+    if given.tables:
+        text = table()
+        console.print(text)
+        tables.fill(_ROOT / "docs" / "results.md", "slow_start", text)
+        return
+    last = given.first_seed + given.seeds
+    for start in range(given.first_seed, last, _GROUP):
+        seeds = range(start, min(start + _GROUP, last))
+        for name in given.variants:
+            path = RESULTS / f"{name}-{seeds[0]}-{seeds[-1]}.json"
+            with campaign.claimed(path) as mine:
+                if mine and not path.exists():
+                    path.write_text(json.dumps(measure(name, seeds, console), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(command))
