@@ -38,9 +38,9 @@ def our_batch(size: int, dims: int, batches: int = 1) -> Callable[[], None]:
 
     def batch(state: cem.CemState, key: jax.Array) -> tuple[cem.CemState, None]:
         draw_key, tie_key = jax.random.split(key)
-        state, u, log_w, is_ref = cem.sample(config, proposal, state, draw_key, size)
-        score = -u.sum(axis=1)
-        return cem.update(config, proposal, state, (u, log_w, is_ref), score, ALPHA, tie_key)[0], None
+        state, draw = cem.sample(config, proposal, state, draw_key, size)
+        score = -draw.u.sum(axis=1)
+        return cem.update(config, proposal, state, draw, score, tie_key, ALPHA)[0], None
 
     loop = jax.jit(lambda state, keys: jax.lax.scan(batch, state, keys)[0])
     keys = jax.random.split(jax.random.key(1), batches)

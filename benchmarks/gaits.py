@@ -20,9 +20,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from roml_jax import cli, rollout, saved
-from roml_jax.config import ConfigError
-from roml_jax.evaluate import held_out
+from roml_jax import held_out, rollout
+from roml_jax.errors import ConfigError
+from roml_jax.run import cli, saved
 from roml_jax.types import EnvSpec
 
 _PITCH = 1  # of the observed positions: the root's height, its pitch, the joints
@@ -57,7 +57,7 @@ def turns(run: saved.Saved, tasks: int) -> tuple[np.ndarray, np.ndarray]:
         )
         return outcome.returns.mean(axis=1), turned(parts.env.spec, experience.obs)
 
-    found = [jax.device_get(act(run.one(place))) for place in range(len(config.runs))]
+    found = [jax.device_get(act(run.one(place))) for place in range(len(config.plan))]
     return np.stack([returns for returns, _ in found]), np.stack([turns for _, turns in found])
 
 
@@ -80,7 +80,7 @@ def command(argv: Sequence[str]) -> None:
     shown.columns[0].overflow = "fold"
     for folder in given.runs:
         run = saved.load(folder)
-        for one, returns, turned in zip(run.config.runs, *turns(run, given.tasks), strict=True):
+        for one, returns, turned in zip(run.config.plan, *turns(run, given.tasks), strict=True):
             shown.add_row(str(folder), str(one.seed), f"{returns.mean():,.1f}", f"{turned.mean():.2f}")
     Console().print(shown)
 

@@ -24,8 +24,11 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks import machine
-from roml_jax import checkpoint, config, experiment, runs
-from roml_jax import folder as folder_lib
+from roml_jax import config as configs
+from roml_jax import experiment
+from roml_jax.config import seed_plan
+from roml_jax.run import checkpoint
+from roml_jax.run import folder as run_folder
 
 _CLOCK = {"seconds", "train/frames_per_second"}
 _SAVING = 0.6  # seconds between two checkpoints: kills hit some of them
@@ -36,14 +39,14 @@ def _command(*more: str) -> list[str]:
 
 
 def _rows(folder: Path) -> list[dict[str, Any]]:
-    rows = folder_lib.read_metrics(folder / folder_lib.METRICS)
+    rows = run_folder.read_metrics(folder / run_folder.METRICS)
     return [{name: value for name, value in row.items() if name not in _CLOCK} for row in rows]
 
 
 def _state(folder: Path) -> list[np.ndarray]:
-    made = config.parse(["--config", str(folder / folder_lib.CONFIG)])
-    shapes = jax.eval_shape(experiment.make(made).train.init, *runs.leaves(made.runs))
-    path = checkpoint.latest(folder / folder_lib.CHECKPOINT)
+    made = configs.read(folder / run_folder.CONFIG)
+    shapes = jax.eval_shape(experiment.make(made).train.init, *seed_plan.leaves(made.plan))
+    path = checkpoint.latest(folder / run_folder.CHECKPOINT)
     assert path is not None, f"{folder} saved nothing"
     state = checkpoint.plain(checkpoint.restore(path, "state", shapes))
     return [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
@@ -66,7 +69,7 @@ def _kill(command: list[str], after: float) -> str | None:
 
 def _where(folder: Path, before: int) -> str:
     """What a killed run was doing, by what it left."""
-    saved = folder / folder_lib.CHECKPOINT
+    saved = folder / run_folder.CHECKPOINT
     if saved.is_dir() and any(not path.name.isdecimal() for path in saved.iterdir()):
         return "saving"
     return "training" if len(_rows(folder)) > before else "starting"
@@ -77,7 +80,7 @@ def _latest_moment(options: list[str], folder: Path, kills: int) -> float:
     began = time.monotonic()  # a second run, now that its programs are in the cache
     subprocess.run(_command(*options, "--out", str(folder)), check=True, stdout=subprocess.DEVNULL)
     seconds = time.monotonic() - began
-    training = folder_lib.read_metrics(folder / folder_lib.METRICS)[-1]["seconds"]
+    training = run_folder.read_metrics(folder / run_folder.METRICS)[-1]["seconds"]
     return seconds - training + 2 * training / kills
 
 
@@ -100,7 +103,7 @@ def main(argv: list[str] | None = None) -> int:
         latest = _latest_moment(options, Path(f"{whole}-2"), args.kills)
         hits: list[str] = []
         while len(hits) < args.kills:
-            go_on = (killed / folder_lib.CONFIG).is_file()
+            go_on = (killed / run_folder.CONFIG).is_file()
             command = ["--resume", str(killed)] if go_on else [*options, "--out", str(killed)]
             before = len(_rows(killed)) if go_on else 0
             if _kill(_command(*command), moments.uniform(0, latest)) is None:

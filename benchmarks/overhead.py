@@ -24,15 +24,17 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine
-from roml_jax import checkpoint, experiment, memory, metrics, runs, sinks
-from roml_jax import config as config_lib
+from roml_jax import config as configs
+from roml_jax import experiment
+from roml_jax.config import seed_plan
+from roml_jax.run import checkpoint, memory, progress, sinks
 
 
 def measure(env: str, repeats: int, options: dict[str, Any]) -> dict[str, Any]:
     """The costs on one environment, in seconds."""
-    config = config_lib.make(env, "cem", **options)
+    config = configs.make(env, "cem", **options)
     parts = experiment.make(config)
-    state = jax.jit(parts.train.init)(*runs.leaves(config.runs))
+    state = jax.jit(parts.train.init)(*seed_plan.leaves(config.plan))
     program = jax.jit(parts.train.chunk, donate_argnums=0)
     n = jnp.int32(parts.train.chunk_length)
 
@@ -48,11 +50,11 @@ def measure(env: str, repeats: int, options: dict[str, Any]) -> dict[str, Any]:
     chunks = [chunk() for _ in range(repeats)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        sink = sinks.make(["tensorboard"], folder, config.runs, config_lib.to_mapping(config), 0, print)
+        sink = sinks.make(["tensorboard"], folder, config.plan, configs.to_mapping(config), 0, print)
         logs = []
         for i in range(repeats):
             began = time.perf_counter()
-            for row in metrics.mean_over_rows(jax.device_get(rows)):
+            for row in progress.mean_over_rows(jax.device_get(rows)):
                 sink.write(0, {"seed": 0, "iteration": i, "frames": i, "seconds": 0.0, **row})
             logs.append(time.perf_counter() - began)
         sink.close()

@@ -24,8 +24,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine
-from roml_jax import config as config_lib
-from roml_jax import experiment, risk, runs
+from roml_jax import config as configs
+from roml_jax import experiment, risk
+from roml_jax.config import seed_plan
 
 # sampler, and what the paper's figures show (30 seeds): mean and CVaR after one step, then after four
 METHODS = {
@@ -44,16 +45,16 @@ def _summary(losses: np.ndarray, alpha: float) -> list[float]:
 
 def train(sampler: str, seeds: int, options: dict[str, Any]) -> dict[str, Any]:
     """Trains one method; per seed, the test's figures of the final and of the best validated model."""
-    config = config_lib.make("sine", sampler, "maml", seeds=list(range(seeds)), **options)
+    config = configs.make("sine", sampler, "maml", seeds=list(range(seeds)), **options)
     parts = experiment.make(config)
-    state = jax.jit(parts.train.init)(*runs.leaves(config.runs))
+    state = jax.jit(parts.train.init)(*seed_plan.leaves(config.plan))
     chunk, evaluate, test = (jax.jit(f) for f in (parts.train.chunk, parts.evaluate, parts.test))
 
     def by_seed(returns: Any) -> np.ndarray:
         return -np.asarray(returns).reshape(seeds, *returns.shape[-2:])
 
     def keep_better(state: Any, best: Any, lowest: np.ndarray) -> tuple[Any, np.ndarray]:
-        losses = by_seed(evaluate(state.learner))
+        losses = by_seed(evaluate(state.learner).returns)
         column = 0 if sampler == "uniform" else 1
         scores = np.array([_summary(one, config.alpha)[column] for one in losses])
         better = scores < lowest
@@ -75,7 +76,8 @@ def train(sampler: str, seeds: int, options: dict[str, Any]) -> dict[str, Any]:
             best, lowest = keep_better(state, best, lowest)
         phi.append([float(np.mean(metrics[f"sampler/phi_{i}"][n - 1])) for i in range(3)])
     seconds = time.perf_counter() - began
-    tested = {name: by_seed(test(learner)) for name, learner in (("final", state.learner), ("best", best))}
+    learners = {"final": state.learner, "best": best}
+    tested = {name: by_seed(test(learner).returns) for name, learner in learners.items()}
     figures = {name: [_summary(one, config.alpha) for one in losses] for name, losses in tested.items()}
     return {
         "sampler": sampler,

@@ -25,10 +25,11 @@ from rich.console import Console
 
 from benchmarks import machine
 from benchmarks.reproduce import campaign, tables
-from roml_jax import cli, config, experiment, meta, risk, rollout, runs
+from roml_jax import config, experiment, meta, risk, rollout
 from roml_jax.agents import on_policy
-from roml_jax.config import Config, ConfigError
-from roml_jax.registry import unknown
+from roml_jax.config import Config, seed_plan
+from roml_jax.errors import unknown
+from roml_jax.run import cli
 
 _ROOT = Path(__file__).parent.parent
 RESULTS = _ROOT / "benchmarks" / "results" / "slow_start"
@@ -83,7 +84,7 @@ def measure(variant: str, seeds: Sequence[int], console: Console) -> dict[str, A
     chunk = jax.jit(parts.train.chunk, donate_argnums=0)
     evaluate = jax.jit(parts.evaluate)
     watch = jax.jit(jax.vmap(lambda learner, key: _watch(parts, made, learner, key)))
-    state = jax.jit(parts.train.init)(*runs.leaves(made.runs))
+    state = jax.jit(parts.train.init)(*seed_plan.leaves(made.plan))
     if variant == "start":
         state = _with_small_count(state)
     found: dict[str, Any] = {"variant": variant, "seeds": list(seeds), "curve": []}
@@ -95,7 +96,7 @@ def measure(variant: str, seeds: Sequence[int], console: Console) -> dict[str, A
             keys = jax.random.split(jax.random.key(stop), len(seeds))
             state = state._replace(learner=watch(state.learner, keys))
         if stop and stop % 40 == 0:
-            by_task = np.asarray(evaluate(state.learner)).mean(axis=-1)
+            by_task = np.asarray(evaluate(state.learner).returns).mean(axis=-1)
             cvar = [float(risk.cvar(one, made.alpha)) for one in by_task]
             found["curve"].append({"iteration": stop, "mean": by_task.mean(axis=1).tolist(), "cvar": cvar})
             console.print(f"{variant} {list(seeds)} {stop}: {by_task.mean(axis=1).round(1)}", soft_wrap=True)
@@ -148,7 +149,7 @@ def command(argv: Sequence[str]) -> None:
     given = parser.parse_args(argv)
     for name in given.variants:
         if name not in VARIANTS:
-            raise ConfigError(str(unknown("variant", name, VARIANTS)))
+            raise unknown("variant", name, VARIANTS)
     console = Console()
     if given.tables:
         text = table()

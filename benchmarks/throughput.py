@@ -31,10 +31,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import bare, machine
-from roml_jax import config as config_lib
-from roml_jax import experiment, runs
+from roml_jax import config as configs
+from roml_jax import experiment
 from roml_jax.agents import varibad
 from roml_jax.agents.history import trajectory_of
+from roml_jax.config import seed_plan
 from roml_jax.envs import TaskEnv
 from roml_jax.types import TaskWeights
 
@@ -71,7 +72,7 @@ def _env_layers(env: Any, tasks: jax.Array, steps: int) -> list[Layer]:
 
 
 def _varibad_layers(
-    parts: experiment.Experiment, config: config_lib.Config, learner: Any, rollout: Any
+    parts: experiment.Experiment, config: configs.Config, learner: Any, rollout: Any
 ) -> list[Layer]:
     """PPO and VAE apart from each other."""
     frames, key, n = parts.frames_per_iteration, jax.random.key(3), config.num_tasks
@@ -100,7 +101,7 @@ def _varibad_layers(
 
 
 def _update_layer(
-    parts: experiment.Experiment, config: config_lib.Config, learner: Any, experience: Any
+    parts: experiment.Experiment, config: configs.Config, learner: Any, experience: Any
 ) -> Layer:
     """All that a learner learns from an iteration; its state is donated, so that a replay is not copied."""
     weights, key = TaskWeights(*[jnp.ones(config.num_tasks)] * 2), jax.random.key(3)
@@ -119,7 +120,7 @@ def _update_layer(
 
 
 def _learner_layers(
-    parts: experiment.Experiment, config: config_lib.Config, state: Any, tasks: jax.Array
+    parts: experiment.Experiment, config: configs.Config, state: Any, tasks: jax.Array
 ) -> list[Layer]:
     """Rollout, the learner's updates and the sampler, as one iteration runs them."""
     frames, key = parts.frames_per_iteration, jax.random.key(3)
@@ -144,7 +145,7 @@ def _learner_layers(
     ]
 
 
-def _iteration_layer(parts: experiment.Experiment, state: Any, num_runs: int) -> Layer:
+def _iteration_layer(parts: experiment.Experiment, state: Any, num_seeds: int) -> Layer:
     chunk = jax.jit(parts.train.chunk, donate_argnums=0)
     held = [state]
 
@@ -152,20 +153,20 @@ def _iteration_layer(parts: experiment.Experiment, state: Any, num_runs: int) ->
         held[0], metrics = chunk(held[0], jnp.int32(parts.train.chunk_length))
         return jax.block_until_ready((held[0], metrics))
 
-    return Layer("whole iteration", run, num_runs * parts.frames_per_iteration * parts.train.chunk_length)
+    return Layer("whole iteration", run, num_seeds * parts.frames_per_iteration * parts.train.chunk_length)
 
 
-def _layers(parts: experiment.Experiment, config: config_lib.Config, whole: bool) -> list[Layer]:
+def _layers(parts: experiment.Experiment, config: configs.Config, whole: bool) -> list[Layer]:
     """All layers of a run, or only physics and environment."""
-    tasks = parts.env.family.sample_prior(jax.random.key(1), config.num_tasks * len(config.runs))
+    tasks = parts.env.family.sample_prior(jax.random.key(1), config.num_tasks * len(config.plan))
     layers = _env_layers(parts.env, tasks, steps=100)
     if not whole:
         return layers
-    state = jax.jit(parts.train.init)(*runs.leaves(config.runs))
-    if len(config.runs) == 1:
+    state = jax.jit(parts.train.init)(*seed_plan.leaves(config.plan))
+    if len(config.plan) == 1:
         layers += _learner_layers(parts, config, state, tasks)
         state = jax.tree.map(jnp.copy, state)  # the whole iteration donates what the others read
-    return [*layers, _iteration_layer(parts, state, len(config.runs))]
+    return [*layers, _iteration_layer(parts, state, len(config.plan))]
 
 
 def of_tasks(n: int) -> dict[str, str]:
@@ -180,9 +181,9 @@ def measure(
     env: str, repeats: int, options: dict[str, Any], whole: bool = True, agent: str = "varibad"
 ) -> dict[str, Any]:
     """Times the layers of one environment under one agent in this process, which learns from the start."""
-    if "learning_starts" in config_lib.to_mapping(config_lib.make(env, "cem", agent)):
+    if "learning_starts" in configs.to_mapping(configs.make(env, "cem", agent)):
         options = {"learning_starts": 0} | options
-    config = config_lib.make(env, "cem", agent, **options)
+    config = configs.make(env, "cem", agent, **options)
     parts = experiment.make(config)
     layers = _layers(parts, config, whole)
     first = {}
@@ -203,7 +204,7 @@ def measure(
         "options": [f"{name}={value}" for name, value in options.items()],
         "physics": parts.env.physics.name if isinstance(parts.env, TaskEnv) else None,
         "num_tasks": config.num_tasks,
-        "runs": len(config.runs),
+        "runs": len(config.plan),
         "frames_per_iteration": parts.frames_per_iteration,
         "layers": {layer.name: _row(layer, first[layer.name], seconds[layer.name]) for layer in layers},
     }
@@ -319,13 +320,13 @@ def main(argv: list[str] | None = None) -> int:
         options = {name: json.loads(value) if value[:1] == "[" else value for name, value in pairs}
         try:
             result = measure(args.env[0], args.repeats, options, args.layers == "all", args.agent[0])
-        except config_lib.ConfigError as error:
+        except configs.ConfigError as error:
             parser.error(str(error))
         args.out.write_text(json.dumps(result))
         return 0
     results = []
     for env, agent in itertools.product(args.env, args.agent):
-        has_physics = "env.physics" in config_lib.to_mapping(config_lib.make(env))
+        has_physics = "env.physics" in configs.to_mapping(configs.make(env))
         for engine in args.physics if has_physics else [None]:
             with console.status(f"measuring {env}, {agent} ..."):
                 chosen = [f"env.physics={engine}"] if engine else []

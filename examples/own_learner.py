@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from roml_jax import cem, tasks
-from roml_jax.stateful import CrossEntropyMethod
+from roml_jax.samplers.stateful import CrossEntropyMethod
+from roml_jax.types import TaskDraw
 
 FAMILY, ALPHA, RATE, STEPS = tasks.beta("load", 0.0, 7.0), 0.05, 0.01, 4000
 
@@ -33,10 +34,10 @@ def compiled_loop() -> float:
 
     def step(carry, key):
         x, state = carry
-        state, u, log_w, is_ref = cem.sample(config, proposal, state, key, 16)
+        state, (u, _, log_w, is_ref) = cem.sample(config, proposal, state, key, 16)
         missing = jnp.maximum(FAMILY.decode(u)[:, 0] - x, 0.0)
         returns = -jnp.square(missing) - x
-        state, _ = cem.update(config, proposal, state, (u, log_w, is_ref), returns, ALPHA, key)
+        state, _ = cem.update(config, proposal, state, TaskDraw(u, u, log_w, is_ref), returns, key, ALPHA)
         return (x + RATE * (2 * missing - 1).mean(), state), None
 
     start = (jnp.zeros(()), cem.init(config, proposal, jax.random.key(0)))

@@ -91,7 +91,7 @@ def train(sampler: str, frames: float = FRAMES, seed: int = 0) -> jax.Array:
     chunk = jax.jit(parts.train.chunk, donate_argnums=0)
     for done in range(0, parts.num_iterations, parts.train.chunk_length):
         state, _ = chunk(state, jnp.int32(parts.num_iterations - done))
-    return jax.jit(parts.test)(state.learner)
+    return jax.jit(parts.test)(state.learner).returns
 
 
 def main() -> None:

@@ -1,39 +1,89 @@
-"""roml_jax: robust meta-reinforcement learning as one compiled program."""
+"""roml_jax: robust meta-reinforcement learning as one compiled program.
 
-from roml_jax import agents, cem, envs, evaluate, experiment, meta, risk, rollout, samplers, tasks
-from roml_jax.config import Config, ConfigError
-from roml_jax.config import make as make_config
-from roml_jax.meta import MetaLearner, MetaState, make_iteration, make_train
-from roml_jax.policy import Policy, load
-from roml_jax.rollout import Protocol, make_learner
-from roml_jax.types import EnvSpec, Rollout, TaskDraw, Transition
+Importing the package loads JAX and nothing else; each part is loaded when it is first used.
+"""
 
-__version__ = "0.1.0"
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from roml_jax._version import __version__
+
+if TYPE_CHECKING:
+    from roml_jax import (
+        agents,
+        cem,
+        config,
+        envs,
+        evaluate,
+        experiment,
+        held_out,
+        meta,
+        proposals,
+        report,
+        risk,
+        rollout,
+        samplers,
+        tasks,
+        testing,
+        train,
+    )
+    from roml_jax.api import open
+    from roml_jax.config import Config
+    from roml_jax.config import make as make_config
+    from roml_jax.deploy.policy import Policy, load
+    from roml_jax.errors import ConfigError
+
+_MODULES = (
+    "agents", "cem", "config", "deploy", "envs", "evaluate", "experiment", "held_out", "meta", "proposals",
+    "report", "risk", "rollout", "samplers", "tasks", "testing", "train", "types",
+)  # fmt: skip
+# Public name: the module that has it, and its name there.
+_NAMES = {
+    "Config": ("roml_jax.config", "Config"),
+    "ConfigError": ("roml_jax.errors", "ConfigError"),
+    "Policy": ("roml_jax.deploy.policy", "Policy"),
+    "load": ("roml_jax.deploy.policy", "load"),
+    "make_config": ("roml_jax.config", "make"),
+    "open": ("roml_jax.api", "open"),
+}
 
 __all__ = [
     "Config",
     "ConfigError",
-    "EnvSpec",
-    "MetaLearner",
-    "MetaState",
     "Policy",
-    "Protocol",
-    "Rollout",
-    "TaskDraw",
-    "Transition",
+    "__version__",
     "agents",
     "cem",
+    "config",
     "envs",
     "evaluate",
     "experiment",
+    "held_out",
     "load",
     "make_config",
-    "make_iteration",
-    "make_learner",
-    "make_train",
     "meta",
+    "open",
+    "proposals",
+    "report",
     "risk",
     "rollout",
     "samplers",
     "tasks",
+    "testing",
+    "train",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"roml_jax.{name}")
+    if name in _NAMES:
+        module, attribute = _NAMES[name]
+        return getattr(importlib.import_module(module), attribute)
+    raise AttributeError(f"module 'roml_jax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

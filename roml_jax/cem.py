@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from roml_jax import proposals, risk
 from roml_jax.cem_state import CemConfig, CemHistory, CemMetrics, CemState, RefMode
 from roml_jax.proposals import Proposal
-from roml_jax.types import Array
+from roml_jax.types import Array, TaskDraw
 
 __all__ = [
     "CemConfig",
@@ -120,13 +120,13 @@ def reference_slots(config: CemConfig, slot_key: Array, batch: Array) -> Array:
 
 def sample(
     config: CemConfig, proposal: Proposal, state: CemState, key: Array, n: int
-) -> tuple[CemState, Array, Array, Array]:
+) -> tuple[CemState, TaskDraw]:
     """Draws n tasks for the next n slots.
 
     Slots beyond the open batch take the references of the batches to come, and the open batch's phi.
 
     Returns:
-        (state, u (n, d), log_w (n,), is_ref (n,)).
+        (state, draw of n tasks). Here a task is u itself; a family decodes it to the environment's units.
     """
     size, proposal = config.batch_size, _family(config, proposal)
     ahead = (n - 1) // size + 1
@@ -149,7 +149,7 @@ def sample(
     from_prior, from_phi = proposal.sample(phi0, key_ref, n), proposal.sample(state.phi, key_phi, n)
     u = jnp.where(is_ref[:, None], from_prior, from_phi)
     log_w = jnp.where(is_ref, 0.0, proposal.log_prob(phi0, u) - proposal.log_prob(state.phi, u))
-    return state._replace(drawn=state.drawn + n, slots=following), u, log_w, is_ref
+    return state._replace(drawn=state.drawn + n, slots=following), TaskDraw(u, u, log_w, is_ref)
 
 
 def weights_of(config: CemConfig, log_w: Array) -> Array:
@@ -292,10 +292,10 @@ def update(
     config: CemConfig,
     proposal: Proposal,
     state: CemState,
-    draw: tuple[Array, Array, Array],
+    draw: TaskDraw,
     score: Array,
-    alpha: Array | float,
     key: Array,
+    alpha: Array | float,
 ) -> tuple[CemState, CemMetrics]:
     """Takes the scores of drawn tasks; closes as many batches as they fill.
 
@@ -303,16 +303,16 @@ def update(
         config: sizes, shares, mode.
         proposal: the family of distributions.
         state: what ``sample`` returned.
-        draw: (u (n, d), log_w (n,), is_ref (n,)) as ``sample`` gave them, in the same order.
-        score: (n,) returns, higher is better; NaN marks a diverged task, which is left out.
-        alpha: risk level in (0, 1].
+        draw: of n tasks, as ``sample`` gave it; ``draw.task`` is not read.
+        score: (n,) returns in the draw's order, higher is better; a diverged task, NaN, is left out.
         key: breaks ties.
+        alpha: risk level in (0, 1].
 
     Returns:
         (state, figures of the last batch that closed, NaN where none closed).
     """
     n, size = score.shape[0], config.batch_size
-    entries, proposal = _Entries(*draw, score), _family(config, proposal)
+    entries, proposal = _Entries(draw.u, draw.log_w, draw.is_ref, score), _family(config, proposal)
     whole = n // size
     metrics = _empty_metrics(state)
 

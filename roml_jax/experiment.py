@@ -8,13 +8,35 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
-from roml_jax import agents, envs, evaluate, meta, regression, rollout, samplers, sharding
-from roml_jax import config as config_lib
-from roml_jax.config import Config, ConfigError
-from roml_jax.registry import unknown
-from roml_jax.types import Array, EnvSpec
+from roml_jax import agents, envs, held_out, meta, registry, rollout, samplers
+from roml_jax import config as configs
+from roml_jax.config import Config
+from roml_jax.errors import ConfigError, unknown
+from roml_jax.types import Array, EnvSpec, Outcome
+
+
+class Placement(NamedTuple):
+    """Which device computes what. The default is one device; ``run.sharding`` makes one for a mesh.
+
+    Attributes:
+        devices: how many there are.
+        seed_axis: the mesh axis that a vmap over seeds is cut along.
+        tasks: a constraint on pytrees with leaves (N, ...).
+        output: (function) -> the same function, its results whole on every device.
+        train: (Train, number of seeds) -> the same training, its state cut by seed.
+        mesh: the devices themselves, for what restores a state onto them; None for one.
+    """
+
+    devices: int = 1
+    seed_axis: str | None = None
+    tasks: rollout.Constrain = rollout.anywhere
+    output: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda function: function
+    train: Callable[[meta.Train, int], meta.Train] = lambda train, num_seeds: train
+    mesh: Any = None
+
+
+ONE_DEVICE = Placement()
 
 
 class Experiment(NamedTuple):
@@ -22,27 +44,27 @@ class Experiment(NamedTuple):
 
     Attributes:
         env: the environment.
-        agent: what acts; None where a problem has examples and nothing acts.
-        learner: agent and environment under the protocol, or what learns from a problem's examples.
+        agent: what acts; None for a learner from examples.
+        learner: what is made robust.
         sampler: chooses tasks.
         train: the run's functions.
-        evaluate: learner state -> returns, (M, K) or (R, M, K) with several runs, on few tasks.
-        test: the same on many.
+        evaluate: learner state -> Outcome, leaves (M, K), or (R, M, K) with R > 1 seeds, on few tasks.
+        test: the same on many tasks.
         num_iterations: of the whole run.
-        frames_per_iteration: environment steps per run and iteration.
-        mesh: the devices that the functions are written for; None for one.
+        frames_per_iteration: environment steps per seed and iteration.
+        placement: the devices that the functions are written for.
     """
 
     env: envs.Env
     agent: agents.Agent | None
-    learner: meta.MetaLearner
+    learner: agents.MetaLearner
     sampler: samplers.TaskSampler
     train: meta.Train
-    evaluate: Callable[[Any], Array]
-    test: Callable[[Any], Array]
+    evaluate: Callable[[Any], Outcome]
+    test: Callable[[Any], Outcome]
     num_iterations: int
     frames_per_iteration: int
-    mesh: Mesh | None
+    placement: Placement
 
 
 def _check_weights(sampler: samplers.TaskSampler, num_tasks: int) -> None:
@@ -54,14 +76,15 @@ def _check_weights(sampler: samplers.TaskSampler, num_tasks: int) -> None:
     jax.eval_shape(weights, jax.random.key(0))
 
 
-def _check_sweep(config: Config, learner: meta.MetaLearner, sampler: samplers.TaskSampler) -> None:
-    """Refuses to sweep what is no leaf of the state, and values that the option itself would refuse."""
-    tunable = (*learner.tunable, *(sampler.tunable or ("alpha",)))
-    for run in config.runs:
-        for name in run.settings:
+def _check_sweep(config: Config, learner: agents.MetaLearner, sampler: samplers.TaskSampler) -> None:
+    """Refuses to sweep an option that is no leaf of the state, and values that the option itself refuses."""
+    states = jax.eval_shape(lambda key: (learner.init(key), sampler.init(key)), jax.random.key(0))
+    tunable = [name for state in states for name in registry.tunable(state)]
+    for seed in config.plan:
+        for name in seed.settings:
             if name not in tunable:
                 raise ConfigError(f"cannot sweep: {unknown('option', name, tunable)}")
-        config_lib.with_options(config, run.settings)
+        configs.with_options(config, seed.settings)
 
 
 def _check_batch(sampler: samplers.TaskSampler, num_tasks: int, num_iterations: int) -> None:
@@ -74,85 +97,92 @@ def _check_batch(sampler: samplers.TaskSampler, num_tasks: int, num_iterations: 
         )
 
 
-def _check_engine(env: envs.Env, mesh: Mesh | None) -> None:
+def _check_engine(env: envs.Env, devices: int) -> None:
     """Refuses to call one host for what several devices hold."""
-    if mesh is not None and isinstance(env, envs.TaskEnv) and env.physics.name == "mujoco":
-        raise ValueError(
-            f"MuJoCo's C engine runs on one device and the mesh has {mesh.size}: "
+    if devices > 1 and isinstance(env, envs.TaskEnv) and env.physics.name == "mujoco":
+        raise ConfigError(
+            f"MuJoCo's C engine runs on one device and the mesh has {devices}: "
             "--physics mjx, or --mesh none for one device"
         )
 
 
 def _make_learner(
-    config: Config, env: envs.Env, spec: EnvSpec, mesh: Mesh | None
-) -> tuple[agents.Agent | None, meta.MetaLearner]:
-    """What is made robust: an agent that acts, or a learner from examples where the problem has them."""
-    constructor = regression.find(env, config.agent)
-    if constructor is not None:
-        return None, constructor(env, spec, config.agent_options)
+    config: Config, env: envs.Env, spec: EnvSpec, placement: Placement
+) -> tuple[agents.Agent | None, agents.MetaLearner]:
+    """The agent and the meta-learner that it makes with its environment, or a learner from examples alone."""
     spec = dataclasses.replace(spec, task_size=len(env.family.names))
-    agent = agents.make(config.agent, spec, config.num_tasks, config.agent_options)
-    return agent, rollout.make_learner(agent, env, config.protocol, sharding.over_tasks(mesh))
+    made = agents.make(config.agent, spec, config.num_tasks, config.agent_options, env)
+    if isinstance(made, agents.MetaLearner):
+        return None, made
+    return made, rollout.make_learner(made, env, config.protocol, placement.tasks)
 
 
-def make(config: Config, env: envs.Env | None = None) -> Experiment:
+def frames_per_iteration(config: Config, env: envs.Env) -> int:
+    """Environment steps per seed and iteration."""
+    spec = config.protocol.agent_spec(env.spec)
+    return config.num_tasks * spec.episodes * spec.horizon
+
+
+def make_env(config: Config) -> envs.Env:
+    """The environment that a configuration names.
+
+    Raises:
+        ConfigError: where its options cannot be; one line.
+    """
+    try:
+        return envs.from_options(config.env, config.env_options)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def make(config: Config, env: envs.Env | None = None, placement: Placement = ONE_DEVICE) -> Experiment:
     """Builds what a configuration names.
 
     Args:
         config: of the run.
         env: an environment of your own in place of the one that the configuration names.
+        placement: the devices to write the functions for.
 
     Raises:
         ConfigError: where options do not go together; one line.
     """
-    num_runs = len(config.runs)
-    if env is None:
-        try:
-            env = envs.from_options(config.env, config.env_options)
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
-    spec = config.protocol.agent_spec(env.spec)
-    frames = config.num_tasks * spec.episodes * spec.horizon
+    num_seeds = len(config.plan)
+    env = make_env(config) if env is None else env
+    spec, frames = config.protocol.agent_spec(env.spec), frames_per_iteration(config, env)
     if config.frames < frames:
         raise ConfigError(
             f"frames={config.frames:g} is less than one iteration of {frames} "
             f"({config.num_tasks} tasks x {spec.episodes} episodes x {spec.horizon} steps)"
         )
     num_iterations = int(config.frames // frames)
+    _check_engine(env, placement.devices)
     try:
-        mesh = sharding.make_mesh(config.mesh, num_runs, config.num_tasks)
-        _check_engine(env, mesh)
-        agent, learner = _make_learner(config, env, spec, mesh)
+        agent, learner = _make_learner(config, env, spec, placement)
         sampler = samplers.make(config.sampler, env.family, config.alpha, config.sampler_options)
-        if "alpha" in config.runs[0].settings:
-            sampler = samplers.with_tunable_alpha(
-                lambda alpha: samplers.make(config.sampler, env.family, alpha, config.sampler_options),
-                config.alpha,
-            )
         _check_weights(sampler, config.num_tasks)
-        _check_batch(sampler, config.num_tasks, num_iterations)
     except ValueError as error:
         raise ConfigError(str(error)) from None
+    _check_batch(sampler, config.num_tasks, num_iterations)
     _check_sweep(config, learner, sampler)
 
-    def on_held_out(tasks: int, purpose: evaluate.Purpose) -> Callable[[Any], Array]:
-        one = evaluate.make_evaluate(learner, env.family, tasks, config.eval.seed, purpose)
-        batched = jax.vmap(one, spmd_axis_name=sharding.seed_axis(mesh)) if num_runs > 1 else one
-        return sharding.place_output(batched, mesh)
+    def on_held_out(tasks: int, purpose: held_out.Purpose) -> Callable[[Any], Outcome]:
+        one = held_out.make_evaluate(learner, env.family, tasks, config.eval.seed, purpose)
+        batched = jax.vmap(one, spmd_axis_name=placement.seed_axis) if num_seeds > 1 else one
+        return placement.output(batched)
 
     train = meta.make_train(
-        learner, sampler, num_tasks=config.num_tasks, num_iterations=num_iterations, num_runs=num_runs,
-        chunk_length=min(config.chunk, num_iterations), seed_axis=sharding.seed_axis(mesh),
+        learner, sampler, num_tasks=config.num_tasks, num_iterations=num_iterations, num_seeds=num_seeds,
+        chunk_length=min(config.chunk, num_iterations), seed_axis=placement.seed_axis,
     )  # fmt: skip
     return Experiment(
         env=env,
         agent=agent,
         learner=learner,
         sampler=sampler,
-        train=sharding.place(train, mesh, num_runs),
+        train=placement.train(train, num_seeds),
         evaluate=on_held_out(config.eval.tasks, "validation"),
         test=on_held_out(config.eval.test_tasks, "test"),
         num_iterations=num_iterations,
         frames_per_iteration=frames,
-        mesh=mesh,
+        placement=placement,
     )

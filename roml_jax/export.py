@@ -6,7 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from roml_jax import cli, files, policy
+from roml_jax.deploy import policy
+from roml_jax.run import cli, files
 
 
 def command(argv: Sequence[str]) -> None:
@@ -30,5 +31,10 @@ def command(argv: Sequence[str]) -> None:
     print(f"{made} ({made.stat().st_size / 1e6:.1f} MB): signature.json in it says how to call it")
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit code."""
+    return cli.run(command, argv)
+
+
 if __name__ == "__main__":
-    sys.exit(cli.run(command))
+    sys.exit(main())

@@ -8,39 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from roml_jax.samplers import TaskSampler
-from roml_jax.types import Array, Metrics, TaskWeights
-
-EXPLODED = 1e8
-"""A loss beyond this stops a run."""
-_OVERFLOWS = 1e30  # so does anything that was learned beyond this: its square is no float32
-
-
-class MetaLearner(NamedTuple):
-    """Anything that can be made robust: it learns to do well on tasks it is handed.
-
-    Experience that L keeps, large as it is, is a field of the name ``replay``.
-
-    Attributes:
-        init: (key) -> L.
-        collect: (L, tasks (N, d), key) -> (L, experience, returns (N,)), a task's return being the
-            score that the sampler goes by.
-        update: (L, experience, TaskWeights (N,), key, progress) -> (L, metrics).
-        test: (L, tasks (M, d), key) -> returns (M, K) of greedy behaviour.
-        warmup: (L, tasks, key) -> (L, returns), filling replays before learning; None for none.
-        tunable: options whose values are leaves of L.
-        tune: (L, values by option name) -> L.
-        acting: (L) -> L without what ``test`` does not need: fields left empty, nothing computed.
-    """
-
-    init: Callable[[Array], Any]
-    collect: Callable[[Any, Array, Array], tuple[Any, Any, Array]]
-    update: Callable[[Any, Any, TaskWeights, Array, Array], tuple[Any, Metrics]]
-    test: Callable[[Any, Array, Array], Array]
-    warmup: Callable[[Any, Array, Array], tuple[Any, Array]] | None
-    tunable: tuple[str, ...] = ()
-    tune: Callable[[Any, Mapping[str, Array]], Any] | None = None
-    acting: Callable[[Any], Any] = lambda learner: learner
+from roml_jax import guard, registry
+from roml_jax.agents.base import MetaLearner
+from roml_jax.samplers.base import TaskSampler
+from roml_jax.types import Array, Metrics
 
 
 class MetaState(NamedTuple):
@@ -78,33 +49,10 @@ class Train(NamedTuple):
     chunk_length: int
 
 
-def _without_replay(learner: Any) -> Any:
-    return learner._replace(replay=()) if hasattr(learner, "replay") else learner
-
-
-def _is_well(learner: Any, metrics: Metrics) -> Array:
-    """Whether everything that was learned is a number of use and no loss has exploded.
-
-    A loss that was not computed is NaN and says nothing.
-    """
-    floats = [x for x in jax.tree.leaves(_without_replay(learner)) if jnp.issubdtype(x.dtype, jnp.floating)]
-    finite = [(abs(x) < _OVERFLOWS).all() for x in floats]
-    small = [~(abs(value) > EXPLODED) for name, value in metrics.items() if name.endswith("loss")]
-    return jnp.stack([*finite, *small]).all()
-
-
-def _unless(well: Array, after: Any, before: Any) -> Any:
-    """The state after where all is well, else the one before; but the replay, for choosing would copy it."""
-    kept = jax.tree.map(
-        lambda new, old: jnp.where(well, new, old), _without_replay(after), _without_replay(before)
-    )
-    return kept._replace(replay=after.replay) if hasattr(after, "replay") else kept
-
-
 def make_iteration(
     learner: MetaLearner, sampler: TaskSampler, num_tasks: int, num_iterations: int
 ) -> Callable[[MetaState], tuple[MetaState, Metrics]]:
-    """One meta-iteration: draw tasks, collect, learn, tell the sampler.
+    """One meta-iteration: draw tasks, collect experience, learn, update the sampler.
 
     Args:
         learner: what is made robust.
@@ -121,19 +69,10 @@ def make_iteration(
         weights = sampler.weights(sampler_state, returns, progress)
         learner_state, learned = learner.update(learner_state, experience, weights, learn_key, progress)
         sampler_state, sampled = sampler.update(sampler_state, draw, returns, sampler_key, progress)
-        well = (state.stopped < 0) & _is_well(learner_state, learned)
-        learner_state, sampler_state = (
-            _unless(well, after, before)
-            for after, before in ((learner_state, state.learner), (sampler_state, state.sampler))
-        )
         metrics = {"train/return": returns.mean(), "train/return_min": returns.min(), **learned}
         metrics |= {f"sampler/{name}": value for name, value in sampled.items()}
         metrics |= {f"sampler/phi_{i}": value for i, value in enumerate(sampler.phi(sampler_state))}
-        # what a run that diverged still computes says nothing
-        metrics = {name: jnp.where(well, value, jnp.nan) for name, value in metrics.items()}
-        metrics["train/stopped"] = 1.0 - well
-        stopped = jnp.where((state.stopped < 0) & ~well, state.iteration, state.stopped)
-        return MetaState(learner_state, sampler_state, key, stopped, state.iteration + 1), metrics
+        return MetaState(learner_state, sampler_state, key, state.stopped, state.iteration + 1), metrics
 
     return iteration
 
@@ -144,7 +83,7 @@ def make_train(
     *,
     num_tasks: int,
     num_iterations: int,
-    num_runs: int = 1,
+    num_seeds: int = 1,
     chunk_length: int = 10,
     seed_axis: str | None = None,
 ) -> Train:
@@ -155,10 +94,11 @@ def make_train(
     counter left unbatched, since it is the same for all. On several devices ``seed_axis`` is the axis
     of their mesh that runs are cut along.
     """
+    iteration = make_iteration(learner, sampler, num_tasks, num_iterations)
     # jitted here, so that its shapes and the loop's body share one trace
-    iteration = jax.jit(make_iteration(learner, sampler, num_tasks, num_iterations))
+    iteration = jax.jit(guard.guarded(iteration, learner.storage))
     axes = MetaState(learner=0, sampler=0, key=0, stopped=0, iteration=None)
-    if num_runs > 1:
+    if num_seeds > 1:
         iteration = jax.jit(
             jax.vmap(iteration, in_axes=(axes,), out_axes=(axes, 0), spmd_axis_name=seed_axis)
         )
@@ -167,14 +107,14 @@ def make_train(
         key, settings = run
         key, learner_key, sampler_key = jax.random.split(key, 3)
         states = [learner.init(learner_key), sampler.init(sampler_key)]
-        for i, part in enumerate((learner, sampler)):
-            own = {name: value for name, value in settings.items() if name in part.tunable}
-            states[i] = part.tune(states[i], own) if own else states[i]
+        for i, state in enumerate(states):
+            own = {name: value for name, value in settings.items() if name in registry.tunable(state)}
+            states[i] = registry.tune(state, own) if own else state
         return MetaState(*states, key, jnp.full((), -1, jnp.int32), jnp.zeros((), jnp.int32))
 
     def init(keys: Array, settings: Mapping[str, Array] | None = None) -> MetaState:
         per_run = (keys, dict(settings or {}))
-        if num_runs == 1:
+        if num_seeds == 1:
             return init_one(jax.tree.map(lambda x: x[0], per_run))
         # Not vmapped: batched QR decompositions (orthogonal initialisers) that run side by side wait
         # for each other for ever on XLA's CPU thread pool (jaxlib 0.10).
@@ -190,6 +130,6 @@ def make_train(
             return state, jax.tree.map(lambda row, m: row.at[i].set(m), carry[1], metrics)
 
         state, rows = jax.lax.fori_loop(0, jnp.minimum(n, chunk_length), body, (state, rows))
-        return state, jax.tree.map(lambda row: row.reshape(chunk_length, num_runs), rows)
+        return state, jax.tree.map(lambda row: row.reshape(chunk_length, num_seeds), rows)
 
     return Train(init, chunk, chunk_length)

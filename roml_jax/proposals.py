@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import distrax
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from roml_jax.types import Array
+
+if TYPE_CHECKING:
+    import distrax
 
 # Float32 Beta draws near an end round to 0 or 1, where densities are 0 or infinite.
 _U_MARGIN = 1e-6
@@ -95,6 +97,8 @@ def beta(dims: int, bound: float | None = 0.02) -> Proposal:
     phi_margin = _EXACT_PHI_MARGIN if bound is None else bound
 
     def distribution(phi: Array) -> distrax.Distribution:
+        import distrax  # which takes two seconds to import; only densities need it
+
         return distrax.Independent(distrax.Beta(2 * phi, 2 - 2 * phi), reinterpreted_batch_ndims=1)
 
     def sample(phi: Array, key: Array, n: int) -> Array:
@@ -137,6 +141,8 @@ def gaussian(mean: Sequence[float], std: Sequence[float]) -> Proposal:
     dims, floor = mean0.size, np.log(_MIN_STD * std0)
 
     def distribution(phi: Array) -> distrax.Distribution:
+        import distrax  # which takes two seconds to import; only densities need it
+
         return distrax.MultivariateNormalDiag(phi[:dims], jnp.exp(phi[dims:]))
 
     def fit(u: Array, weights: Array) -> Array:
@@ -171,6 +177,8 @@ def gaussian_full(mean: Sequence[float], covariance: Sequence[Sequence[float]]) 
         return jnp.zeros((dims, dims), phi.dtype).at[rows, columns].set(phi[dims:])
 
     def distribution(phi: Array) -> distrax.Distribution:
+        import distrax  # which takes two seconds to import; only densities need it
+
         return distrax.MultivariateNormalTri(phi[:dims], factor(phi))
 
     def fit(u: Array, weights: Array) -> Array:
@@ -204,6 +212,8 @@ def categorical(probabilities: Sequence[float], floor: float = 1e-3) -> Proposal
     count, least = prior.size, floor / prior.size
 
     def sample(phi: Array, key: Array, n: int) -> Array:
+        import distrax
+
         index = distrax.Categorical(probs=phi).sample(seed=key, sample_shape=n)
         return index[:, None].astype(phi.dtype)
 

@@ -3,30 +3,50 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import inspect
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
+from roml_jax.errors import unknown
+
 T = TypeVar("T")
-
-
-class UnknownNameError(ValueError):
-    """A name that is not registered; the message is one line for people."""
-
-
-def unknown(what: str, name: str, valid: Iterable[str]) -> UnknownNameError:
-    """The error for a name that is not among the valid ones."""
-    valid = sorted(valid)
-    near = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return UnknownNameError(f"unknown {what} {name!r}{hint} (valid: {', '.join(valid)})")
 
 
 @dataclasses.dataclass(frozen=True)
 class NoOptions:
     """The options of a component that has none."""
+
+
+def leaf(default: float) -> Any:
+    """A dataclass field whose value is a leaf of the component's state.
+
+    Seeds of one program may differ in it (``--sweep``). The component keeps its leaves in ``state.rates``, by
+    their dotted option names.
+    """
+    return dataclasses.field(default=default, metadata={"leaf": True})
+
+
+def leaves(config: Any, prefix: str = "") -> dict[str, float]:
+    """The values of a dataclass instance's leaf options, by dotted name."""
+    found: dict[str, float] = {}
+    for field in dataclasses.fields(config):
+        value, dotted = getattr(config, field.name), f"{prefix}{field.name}"
+        if dataclasses.is_dataclass(value):
+            found |= leaves(value, f"{dotted}.")
+        elif field.metadata.get("leaf"):
+            found[dotted] = value
+    return found
+
+
+def tune(state: Any, values: Mapping[str, Any]) -> Any:
+    """A component's state with other values for some of its leaf options."""
+    return state._replace(rates={**state.rates, **values})
+
+
+def tunable(state: Any) -> tuple[str, ...]:
+    """The leaf options that a component's state holds, by dotted name; none where it has no ``rates``."""
+    return tuple(getattr(state, "rates", {}))
 
 
 def options_class(constructor: Callable[..., Any]) -> type:
@@ -47,10 +67,17 @@ class Registry(Generic[T]):
         self._what = what
         self._constructors: dict[str, Callable[..., T]] = {}
 
-    def register(self, name: str, constructor: Callable[..., T]) -> None:
-        """Adds a constructor; a name can be taken once."""
+    def register(self, name: str, constructor: Callable[..., T] | None = None) -> Callable[..., Any]:
+        """Adds a constructor: ``register(name, constructor)``, or ``@register(name)`` above its definition.
+
+        Raises:
+            ValueError: if another constructor has the name.
+        """
+        if constructor is None:
+            return lambda decorated: self.register(name, decorated)
         if self._constructors.setdefault(name, constructor) is not constructor:
             raise ValueError(f"{self._what} {name!r} is registered already")
+        return constructor
 
     def get(self, name: str) -> Callable[..., T]:
         """The constructor of that name.

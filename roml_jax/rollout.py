@@ -10,9 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from roml_jax import checks
-from roml_jax.agents.base import Agent
+from roml_jax.agents.base import Agent, MetaLearner
 from roml_jax.envs.base import Env, EnvState
-from roml_jax.meta import MetaLearner
 from roml_jax.types import (
     Array,
     Continuous,
@@ -183,7 +182,7 @@ def run_episodes(
         return (end.obs, belief), _Episode(total, terms, end.env.diverged, seen)
 
     begin_key, key = jax.random.split(key)
-    belief = agent.begin(agent_state, n, begin_key)
+    belief = agent.begin(agent_state, begin_key, n)
     if agent.inform is not None:
         belief = agent.inform(agent_state, belief, tasks)
     start = (jnp.zeros((n, spec.obs_size)), belief)
@@ -241,8 +240,7 @@ def make_learner(agent: Agent, env: Env, protocol: Protocol, constrain: Constrai
         told["train/diverged"] = outcome.diverged.any(axis=1).sum().astype(outcome.returns.dtype)
         return state, metrics | told
 
-    def test(state: Any, tasks: Array, key: Array) -> Array:
-        return run_test(agent, env, protocol, state, tasks, key, constrain=constrain)[1].returns
+    def test(state: Any, tasks: Array, key: Array) -> Outcome:
+        return run_test(agent, env, protocol, state, tasks, key, constrain=constrain)[1]
 
-    acting = agent.acting or (lambda state: state)
-    return MetaLearner(agent.init, collect, update, test, None, agent.tunable, agent.tune, acting)
+    return MetaLearner(agent.init, collect, update, test, agent.acting, agent.storage)

@@ -1,14 +1,18 @@
-"""The command line: ``python -m roml_jax.train --env khazad_dum --sampler cem``."""
+"""The command line of training: ``python -m roml_jax.train``; in code ``roml_jax.train(env, ...)``."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
 
 from rich.console import Console
 
-from roml_jax import config as config_lib
-from roml_jax import distributed, runner
+from roml_jax import api
+from roml_jax import config as configs
+from roml_jax.errors import ConfigError
+from roml_jax.run import compile_cache, distributed, loop
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,21 +23,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str]) -> int:
     try:
-        config = config_lib.parse(argv)
+        config = configs.parse(argv)
         if config.compile_cache:
-            runner.enable_compile_cache()
+            compile_cache.enable()
         distributed.initialize(config.distributed)
-        runner.run(config, Console(quiet=not distributed.is_main()))
-    except ValueError as error:
-        if not isinstance(error, config_lib.ConfigError | config_lib.UnknownNameError):
-            raise
+        loop.run(config, Console(quiet=not distributed.is_main()))
+    except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except runner.StoppedError as stop:
+    except loop.StoppedError as stop:
         if distributed.is_main():
             print(stop, file=sys.stderr)
         return 128 + stop.signal
-    except runner.RunError as error:
+    except loop.RunError as error:
         if distributed.is_main():
             print(f"error: {error}", file=sys.stderr)
         return 1
@@ -42,11 +44,21 @@ def _main(argv: Sequence[str]) -> int:
         distributed.abandon(1)
         return 1
     except KeyboardInterrupt:
-        print("stopped at once; what was saved goes on with --resume RUN", file=sys.stderr)
+        print("stopped at once; --resume RUN continues from the last checkpoint", file=sys.stderr)
         distributed.abandon(130)
         return 130
     return 0
 
+
+class _CallableModule(ModuleType):
+    """The command's module is also the function ``roml_jax.train``: one name cannot be both otherwise."""
+
+    def __call__(self, *args: Any, **options: Any) -> api.Run:
+        """As ``api.train``."""
+        return api.train(*args, **options)
+
+
+sys.modules[__name__].__class__ = _CallableModule
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -4,7 +4,8 @@ import os
 import signal
 import sys
 
-from roml_jax import metrics, train
+from roml_jax import train
+from roml_jax.run import progress
 
 OPTIONS = """
     --env probe_memory --num-tasks 8 --frames 640 --chunk 1 --learning-starts 0 --sampler.batch-size 16
@@ -15,7 +16,7 @@ OPTIONS = """
 
 def stop_in_the_second_chunk():
     """Sends this process a SIGTERM."""
-    advance, calls = metrics.ConsoleProgress.advance, []
+    advance, calls = progress.ConsoleProgress.advance, []
 
     def and_send(self, frames, facts):
         advance(self, frames, facts)
@@ -23,7 +24,7 @@ def stop_in_the_second_chunk():
         if len(calls) == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    metrics.ConsoleProgress.advance = and_send
+    progress.ConsoleProgress.advance = and_send
 
 
 def main(what, folder, *more):

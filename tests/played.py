@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 
 import roml_jax
-from roml_jax import policy as policy_lib
 from roml_jax import rollout
+from roml_jax.deploy import policy as policies
 
 N = 3
 
@@ -27,7 +27,7 @@ class Played:
         self.parts = roml_jax.experiment.make(self.config, own)
         self.parts = self.parts._replace(agent=changed(self.parts.agent))
         self.learner = jax.jit(lambda key: varied(self.parts.agent.init(key)))(jax.random.key(3))
-        self.policy = policy_lib.make(self.parts, self.config.protocol, self.learner)
+        self.policy = policies.make(self.parts, self.config.protocol, self.learner)
         tasks = self.parts.env.family.sample_prior(jax.random.key(1), N)
 
         @jax.jit

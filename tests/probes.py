@@ -17,4 +17,4 @@ def train(env, sampler="cem", **options):
     while done < parts.num_iterations:
         state, _ = chunk(state, jnp.int32(parts.num_iterations - done))
         done += parts.train.chunk_length
-    return np.asarray(jax.jit(parts.test)(state.learner))
+    return np.asarray(jax.jit(parts.test)(state.learner).returns)

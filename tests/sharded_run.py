@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from roml_jax import checkpoint, config, experiment, sharding
+from roml_jax import config, experiment
+from roml_jax.run import checkpoint, sharding
 
 SMALL = {
     "num_tasks": 8, "seeds": list(range(8)), "learning_starts": 0, "sampler.batch_size": 16,
@@ -21,7 +22,8 @@ CHEETAH = {
 
 
 def make(mesh, **options):
-    return experiment.make(config.make(mesh=mesh, **(SMALL | options)))
+    made = config.make(mesh=mesh, **(SMALL | options))
+    return experiment.make(made, placement=sharding.placement(made))
 
 
 def plain(tree):
@@ -33,14 +35,14 @@ def train(mesh, iterations, **options):
     parts = make(mesh, **options)
     keys = jnp.stack([jax.random.key(seed) for seed in SMALL["seeds"]])
     state = jax.jit(parts.train.init)(keys)
-    wanted = sharding.placed_shapes(parts.mesh, jax.eval_shape(parts.train.init, keys), len(keys))
+    wanted = sharding.placed_shapes(parts.placement.mesh, jax.eval_shape(parts.train.init, keys), len(keys))
     chunk = jax.jit(parts.train.chunk, donate_argnums=0).lower(state, jnp.int32(0)).compile()
     for n in (1, iterations - 1) if iterations > 1 else (1,):
         state, metrics = chunk(state, jnp.int32(n))
-    if parts.mesh is not None:
+    if parts.placement.mesh is not None:
         for leaf, like in zip(jax.tree.leaves(state), jax.tree.leaves(wanted), strict=True):
             assert leaf.sharding.is_equivalent_to(like.sharding, leaf.ndim), (leaf.sharding, like.sharding)
-    returns = jax.jit(parts.test)(state.learner)
+    returns = jax.jit(parts.test)(state.learner).returns
     names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)]
     names += sorted(metrics)
     values = plain(state) + [np.asarray(metrics[name][0]) for name in sorted(metrics)]

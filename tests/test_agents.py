@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from roml_jax import networks, replay
-from roml_jax.agents import on_policy, ppo, vae
+from roml_jax import networks
+from roml_jax.agents import on_policy, ppo, replay, vae
 from roml_jax.agents.history import Trajectory
 from roml_jax.quiet import running_statistics
 from roml_jax.types import Continuous, Discrete

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from benchmarks import accelerator, cem, gaits, growth, sine, throughput
-from roml_jax import config, experiment, rollout, saved
+from roml_jax import config, experiment, rollout
+from roml_jax.run import saved
 
 
 def test_throughput_times_every_layer(tmp_path):

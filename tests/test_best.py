@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from roml_jax import best, config
+from roml_jax import config
+from roml_jax.run import best
 
 
 def acting(*values):

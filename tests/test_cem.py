@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from roml_jax import cem, proposals, tasks
+from roml_jax.types import TaskDraw
 
 BOUND = 0.02
 RNG = np.random.default_rng(1)
@@ -17,8 +18,8 @@ def test_nothing_selected_leaves_phi(x64):
     proposal = proposals.beta(1)
     state = cem.init(config, proposal, jax.random.key(0))._replace(phi=jnp.array([0.8]))
     u = jnp.full((8, 1), 0.3)
-    draw = (u, jnp.zeros(8), jnp.zeros(8, bool))
-    state, metrics = cem.update(config, proposal, state, draw, jnp.zeros(8), 0.05, jax.random.key(1))
+    draw = TaskDraw(u, u, jnp.zeros(8), jnp.zeros(8, bool))
+    state, metrics = cem.update(config, proposal, state, draw, jnp.zeros(8), jax.random.key(1), 0.05)
     assert state.phi[0] == 0.8
     assert metrics.selected_share == 0
 
@@ -43,10 +44,11 @@ def test_ties_are_broken_at_random():
     config = cem.CemConfig(batch_size=64, min_share=0.25, ref_mode="none")
     proposal = proposals.categorical(np.full(64, 1 / 64), floor=1e-9)
     state = cem.init(config, proposal, jax.random.key(0))
-    draw = (jnp.arange(64.0)[:, None], jnp.zeros(64), jnp.zeros(64, bool))
+    u = jnp.arange(64.0)[:, None]
+    draw = TaskDraw(u, u, jnp.zeros(64), jnp.zeros(64, bool))
 
     def phi(key):
-        return cem.update(config, proposal, state, draw, jnp.zeros(64), 0.5, key)[0].phi
+        return cem.update(config, proposal, state, draw, jnp.zeros(64), key, 0.5)[0].phi
 
     phis = jax.jit(jax.vmap(phi))(jax.random.split(jax.random.key(1), 2000))
     filled = np.asarray(phis) > 1 / 64
@@ -58,7 +60,7 @@ def test_history_keeps_the_last_batches():
     config = cem.CemConfig(batch_size=4, history=3)
     proposal = proposals.beta(1)
     state = cem.init(config, proposal, jax.random.key(0))
-    step = jax.jit(lambda s, d, r: cem.update(config, proposal, s, d, r, 0.5, jax.random.key(0))[0])
+    step = jax.jit(lambda s, d, r: cem.update(config, proposal, s, d, r, jax.random.key(0), 0.5)[0])
     phis = []
     for i in range(5):
         phis.append(float(state.phi[0]))
@@ -74,8 +76,10 @@ def test_any_number_per_call_gives_the_same_batches(x64, n):
     proposal = proposals.beta(1)
     total = 600
     u = RNG.uniform(size=(total, 1))
-    draw = (
-        jnp.asarray(u),
+    u = jnp.asarray(u)
+    draw = TaskDraw(
+        u,
+        u,
         jnp.asarray(RNG.normal(size=total) * 0.1),
         jnp.asarray(RNG.uniform(size=total) < 0.2),
     )
@@ -83,10 +87,10 @@ def test_any_number_per_call_gives_the_same_batches(x64, n):
 
     def feed(step):
         state = cem.init(config, proposal, jax.random.key(0))
-        update = jax.jit(lambda s, d, r: cem.update(config, proposal, s, d, r, 0.05, jax.random.key(1))[0])
+        update = jax.jit(lambda s, d, r: cem.update(config, proposal, s, d, r, jax.random.key(1), 0.05)[0])
         for start in range(0, total, step):
             part = slice(start, min(start + step, total))
-            state = update(state, tuple(x[part] for x in draw), scores[part])
+            state = update(state, TaskDraw(*(x[part] for x in draw)), scores[part])
         return state
 
     pieces, whole = feed(n), feed(total)
@@ -104,7 +108,7 @@ def test_every_batch_has_its_reference_slots_whatever_the_calls():
     flags = []
     draw = jax.jit(lambda state, key, n: cem.sample(config, proposal, state, key, n), static_argnums=2)
     for n in (50, 100, 300, 62):
-        state, _, log_w, is_ref = draw(state, jax.random.key(n), n)
+        state, (_, _, log_w, is_ref) = draw(state, jax.random.key(n), n)
         flags.append(np.asarray(is_ref))
         assert (np.asarray(log_w)[flags[-1]] == 0).all()
         assert (np.asarray(log_w)[~flags[-1]] != 0).mean() > 0.9  # phi is away from the prior
@@ -120,7 +124,13 @@ def test_diverged_task_is_left_out(x64):
     scores = u[:, 0].at[5].set(jnp.nan)
     state = cem.init(config, proposal, jax.random.key(0))
     state, metrics = cem.update(
-        config, proposal, state, (u, jnp.zeros(16), jnp.zeros(16, bool)), scores, 0.05, jax.random.key(1)
+        config,
+        proposal,
+        state,
+        TaskDraw(u, u, jnp.zeros(16), jnp.zeros(16, bool)),
+        scores,
+        jax.random.key(1),
+        0.05,
     )
     assert metrics.diverged == 1
     assert np.isfinite(state.phi).all()
@@ -142,8 +152,8 @@ def test_phi_settles_at_the_mean_of_the_hardest_tasks(name):
     config = cem.CemConfig(batch_size=2048)
 
     def batch(state, key):
-        state, u, log_w, is_ref = cem.sample(config, family.proposal, state, key, 2048)
-        return cem.update(config, family.proposal, state, (u, log_w, is_ref), -u[:, 0], 0.05, key)
+        state, (u, _, log_w, is_ref) = cem.sample(config, family.proposal, state, key, 2048)
+        return cem.update(config, family.proposal, state, TaskDraw(u, u, log_w, is_ref), -u[:, 0], key, 0.05)
 
     start = cem.init(config, family.proposal, jax.random.key(0))
     state, _ = jax.jit(lambda s, k: jax.lax.scan(batch, s, k))(start, jax.random.split(jax.random.key(1), 80))
@@ -159,7 +169,7 @@ def test_density_chooses_between_clipped_and_exact_weights(family):
         config = cem.CemConfig(batch_size=16, density=density, ref_share=0.0)
         state = cem.init(config, family.proposal, jax.random.key(0))
         state = state._replace(phi=jnp.full_like(state.phi, 0.95))
-        _, u, log_w, _ = cem.sample(config, family.proposal, state, jax.random.key(1), 5_000)
+        _, (u, _, log_w, _) = cem.sample(config, family.proposal, state, jax.random.key(1), 5_000)
         at = np.asarray(u) if density == "exact" else np.clip(u, BOUND, 1 - BOUND)
         f = stats.beta.pdf(at.astype(float), 1.9, 0.1).prod(axis=1)
         f = 0.1 + 0.9 * f if len(family.names) == 2 else f

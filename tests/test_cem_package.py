@@ -12,6 +12,7 @@ from cross_entropy_method.CEM import quantile as package_quantile
 from scipy import stats
 
 from roml_jax import cem, proposals
+from roml_jax.types import TaskDraw
 
 OPTIMISED = True
 
@@ -87,7 +88,7 @@ def updater(config):
     @jax.jit
     def update(state, draw, scores, alpha, tie_order):
         with mock.patch.object(jax.random, "uniform", return_value=tie_order):
-            return cem.update(config, proposal, state, draw, scores, alpha, jax.random.key(1))
+            return cem.update(config, proposal, state, draw, scores, jax.random.key(1), alpha)
 
     return update
 
@@ -142,7 +143,7 @@ def test_one_update_is_the_packages(x64, monkeypatch, kind, refs, forced):
 
         SELECTED.clear()
         state = cem.init(config, proposal, jax.random.key(0))._replace(phi=phi_array)
-        draw = (u_array, log_w, jnp.asarray(is_ref))
+        draw = TaskDraw(u_array, u_array, log_w, jnp.asarray(is_ref))
         state, metrics = updater(config)(state, draw, jnp.asarray(scores), alpha, jnp.asarray(tie_order))
         jax.effects_barrier()
         np.testing.assert_array_equal(SELECTED, package.selected_samples[1:])
@@ -211,13 +212,13 @@ def test_fifty_batches_are_the_packages(x64, monkeypatch, name, n):
     draw = drawer(size, 0.0 if config.optimise else config.ref_share, n)
     SELECTED.clear()
     for i in range(total // n):
-        state, u, log_w, is_ref = draw(state, jax.random.key(i))
+        state, (u, _, log_w, is_ref) = draw(state, jax.random.key(i))
         flat = np.asarray(u)[:, 0]
         hardest = 0.5 + 0.4 * np.sin(8 * np.pi * i * n / total)  # moves, so that phi never rests
         scores = np.round(np.abs(flat - hardest) - 1 + 0.1 * RNG.normal(size=n), 1)  # ties
         package.feed(flat, scores, None if n == size else np.exp(np.asarray(log_w)))
         state, _ = updater(config)(
-            state, (u, log_w, is_ref), jnp.asarray(scores), alpha, jnp.asarray(tie_order)
+            state, TaskDraw(u, u, log_w, is_ref), jnp.asarray(scores), alpha, jnp.asarray(tie_order)
         )
     jax.effects_barrier()
     batches = total // n * n // size
@@ -236,7 +237,7 @@ def test_weights_at_draw_time_are_the_packages(x64, monkeypatch):
     size = 40
     config, proposal = cem.CemConfig(batch_size=size), proposals.beta(1, BOUND)
     state = cem.init(config, proposal, jax.random.key(0))._replace(phi=jnp.array([0.85]))
-    _, u, log_w, is_ref = cem.sample(config, proposal, state, jax.random.key(1), size)
+    _, (u, _, log_w, is_ref) = cem.sample(config, proposal, state, jax.random.key(1), size)
     package = PackageBeta(0.5, batch_size=size)
     package.start(lambda batch: set(np.flatnonzero(is_ref)), np.arange(size), monkeypatch)
     package.sample_dist.append(0.85)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from roml_jax import cem, proposals
+from roml_jax.types import TaskDraw
 
 OPTIMISED = True
 
@@ -44,8 +45,8 @@ def batch_of(proposal_name, option):
 
     @jax.jit
     def batch(state, scores, key):
-        state, u, log_w, is_ref = cem.sample(config, proposal, state, key, SIZE)
-        return cem.update(config, proposal, state, (u, log_w, is_ref), scores, ALPHA, key)
+        state, draw = cem.sample(config, proposal, state, key, SIZE)
+        return cem.update(config, proposal, state, draw, scores, key, ALPHA)
 
     @jax.jit
     def drawn(phi):
@@ -89,7 +90,8 @@ def test_phi_stays_finite_and_inside_its_bounds(name, option, scores, seed):
 def close(scores, u, log_w, is_ref, **options):
     config, proposal = cem.CemConfig(batch_size=SIZE, soft=0.0, **options), proposals.beta(1)
     state = cem.init(config, proposal, jax.random.key(0))
-    draw = (jnp.asarray(u)[:, None], jnp.asarray(log_w), jnp.asarray(is_ref))
+    u = jnp.asarray(u)[:, None]
+    draw = TaskDraw(u, u, jnp.asarray(log_w), jnp.asarray(is_ref))
     return float(_updater(config)(state, draw, jnp.asarray(scores)).phi[0])
 
 
@@ -97,7 +99,7 @@ def close(scores, u, log_w, is_ref, **options):
 def _updater(config):
     return jax.jit(
         lambda state, draw, scores: cem.update(
-            config, proposals.beta(1), state, draw, scores, ALPHA, jax.random.key(1)
+            config, proposals.beta(1), state, draw, scores, jax.random.key(1), ALPHA
         )[0]
     )
 
@@ -173,7 +175,7 @@ def test_log_weights_are_scipys_density_ratios(name, data, seed):
     phi = np.asarray([*phi, 1 - sum(phi)] if name == "categorical" else phi, np.float32)
     config = cem.CemConfig(batch_size=SIZE)
     state = cem.init(config, proposal, jax.random.key(0))._replace(phi=jnp.asarray(phi))
-    _, u, log_w, is_ref = _drawer(name, "clipped")(state, jax.random.key(seed))
+    _, (u, _, log_w, is_ref) = _drawer(name, "clipped")(state, jax.random.key(seed))
     u64 = np.asarray(u, np.float64)
     expected = np.where(is_ref, 0.0, logpdf(np.asarray(proposal.phi0), u64) - logpdf(phi, u64))
     np.testing.assert_allclose(log_w, expected, atol=2e-3, rtol=2e-3)
@@ -184,7 +186,8 @@ def test_log_weights_are_scipys_density_ratios(name, data, seed):
 def test_the_exact_density_is_scipys_where_it_is_asked_for(phi, seed):
     phi = np.asarray([phi], np.float32)
     state = cem.init(cem.CemConfig(batch_size=SIZE), PROPOSALS["beta"], jax.random.key(0))
-    _, u, log_w, is_ref = _drawer("beta", "exact")(state._replace(phi=jnp.asarray(phi)), jax.random.key(seed))
+    state = state._replace(phi=jnp.asarray(phi))
+    _, (u, _, log_w, is_ref) = _drawer("beta", "exact")(state, jax.random.key(seed))
     u64 = np.asarray(u, np.float64)
     expected = np.where(is_ref, 0.0, _beta(np.array([0.5]), u64) - _beta(phi, u64))
     np.testing.assert_allclose(log_w, expected, atol=2e-3, rtol=2e-3)

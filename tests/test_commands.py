@@ -5,10 +5,11 @@ import shutil
 import pytest
 from small_runs import trained
 
-from roml_jax import cli, export
+from roml_jax import export
 from roml_jax.evaluate import __main__ as evaluate
 from roml_jax.render import __main__ as render
 from roml_jax.report import __main__ as report
+from roml_jax.run import cli
 
 COMMANDS = {
     "evaluate": evaluate.command,

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from roml_jax import config, distributed
+from roml_jax import config
+from roml_jax.run import distributed
 
 HERE = Path(__file__).parent
 

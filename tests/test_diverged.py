@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from roml_jax import saved, train
+from roml_jax import train
+from roml_jax.run import saved
 
 SMALL = """
     --env probe_memory --num-tasks 8 --chunk 3 --learning-starts 0 --sampler.batch-size 16

@@ -238,7 +238,7 @@ def test_an_object_of_ones_own_takes_the_place_of_a_name():
     assert parts.frames_per_iteration == 8 * 2 * 4
     shapes = jax.eval_shape(parts.train.init, jnp.stack([jax.random.key(0)]))
     test = jax.eval_shape(parts.test, shapes.learner)
-    assert test.shape == (made.eval.test_tasks, 2)
+    assert test.returns.shape == (made.eval.test_tasks, 2)
 
 
 MODULE = """

@@ -13,12 +13,13 @@ from rich.console import Console
 from small_runs import rows, trained
 
 import roml_jax
-from roml_jax import cli, saved, tasks, train
-from roml_jax.evaluate import records as records_lib
+from roml_jax import tasks, train
+from roml_jax.config import Seed
+from roml_jax.evaluate import records as recorded
 from roml_jax.evaluate import tables
 from roml_jax.evaluate.__main__ import command
 from roml_jax.evaluate.grids import grid
-from roml_jax.runs import Run
+from roml_jax.run import cli, saved
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def test_the_command_repeats_the_runs_own_test(finished, tmp_path, capsys):
 
 def test_other_learners_tasks_and_seeds(finished, capsys):
     last = saved.load(finished)
-    best = records_lib.collect(saved.load(finished, "best_cvar"), 32)
+    best = recorded.collect(saved.load(finished, "best_cvar"), 32)
     evaluated = {
         seed: {
             row["iteration"]: row["eval/cvar"]
@@ -68,10 +69,10 @@ def test_other_learners_tasks_and_seeds(finished, capsys):
     }
     for seed, iteration in zip((3, 4), best.iterations, strict=True):
         assert evaluated[seed][int(iteration)] == max(evaluated[seed].values())
-    one, other = (records_lib.collect(last, 8, seed=seed) for seed in (1, 2))
+    one, other = (recorded.collect(last, 8, seed=seed) for seed in (1, 2))
     assert one.returns.shape == (2, 8, 2)
     assert not np.array_equal(one.tasks, other.tasks)
-    again = records_lib.collect(last, 8, seed=1)
+    again = recorded.collect(last, 8, seed=1)
     np.testing.assert_array_equal(one.returns, again.returns)
 
 
@@ -85,9 +86,9 @@ def test_a_grid_has_no_risk_levels(finished, capsys):
 
 def records(returns, seeds=(0,), alpha=0.05, values=None, settings=({},)):
     returns = np.asarray(returns, float)
-    runs = tuple(Run(seed, setting) for setting in settings for seed in seeds)
+    runs = tuple(Seed(seed, setting) for setting in settings for seed in seeds)
     tasks = np.arange(returns.shape[1], dtype=float) if values is None else np.asarray(values, float)
-    return records_lib.Records(
+    return recorded.Records(
         ("mass",), runs, "last", np.full(len(runs), 7), (alpha,) * len(runs), "prior", tasks[:, None],
         returns, np.zeros(returns.shape, bool), {},
     )  # fmt: skip
@@ -132,7 +133,7 @@ def test_settings_that_were_swept_have_tables_of_their_own():
 
 
 def test_parquet_without_pyarrow_is_one_line(monkeypatch, finished, tmp_path, capsys):
-    monkeypatch.setattr(records_lib.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(recorded.importlib.util, "find_spec", lambda name: None)
     assert cli.run(command, [str(finished), "--out", str(tmp_path / "returns.parquet")]) == 2
     assert "needs the package pyarrow" in capsys.readouterr().err
 
@@ -140,10 +141,10 @@ def test_parquet_without_pyarrow_is_one_line(monkeypatch, finished, tmp_path, ca
 def test_parquet_has_the_rows_of_csv(tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     made = records(np.random.default_rng(0).normal(size=(2, 3, 2)), seeds=(0, 1))
-    records_lib.write(made, tmp_path / "a.parquet", ".parquet")
+    recorded.write(made, tmp_path / "a.parquet", ".parquet")
     read = parquet.read_table(tmp_path / "a.parquet").to_pydict()
-    assert list(read) == records_lib.columns(made)
-    assert [list(row) for row in zip(*read.values(), strict=True)] == list(records_lib.rows(made))
+    assert list(read) == recorded.columns(made)
+    assert [list(row) for row in zip(*read.values(), strict=True)] == list(recorded.rows(made))
 
 
 @pytest.mark.parametrize(
@@ -187,12 +188,12 @@ def test_a_disks_grid_lies_on_the_disk():
 def test_more_tasks_than_go_at_once(finished, monkeypatch):
     """Pieces are put together in order; the first is as it is alone."""
     run = saved.load(finished)
-    monkeypatch.setattr(records_lib, "_BATCH", 16)
-    whole, first = records_lib.collect(run, 24), records_lib.collect(run, 24)
+    monkeypatch.setattr(recorded, "_BATCH", 16)
+    whole, first = recorded.collect(run, 24), recorded.collect(run, 24)
     assert whole.returns.shape == (2, 24, 2)
     np.testing.assert_array_equal(whole.returns, first.returns)
     by_hand = jax.jit(run.parts.learner.test)(
-        run.one(0), jnp.asarray(whole.tasks[:16]), records_lib.held_out.draw(
+        run.one(0), jnp.asarray(whole.tasks[:16]), recorded.held_out.draw(
             run.parts.env.family, 24, run.config.eval.seed, "test")[1],
     )  # fmt: skip
     np.testing.assert_allclose(whole.returns[0, :16], by_hand, rtol=1e-5)
@@ -207,8 +208,8 @@ def test_learners_do_what_they_do_in_tests(agent):
     learner = jax.jit(parts.learner.init)(jax.random.key(0))
     several = jax.tree.map(lambda x: x[None], learner)
     run = saved.Saved(pathlib.Path(), config, parts, "last", np.zeros(1, int), several)
-    found = records_lib.collect(run, 6).returns
-    tasks, key = records_lib.held_out.draw(parts.env.family, 6, config.eval.seed, "test")
+    found = recorded.collect(run, 6).returns
+    tasks, key = recorded.held_out.draw(parts.env.family, 6, config.eval.seed, "test")
     assert found.shape == (1, 6, 2)
     np.testing.assert_allclose(found[0], jax.jit(parts.learner.test)(learner, tasks, key), rtol=1e-5)
 

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 import pytest
 
-from roml_jax import checkpoint, metrics, saved, train
+from roml_jax import train
+from roml_jax.run import checkpoint, progress, saved
 
 SMALL = """
     --env probe_memory --num-tasks 8 --chunk 2 --learning-starts 0 --sampler.batch-size 16
@@ -45,7 +46,7 @@ def fill(path):
 
 def full_between(monkeypatch, disk, first, last=None):
     """Fills the disk after so many chunks, when a checkpoint is there, and makes room after so many more."""
-    advance, chunks, saved_in = metrics.ConsoleProgress.advance, [], disk / "run" / "checkpoint"
+    advance, chunks, saved_in = progress.ConsoleProgress.advance, [], disk / "run" / "checkpoint"
 
     def meanwhile(self, frames, facts):
         advance(self, frames, facts)
@@ -58,7 +59,7 @@ def full_between(monkeypatch, disk, first, last=None):
             assert checkpoint.latest(saved_in) is not None
             (disk / "filler").unlink()
 
-    monkeypatch.setattr(metrics.ConsoleProgress, "advance", meanwhile)
+    monkeypatch.setattr(progress.ConsoleProgress, "advance", meanwhile)
 
 
 def test_a_full_disk_is_told_and_survived(disk, monkeypatch, capfd):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from roml_jax.intervals import bootstrap, decimals, paired
+from roml_jax.evaluate.intervals import bootstrap, decimals, paired
 
 
 def test_the_interval_is_scipys():

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from jax import export
 
-from roml_jax import checkpoint, config, experiment, meta
+from roml_jax import config, experiment, meta
+from roml_jax.run import checkpoint
 
 SMALL = {
     "num_tasks": 8, "frames": 5120, "chunk": 4, "vae.buffer_trajectories": 32, "vae.batch_trajectories": 4,

@@ -16,7 +16,7 @@ from cart import cart
 from played import N, Played
 
 import roml_jax
-from roml_jax.presets import ConfigError
+from roml_jax.config.presets import ConfigError
 
 OPTIMISED = True
 

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from roml_jax import config, experiment, regression, samplers
+from roml_jax import config, experiment, samplers
+from roml_jax.agents import regression
 from roml_jax.envs.sine import Sine
 from roml_jax.types import TaskWeights
 
@@ -97,9 +98,9 @@ def test_sine_regression_by_every_sampler(sampler):
     assert parts.frames_per_iteration == 400
     state = jax.jit(parts.train.init)(jnp.stack([jax.random.key(0)]))
     evaluate = jax.jit(parts.evaluate)
-    before = np.asarray(evaluate(state.learner))
+    before = np.asarray(evaluate(state.learner).returns)
     state, metrics = jax.jit(parts.train.chunk)(state, jnp.int32(40))
-    after = np.asarray(evaluate(state.learner))
+    after = np.asarray(evaluate(state.learner).returns)
     assert after.shape == (50, 2)  # after one step and after four
     assert after.mean() > before.mean()
     assert int(state.stopped) == -1
@@ -110,7 +111,7 @@ def test_sine_regression_by_every_sampler(sampler):
 def test_sine_is_an_environment_for_agents_that_act():
     parts = experiment.make(config.make("sine", "uniform", "rl2"))
     shapes = jax.eval_shape(parts.train.init, jnp.stack([jax.random.key(0)]))
-    assert jax.eval_shape(parts.evaluate, shapes.learner).shape == (100, 2)
+    assert jax.eval_shape(parts.evaluate, shapes.learner).returns.shape == (100, 2)
 
 
 def test_wrong_options_are_one_line():

@@ -13,7 +13,7 @@ from PIL import Image
 from played import Played as Trial
 
 import roml_jax
-from roml_jax.config import ConfigError
+from roml_jax.errors import ConfigError
 from roml_jax.render import film, page, rollouts, scene, walks
 
 

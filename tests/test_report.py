@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from small_runs import rows, trained, without
 
-from roml_jax import cli
-from roml_jax.config import ConfigError
+from roml_jax.errors import ConfigError
 from roml_jax.report import data, figures, page, series
 from roml_jax.report.__main__ import command
+from roml_jax.run import cli
 
 
 @pytest.fixture(scope="module")

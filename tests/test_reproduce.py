@@ -9,7 +9,8 @@ from small_runs import trained
 
 from benchmarks.reproduce import __main__ as reproduce
 from benchmarks.reproduce import campaign, protocol, published, raw, tables
-from roml_jax import cli, config, folder, risk, saved
+from roml_jax import config, risk
+from roml_jax.run import cli, folder, saved
 
 NOISE = np.linspace(0.01, 0.5, 100)[:, None].astype(np.float32)
 
@@ -56,7 +57,8 @@ def test_groups_take_methods_in_turn_and_leave_no_seed_out():
 
 @pytest.mark.parametrize("name", [*protocol.METHODS, *(f"roml+{variant}" for variant in protocol.VARIANTS)])
 def test_every_method_is_a_run_that_the_command_line_takes(name):
-    env = "cheetah_vel" if "small" in name else "khazad_dum"
+    env = {"pearl_small": "cheetah_vel", "roml_pearl_small": "cheetah_vel"}.get(name, "khazad_dum")
+    env = "cheetah_mass" if "reference_contacts" in name else env
     (group,) = protocol.groups(env, [name], 2, "2e6")
     made = config.parse(group.options)
     method = protocol.METHODS[name.split("+")[0]]

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import yaml
 
-from roml_jax import checkpoint, config, experiment, metrics, runs, saved, train
+from roml_jax import config, experiment, train
+from roml_jax.config import seed_plan
+from roml_jax.run import checkpoint, progress, saved
 
 SMALL = """
     --env probe_memory --num-tasks 8 --chunk 3 --learning-starts 0 --sampler.batch-size 16
@@ -31,14 +33,14 @@ def without_times(folder):
 def state_of(folder, item="state"):
     made = config.parse(["--config", str(folder / "config.yaml")])
     parts = experiment.make(made)
-    shapes = jax.eval_shape(parts.train.init, *runs.leaves(made.runs))
+    shapes = jax.eval_shape(parts.train.init, *seed_plan.leaves(made.plan))
     state = checkpoint.restore(checkpoint.latest(folder / "checkpoint"), item, shapes)
     return [np.asarray(leaf) for leaf in jax.tree.leaves(checkpoint.plain(state))]
 
 
 def interrupted(arguments, kind):
     """Trains, and sends this process a signal in the second chunk."""
-    advance, calls = metrics.ConsoleProgress.advance, []
+    advance, calls = progress.ConsoleProgress.advance, []
 
     def and_send(self, frames, facts):
         advance(self, frames, facts)
@@ -47,7 +49,7 @@ def interrupted(arguments, kind):
             os.kill(os.getpid(), kind)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics.ConsoleProgress, "advance", and_send)
+        patch.setattr(progress.ConsoleProgress, "advance", and_send)
         return train.main(arguments)
 
 
@@ -179,7 +181,7 @@ def test_what_cannot_go_on_says_why(spoil, more, expected, copy, capfd):
 
 
 def test_a_folder_in_use_is_refused(copy, capfd):
-    from roml_jax import folder
+    from roml_jax.run import folder
 
     with folder.locked(copy):
         assert train.main(["--resume", str(copy)]) == 2

@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from roml_jax import config as config_lib
-from roml_jax import experiment, memory, runs, train
+from roml_jax import config as configs
+from roml_jax import experiment, train
+from roml_jax.config import seed_plan
+from roml_jax.run import memory
 
 SMALL = {
     "num_tasks": 8, "frames": 1280, "chunk": 3, "learning_starts": 0, "sampler.batch_size": 8,
@@ -15,8 +17,8 @@ SMALL = {
 
 
 def test_seeds_are_written_as_ranges():
-    assert config_lib.parse(["--seeds", "0..3", "9"]).seeds == (0, 1, 2, 3, 9)
-    assert config_lib.parse(["--seed", "7"]).seeds == (7,)
+    assert configs.parse(["--seeds", "0..3", "9"]).seeds == (0, 1, 2, 3, 9)
+    assert configs.parse(["--seed", "7"]).seeds == (7,)
 
 
 @pytest.mark.parametrize(
@@ -29,8 +31,8 @@ def test_seeds_are_written_as_ranges():
     ],
 )
 def test_wrong_runs_are_one_line(argv, said):
-    with pytest.raises(config_lib.ConfigError, match=said) as error:
-        config_lib.parse(argv)
+    with pytest.raises(configs.ConfigError, match=said) as error:
+        configs.parse(argv)
     assert "\n" not in str(error.value)
 
 
@@ -50,17 +52,17 @@ def test_what_cannot_be_swept_is_one_line(sweep, said, capsys):
 
 
 def test_every_setting_meets_every_seed():
-    planned = runs.plan((0, 1), ("alpha=0.1,0.2", "ppo.lr=1e-3,1e-4"))
+    planned = seed_plan.plan((0, 1), ("alpha=0.1,0.2", "ppo.lr=1e-3,1e-4"))
     assert len(planned) == 8
-    assert planned[1] == runs.Run(1, {"alpha": 0.1, "ppo.lr": 1e-3})
+    assert planned[1] == seed_plan.Seed(1, {"alpha": 0.1, "ppo.lr": 1e-3})
     assert planned[-1].label == "1, alpha=0.2, ppo.lr=0.0001"
     assert planned[-1].columns == {"seed": 1, "alpha": 0.2, "ppo.lr": 1e-4}
 
 
 def _state_after(iterations, **options):
-    config = config_lib.make("probe_memory", "cem", **{**SMALL, **options})
+    config = configs.make("probe_memory", "cem", **{**SMALL, **options})
     parts = experiment.make(config)
-    state = jax.jit(parts.train.init)(*runs.leaves(config.runs))
+    state = jax.jit(parts.train.init)(*seed_plan.leaves(config.plan))
     return jax.jit(parts.train.chunk)(state, jnp.int32(iterations))[0]
 
 
@@ -84,13 +86,13 @@ def test_a_replay_of_half_the_width_trains():
 
 
 def test_what_cannot_fit_is_refused_with_what_would(monkeypatch):
-    config = config_lib.make("probe_memory", "cem", **{**SMALL, "seeds": ["0..9"]})
-    shapes = jax.eval_shape(experiment.make(config).train.init, *runs.leaves(config.runs))
+    config = configs.make("probe_memory", "cem", **{**SMALL, "seeds": ["0..9"]})
+    shapes = jax.eval_shape(experiment.make(config).train.init, *seed_plan.leaves(config.plan))
     needed = memory.size_of(shapes)
     monkeypatch.setattr(memory, "available", lambda: 2 * needed)
     memory.check(config, shapes, 10)
     monkeypatch.setattr(memory, "available", lambda: needed // 2)
-    with pytest.raises(config_lib.ConfigError, match=r"at most 4 runs") as error:
+    with pytest.raises(configs.ConfigError, match=r"at most 4 runs") as error:
         memory.check(config, shapes, 10)
     assert "\n" not in str(error.value)
     memory.check(config, shapes, 10, devices=4)

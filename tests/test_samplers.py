@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from roml_jax import cem, samplers, tasks
-from roml_jax.registry import UnknownNameError
+from roml_jax.errors import UnknownNameError
 
 ALPHA, N = 0.2, 32
 EXACT = tasks.log_beta(
@@ -143,8 +143,8 @@ def test_the_tail_level_converges_to_alpha(name):
     proposal, alpha = family.proposal, 0.2
 
     def batch(state, key):
-        state, u, log_w, is_ref = cem.sample(config, proposal, state, key, 512)
-        return cem.update(config, proposal, state, (u, log_w, is_ref), score(u), alpha, key)
+        state, draw = cem.sample(config, proposal, state, key, 512)
+        return cem.update(config, proposal, state, draw, score(draw.u), key, alpha)
 
     scan = jax.jit(lambda s, k: jax.lax.scan(batch, s, jax.random.split(k, 100)))
     state, figures = scan(cem.init(config, proposal, jax.random.key(0)), jax.random.key(1))
@@ -165,12 +165,12 @@ def test_the_cvar_estimate_from_converged_draws_is_unbiased(name):
     proposal = family.proposal
 
     def batch(state, key):
-        state, u, log_w, is_ref = cem.sample(config, proposal, state, key, 512)
-        return cem.update(config, proposal, state, (u, log_w, is_ref), score(u), alpha, key)[0], None
+        state, draw = cem.sample(config, proposal, state, key, 512)
+        return cem.update(config, proposal, state, draw, score(draw.u), key, alpha)[0], None
 
     state = cem.init(config, proposal, jax.random.key(0))
     state, _ = jax.jit(lambda s, k: jax.lax.scan(batch, s, jax.random.split(k, 40)))(state, jax.random.key(1))
-    _, u, log_w, is_ref = cem.sample(config, proposal, state, jax.random.key(2), 200_000)
+    _, (u, _, log_w, is_ref) = cem.sample(config, proposal, state, jax.random.key(2), 200_000)
     prior = np.asarray(score(proposal.sample(proposal.phi0, jax.random.key(3), 400_000)), np.float64)
     q = np.quantile(prior, alpha)
 

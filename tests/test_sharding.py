@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from roml_jax import config, experiment, sharding
+from roml_jax import config, experiment
+from roml_jax.run import sharding
 
 HERE = Path(__file__).parent
 MESHES = ("seed=8", "seed=4,task=2", "task=8")

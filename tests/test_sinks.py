@@ -9,7 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from roml_jax import config, runs, sinks
+from roml_jax import config
+from roml_jax.config import seed_plan
+from roml_jax.run import sinks
 
 ROW = {"seed": 3, "iteration": 4, "frames": 512, "seconds": 1.5, "train/return": 2.0, "vae/loss": 0.5}
 
@@ -72,7 +74,7 @@ def scalars(folder):
 
 
 def test_tensorboard_has_the_same_names(tmp_path):
-    two = runs.plan([3, 4], ["ppo.lr=1e-3"])
+    two = seed_plan.plan([3, 4], ["ppo.lr=1e-3"])
     sink = sinks.TensorBoard(tmp_path, two, 0)
     sink.write(0, ROW)
     sink.write(1, ROW | {"seed": 4, "frames": 1024})
@@ -95,7 +97,7 @@ def test_weights_and_biases_gets_a_run_for_each(tmp_path, monkeypatch):
         )
 
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
-    sink = sinks.WeightsAndBiases(tmp_path / "run", runs.plan([3, 4], []), {"env": "cheetah_mass"})
+    sink = sinks.WeightsAndBiases(tmp_path / "run", seed_plan.plan([3, 4], []), {"env": "cheetah_mass"})
     sink.write(1, ROW)
     sink.close()
     first, second = (call[1] for call in calls[:2])

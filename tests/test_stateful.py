@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from roml_jax import cem, tasks
-from roml_jax.stateful import CrossEntropyMethod
+from roml_jax.samplers.stateful import CrossEntropyMethod
 
 FAMILY, ALPHA = tasks.beta("v", 0.0, 7.0), 0.1
 CONFIG = cem.CemConfig(batch_size=64)
@@ -27,10 +27,10 @@ def test_wrapper_draws_what_the_functions_draw():
     assert int(ours.state.batch) == 20
 
     def step(state, key):
-        state, u, log_w, is_ref = cem.sample(CONFIG, FAMILY.proposal, state, key, 16)
-        task = FAMILY.decode(u)[:, 0]
-        state, _ = cem.update(CONFIG, FAMILY.proposal, state, (u, log_w, is_ref), -task, ALPHA, key)
-        return state, (task, jnp.exp(log_w))
+        state, draw = cem.sample(CONFIG, FAMILY.proposal, state, key, 16)
+        task = FAMILY.decode(draw.u)[:, 0]
+        state, _ = cem.update(CONFIG, FAMILY.proposal, state, draw, -task, key, ALPHA)
+        return state, (task, jnp.exp(draw.log_w))
 
     start = cem.init(CONFIG, FAMILY.proposal, jax.random.key(2))
     state, (task, weight) = jax.jit(lambda s, k: jax.lax.scan(step, s, k))(

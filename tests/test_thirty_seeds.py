@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from roml_jax import checkpoint, config, experiment, runs
+from roml_jax import config, experiment
+from roml_jax.config import seed_plan
+from roml_jax.run import checkpoint
 
 OPTIMISED = True
 
@@ -27,7 +29,7 @@ def compare(env, iterations, rtol, atol, **options):
     def make(seeds):
         made = config.make(env, "cem", **SMALL, **options, seeds=seeds)
         parts = experiment.make(made)
-        return jax.jit(parts.train.init), jax.jit(parts.train.chunk), runs.leaves(made.runs)
+        return jax.jit(parts.train.init), jax.jit(parts.train.chunk), seed_plan.leaves(made.plan)
 
     seeds = list(range(SEEDS))
     init, chunk, leaves = make(seeds)

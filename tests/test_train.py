@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import yaml
 
-from roml_jax import checkpoint, config, experiment, train
+from roml_jax import config, experiment, train
+from roml_jax.run import checkpoint
 
 SMALL = """
     --env probe_memory --num-tasks 8 --frames 1920 --chunk 4 --learning-starts 0 --sampler.batch-size 16
@@ -70,7 +71,7 @@ def test_the_checkpoint_is_the_whole_state(finished):
     assert path.name == "15"
     state = checkpoint.restore(path, "state", shapes)
     assert int(state.iteration) == 15
-    returns = np.asarray(jax.jit(parts.test)(state.learner))
+    returns = np.asarray(jax.jit(parts.test)(state.learner).returns)
     written = [line["test/return_mean"] for line in rows(finished) if "test/return_mean" in line]
     np.testing.assert_allclose(returns.mean(axis=(1, 2)), written, rtol=1e-5)
     state, metrics = jax.jit(parts.train.chunk)(state, jnp.int32(1))

@@ -29,9 +29,9 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from benchmarks.reproduce import campaign, protocol, tables
-from roml_jax import cli, envs
-from roml_jax.config import ConfigError
-from roml_jax.registry import unknown
+from roml_jax import envs
+from roml_jax.errors import ConfigError, unknown
+from roml_jax.run import cli
 
 _HERE = Path(__file__).parent
 _ROOT = _HERE.parent.parent
@@ -97,7 +97,7 @@ def command(argv: Sequence[str]) -> None:
     given = _parser().parse_args(argv)
     console = Console()
     if given.env not in envs.names():
-        raise ConfigError(str(unknown("environment", given.env, envs.names())))
+        raise unknown("environment", given.env, envs.names())
     for name in given.methods:
         protocol.method(name)
     if given.frames != "paper":

@@ -15,14 +15,14 @@ from rich.console import Console
 
 from benchmarks.reproduce import raw
 from benchmarks.reproduce.protocol import Group
-from roml_jax import folder as folder_lib
+from roml_jax.run import folder as run_folder
 
 _GRACE = 120.0  # seconds that a run may take for its chunk and its checkpoint once it is told to stop
 
 
 def _command(group: Group, folder: Path) -> list[str]:
     """Starts the group's run, or goes on with it."""
-    begun = (folder / folder_lib.CONFIG).is_file()
+    begun = (folder / run_folder.CONFIG).is_file()
     where = ["--resume", str(folder)] if begun else [*group.options, "--out", str(folder)]
     return [sys.executable, "-m", "roml_jax.train", *where]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from roml_jax.registry import unknown
+from roml_jax.errors import unknown
 
 
 class Method(NamedTuple):

@@ -11,10 +11,11 @@ import jax
 import numpy as np
 
 from benchmarks import gaits, machine
-from roml_jax import checkpoint, rollout, runs, saved
-from roml_jax import folder as folder_lib
+from roml_jax import held_out, rollout
+from roml_jax.config import seed_plan
 from roml_jax.envs.khazad_dum import KhazadDum
-from roml_jax.evaluate import held_out
+from roml_jax.run import checkpoint, saved
+from roml_jax.run import folder as run_folder
 
 TASKS, ABOUT, UPDATES = "tasks.npz", "about.json", "cem.npz"
 _EVALUATIONS = 40  # rows of a run's curve
@@ -78,37 +79,37 @@ def _test(run: saved.Saved) -> Tested:
             found["turns"] = gaits.turned(env.spec, experience.obs)
         return found
 
-    by_seed = [jax.device_get(act(run.one(place))) for place in range(len(config.runs))]
+    by_seed = [jax.device_get(act(run.one(place))) for place in range(len(config.plan))]
     found = {name: np.stack([one[name] for one in by_seed]) for name in by_seed[0]}
     dtypes = {"returns": np.float32, "routes": np.uint8, "turns": np.float16}
     found = {name: values.astype(dtypes[name]) for name, values in found.items()}
-    seeds = np.array([one.seed for one in config.runs])
+    seeds = np.array([one.seed for one in config.plan])
     return Tested(seeds, np.asarray(tasks), found["returns"], found.get("routes"), found.get("turns"))
 
 
 def _updates(run: saved.Saved) -> Updates | None:
     """Every update of a run's cross-entropy method, from its last checkpoint; None for other samplers."""
     parts, config = run.parts, run.config
-    shapes = jax.eval_shape(parts.train.init, *runs.leaves(config.runs))
+    shapes = jax.eval_shape(parts.train.init, *seed_plan.leaves(config.plan))
     if not hasattr(shapes.sampler, "history"):
         return None
-    path = checkpoint.latest(run.folder / folder_lib.CHECKPOINT)
+    path = checkpoint.latest(run.folder / run_folder.CHECKPOINT)
     sampler = jax.device_get(checkpoint.restore(path, "state", shapes)).sampler
     phi, metrics = sampler.history
     found = Updates(phi, metrics.q_int, metrics.q_ref)
-    if len(config.runs) == 1:
+    if len(config.plan) == 1:
         found = Updates(*(values[None] for values in found))
     made, kept = int(np.max(sampler.batch)), found.q_int.shape[1]
     order = np.arange(max(0, made - kept), made) % kept
     return Updates(*(values[:, order].astype(np.float32) for values in found))
 
 
-def _thinned(rows: list[dict[str, Any]], num_runs: int) -> list[dict[str, Any]]:
+def _thinned(rows: list[dict[str, Any]], num_seeds: int) -> list[dict[str, Any]]:
     """The evaluations of a curve and the tests, with the sampler's phi as it was then."""
     iterations = sorted({row["iteration"] for row in rows if any(name.startswith("eval/") for name in row)})
     picked = np.unique(np.linspace(0, len(iterations) - 1, _EVALUATIONS).round().astype(int))
     wanted = {iterations[i] for i in picked} if iterations else set()
-    last = {row["iteration"] for row in rows[-num_runs:]}
+    last = {row["iteration"] for row in rows[-num_seeds:]}
     kept = []
     for row in rows:
         if row["iteration"] not in wanted | last:
@@ -137,10 +138,10 @@ def write(run: Path, folder: Path) -> None:
     loaded = saved.load(run)
     tested = _test(loaded)
     folder.mkdir(parents=True, exist_ok=True)
-    rows = folder_lib.read_metrics(run / folder_lib.METRICS)
-    lines = (json.dumps(row) + "\n" for row in _thinned(rows, len(loaded.config.runs)))
-    (folder / folder_lib.METRICS).write_text("".join(lines))
-    (folder / folder_lib.CONFIG).write_text((run / folder_lib.CONFIG).read_text())
+    rows = run_folder.read_metrics(run / run_folder.METRICS)
+    lines = (json.dumps(row) + "\n" for row in _thinned(rows, len(loaded.config.plan)))
+    (folder / run_folder.METRICS).write_text("".join(lines))
+    (folder / run_folder.CONFIG).write_text((run / run_folder.CONFIG).read_text())
     about = {
         "machine": machine.describe(),
         "hours": round(rows[-1]["seconds"] / 3600, 3),

@@ -15,13 +15,15 @@ from benchmarks.reproduce import protocol, raw
 from benchmarks.reproduce.protocol import METHODS
 from benchmarks.reproduce.protocol import method as method_of
 from benchmarks.reproduce.published import CURVES, PUBLISHED, at_iteration, curve
-from roml_jax import config as config_lib
-from roml_jax import folder, intervals, risk
-from roml_jax.config import ConfigError
+from roml_jax import config as configs
+from roml_jax import risk
 from roml_jax.envs.khazad_dum import ROUTES
+from roml_jax.errors import ConfigError
+from roml_jax.evaluate import intervals
 from roml_jax.evaluate.records import Records
 from roml_jax.evaluate.tables import bins
 from roml_jax.report import data, figures, series, style
+from roml_jax.run import folder
 
 _NOISE_GROUPS = 5
 
@@ -63,7 +65,7 @@ def load(results: Path) -> list[Result]:
         if not read:
             continue
         parts, places = zip(*sorted(read, key=lambda pair: int(pair[0].seeds[0])), strict=True)
-        config = config_lib.parse(["--config", str(places[0] / folder.CONFIG), "--mesh", "none"])
+        config = configs.read(places[0] / folder.CONFIG)
         rows = [folder.read_metrics(place / folder.METRICS) for place in places]
         pooled = {
             name: np.concatenate([getattr(part, name) for part in parts])
@@ -233,7 +235,7 @@ def _records(result: Result, family_names: tuple[str, ...], method: data.Method)
     """What the report's figures take: the task's mean return as its only episode."""
     returns = result.tested.returns[:, :, None].astype(float)
     return Records(
-        names=family_names, runs=tuple(method.config.runs), which="last",
+        names=family_names, seeds=tuple(method.config.plan), which="last",
         iterations=np.zeros(len(returns), int), alpha=(result.alpha,), chosen="prior",
         tasks=result.tested.tasks, returns=returns, diverged=np.zeros(returns.shape, bool), terms={},
     )  # fmt: skip

@@ -21,9 +21,10 @@ import jax.numpy as jnp
 
 from roml_jax import checks
 from roml_jax.agents import on_policy, ppo
-from roml_jax.agents.base import Agent
+from roml_jax.agents.base import Agent, register
 from roml_jax.networks import Policy, action_log_prob, choose_action
 from roml_jax.quiet import running_statistics as statistics
+from roml_jax.registry import leaf
 from roml_jax.types import Array, EnvSpec, Metrics, Rollout, TaskWeights, Transition
 
 
@@ -37,7 +38,7 @@ class MamlConfig:
     """MAML's inner steps and the outer optimisation."""
 
     ppo: ppo.PpoConfig = field(default_factory=_ppo_config)
-    inner_lr: float = 0.1
+    inner_lr: float = leaf(0.1)
     """Length of an inner step."""
     inner_steps: int = 1
     """Gradient steps per task; the episodes that follow the last one act on what was learned."""
@@ -58,9 +59,6 @@ class MamlConfig:
     def exploring(self) -> int:
         """Episodes up to the last inner step."""
         return self.inner_steps * self.inner_episodes
-
-
-TUNABLE = (*on_policy.TUNABLE, "inner_lr")
 
 
 class Adapted(NamedTuple):
@@ -217,6 +215,7 @@ def _check(spec: EnvSpec, config: MamlConfig) -> None:
         )
 
 
+@register("maml")
 def make(spec: EnvSpec, num_tasks: int, config: MamlConfig) -> Agent:
     """MAML for an environment, on N = ``num_tasks`` tasks per meta-iteration.
 
@@ -230,9 +229,9 @@ def make(spec: EnvSpec, num_tasks: int, config: MamlConfig) -> Agent:
     def init(key: Array) -> on_policy.Learned:
         params = policy.init(key, jnp.zeros(spec.obs_size), jnp.zeros(0))
         stats = on_policy.init_statistics(spec.obs_size, 0)
-        return on_policy.init_learned(params, config.ppo, stats, on_policy.init_rates(config, TUNABLE))
+        return on_policy.init_learned(params, config.ppo, stats, on_policy.init_rates(config))
 
-    def begin(state: on_policy.Learned, n: int, key: Array) -> Adapted:
+    def begin(state: on_policy.Learned, key: Array, n: int) -> Adapted:
         del key
         return jax.tree.map(lambda x: jnp.broadcast_to(x, (n, *x.shape)), start(state.params))
 
@@ -270,8 +269,6 @@ def make(spec: EnvSpec, num_tasks: int, config: MamlConfig) -> Agent:
         update=lambda state, rollout, weights, key, progress: _update(
             state, policy, config, rollout, weights, key, progress
         ),
-        tunable=TUNABLE,
-        tune=on_policy.tune,
         acting=lambda state: state._replace(opt_state=()),
         exploring=config.exploring,
     )

@@ -12,7 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from roml_jax.agents import on_policy, ppo
-from roml_jax.agents.base import Agent
+from roml_jax.agents.base import Agent, register
 from roml_jax.types import Array, EnvSpec, Metrics, Rollout, TaskWeights, Transition
 
 
@@ -31,9 +31,7 @@ def _agent(spec: EnvSpec, num_tasks: int, config: MultitaskConfig, latent_size: 
     def init(key: Array) -> on_policy.Learned:
         params = policy.init(key, jnp.zeros(spec.obs_size), jnp.zeros(latent_size))
         stats = on_policy.init_statistics(spec.obs_size, latent_size)
-        return on_policy.init_learned(
-            params, config.ppo, stats, on_policy.init_rates(config, on_policy.TUNABLE)
-        )
+        return on_policy.init_learned(params, config.ppo, stats, on_policy.init_rates(config))
 
     def act(state: Any, latent: Array, obs: Array, key: Array, greedy: Array) -> tuple[Array, Array]:
         action = on_policy.act(policy, config.ppo, state.params, state.statistics, obs, latent, key, greedy)
@@ -55,17 +53,16 @@ def _agent(spec: EnvSpec, num_tasks: int, config: MultitaskConfig, latent_size: 
 
     return Agent(
         init=init,
-        begin=lambda state, n, key: jnp.zeros((n, latent_size)),
+        begin=lambda state, key, n: jnp.zeros((n, latent_size)),
         act=act,
         observe=observe,
         adapt=None,
         update=update,
-        tunable=on_policy.TUNABLE,
-        tune=on_policy.tune,
         acting=on_policy.acting,
     )
 
 
+@register("multitask")
 def multitask(spec: EnvSpec, num_tasks: int, config: MultitaskConfig) -> Agent:
     """One policy for all tasks, by PPO, without adaptation.
 
@@ -75,6 +72,7 @@ def multitask(spec: EnvSpec, num_tasks: int, config: MultitaskConfig) -> Agent:
     return _agent(spec, num_tasks, config, 0)
 
 
+@register("oracle")
 def oracle(spec: EnvSpec, num_tasks: int, config: MultitaskConfig) -> Agent:
     """A policy that is told the task, by PPO.
 

@@ -6,7 +6,6 @@ task, nothing), and in whether the policy's losses reach what makes it.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -16,13 +15,13 @@ import jax.numpy as jnp
 from roml_jax.agents import ppo
 from roml_jax.networks import Policy, action_log_prob, choose_action
 from roml_jax.quiet import running_statistics as statistics
+from roml_jax.registry import leaves
 from roml_jax.types import Array, EnvSpec, Metrics, Rollout, TaskWeights
 
 _STD_EPS = 1e-8  # in the variance: a feature that was constant so far has deviation 1e-4
 _REWARD_CLIP = 10.0
 _MANY_FRAMES = 2**30  # the counter only tells whether learning may start; it must not wrap
 
-TUNABLE = ("ppo.lr", "ppo.entropy_coef")
 State = TypeVar("State")
 
 
@@ -68,14 +67,9 @@ def acting(learned: Learned) -> Learned:
     return learned._replace(opt_state=(), rates={})
 
 
-def tune(state: Any, values: Mapping[str, Array]) -> Any:
-    """A state with other rates."""
-    return state._replace(rates={**state.rates, **values})
-
-
-def init_rates(config: Any, tunable: tuple[str, ...]) -> dict[str, Array]:
-    """The options of these dotted names, as leaves of the state."""
-    return {name: jnp.asarray(operator.attrgetter(name)(config), float) for name in tunable}
+def init_rates(config: Any) -> dict[str, Array]:
+    """The options that are leaves of the state, by dotted name."""
+    return {name: jnp.asarray(value, float) for name, value in leaves(config).items()}
 
 
 def make_policy(spec: EnvSpec, config: ppo.PpoConfig, latent_size: int) -> Policy:

@@ -7,6 +7,7 @@ visit; what is kept of a visit are its transitions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -16,9 +17,9 @@ import jax
 import jax.numpy as jnp
 
 from roml_jax import checks
-from roml_jax import replay as replay_lib
 from roml_jax.agents import on_policy, sac
-from roml_jax.agents.base import Agent
+from roml_jax.agents import replay as replays
+from roml_jax.agents.base import Agent, register, replay_field
 from roml_jax.types import Array, Discrete, EnvSpec, Metrics, Rollout, TaskWeights, Transition
 
 _MIN_VAR = 1e-7
@@ -70,9 +71,6 @@ class PearlConfig:
             )
 
 
-TUNABLE = ("sac.lr",)
-
-
 class Visit(NamedTuple):
     """What is kept of a visit to a task.
 
@@ -96,7 +94,7 @@ class PearlState(NamedTuple):
 
     params: Any
     opt_state: Any
-    replay: replay_lib.Replay
+    replay: replays.Replay
     frames: Array
     rates: Mapping[str, Array]
 
@@ -186,7 +184,7 @@ def _steps(rows: Visit, visit: Array, step: Array) -> tuple[Array, Array, Array,
     return rows.obs[at], rows.action[at], rows.reward[at], rows.obs[after], terminal, valid
 
 
-def _sample(config: PearlConfig, ring: replay_lib.Replay, key: Array) -> tuple[sac.Batch, tuple[Array, ...]]:
+def _sample(config: PearlConfig, ring: replays.Replay, key: Array) -> tuple[sac.Batch, tuple[Array, ...]]:
     """Transitions of ``meta_batch`` tasks and, for each, a context with its validity (B, C)."""
     row_key, step_key, context_key = jax.random.split(key, 3)
     rows: Visit = ring.rows
@@ -205,7 +203,7 @@ def _sample(config: PearlConfig, ring: replay_lib.Replay, key: Array) -> tuple[s
 
 def _gradient_step(
     state: PearlState, networks: sac.Networks, context: _Context, config: PearlConfig,
-    ring: replay_lib.Replay, key: Array,
+    ring: replays.Replay, key: Array,
 ) -> tuple[PearlState, Metrics]:  # fmt: skip
     """Critics and encoder, then value, slow value and policy (the reference's order)."""
     sample_key, z_key, action_key = jax.random.split(key, 3)
@@ -240,7 +238,7 @@ def _update(
 ) -> tuple[PearlState, Metrics]:  # fmt: skip
     weight = (weights.keep > 0) * weights.loss
     visit = Visit(rollout.obs, rollout.action, rollout.reward, rollout.valid, weight)
-    ring = replay_lib.add(state.replay, visit)
+    ring = replays.add(state.replay, visit)
     frames = on_policy.count_frames(state.frames, rollout)
     learner = state._replace(replay=(), frames=frames)
 
@@ -277,9 +275,9 @@ def _init(
     return PearlState(
         params,
         opt_state | {"critic": sac.ADAM.init(critic)},
-        replay_lib.init(config.buffer_visits, row),
+        replays.init(config.buffer_visits, row),
         jnp.zeros((), jnp.int32),
-        on_policy.init_rates(config, TUNABLE),
+        on_policy.init_rates(config),
     )
 
 
@@ -305,6 +303,7 @@ def _acting(state: PearlState) -> PearlState:
     return state._replace(params=params, opt_state=(), replay=(), rates={})
 
 
+@register("pearl")
 def make(spec: EnvSpec, num_tasks: int, config: PearlConfig) -> Agent:
     """PEARL for an environment, on N = ``num_tasks`` tasks per meta-iteration.
 
@@ -317,7 +316,7 @@ def make(spec: EnvSpec, num_tasks: int, config: PearlConfig) -> Agent:
     latent = config.context.latent
     context = _Context(config.context, spec.action, sac.Mlp(config.context.layers, (latent, latent)))
 
-    def begin(state: PearlState, n: int, key: Array) -> PearlBelief:
+    def begin(state: PearlState, key: Array, n: int) -> PearlBelief:
         zero = jnp.zeros((n, latent))
         z = posterior(zero, zero).sample(seed=key)
         return PearlBelief(zero, zero, jnp.zeros(n), jnp.zeros((), jnp.int32), z)
@@ -354,7 +353,7 @@ def make(spec: EnvSpec, num_tasks: int, config: PearlConfig) -> Agent:
         update=lambda state, rollout, weights, key, progress: _update(
             state, networks, context, config, rollout, weights, key
         ),
-        tunable=TUNABLE,
-        tune=on_policy.tune,
         acting=_acting,
+        # with slots, rows come in whole iterations and whole turns of the slots
+        storage=replay_field("buffer_visits", math.lcm(num_tasks, config.slots) if config.slots else 1),
     )

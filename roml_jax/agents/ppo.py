@@ -12,6 +12,7 @@ import optax
 
 from roml_jax import checks
 from roml_jax.networks import TrunkInit
+from roml_jax.registry import leaf
 from roml_jax.types import Array, Metrics
 
 Credit = Literal["episode", "task"]
@@ -21,7 +22,7 @@ Credit = Literal["episode", "task"]
 class PpoConfig:
     """The policy: its networks and how it is optimised."""
 
-    lr: float = 7e-4
+    lr: float = leaf(7e-4)
     """Adam's learning rate."""
     anneal_lr: bool = False
     """Let the learning rate fall linearly to 0 over the run."""
@@ -33,7 +34,7 @@ class PpoConfig:
     """Clip range of the probability ratio and of the value's change."""
     value_coef: float = 0.5
     """Weight of the value loss (itself half a Huber loss)."""
-    entropy_coef: float = 0.01
+    entropy_coef: float = leaf(0.01)
     """Weight of the entropy bonus."""
     gamma: float = 0.97
     """Discount."""

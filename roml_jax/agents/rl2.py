@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from roml_jax.agents import on_policy, ppo
-from roml_jax.agents.base import Agent
+from roml_jax.agents.base import Agent, register
 from roml_jax.agents.history import History, HistoryConfig, Trajectory, empty, trajectory_of
 from roml_jax.types import Array, EnvSpec, Metrics, Rollout, TaskWeights, Transition
 
@@ -31,6 +31,7 @@ class Rl2Config:
     memory: HistoryConfig = field(default_factory=HistoryConfig)
 
 
+@register("rl2")
 def make(spec: EnvSpec, num_tasks: int, config: Rl2Config) -> Agent:
     """RL2 for an environment, on N = ``num_tasks`` tasks per meta-iteration.
 
@@ -49,8 +50,7 @@ def make(spec: EnvSpec, num_tasks: int, config: Rl2Config) -> Agent:
             "memory": memory.init(memory_key, one),
         }
         stats = on_policy.init_statistics(spec.obs_size, config.memory.hidden)
-        rates = on_policy.init_rates(config, on_policy.TUNABLE)
-        return on_policy.init_learned(params, config.ppo, stats, rates)
+        return on_policy.init_learned(params, config.ppo, stats, on_policy.init_rates(config))
 
     def act(
         state: on_policy.Learned, hidden: Array, obs: Array, key: Array, greedy: Array
@@ -80,12 +80,10 @@ def make(spec: EnvSpec, num_tasks: int, config: Rl2Config) -> Agent:
 
     return Agent(
         init=init,
-        begin=lambda state, n, key: jnp.zeros((n, config.memory.hidden)),
+        begin=lambda state, key, n: jnp.zeros((n, config.memory.hidden)),
         act=act,
         observe=observe,
         adapt=None,
         update=update,
-        tunable=on_policy.TUNABLE,
-        tune=on_policy.tune,
         acting=on_policy.acting,
     )

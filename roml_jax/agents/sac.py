@@ -20,6 +20,7 @@ import optax
 from roml_jax import checks
 from roml_jax.agents.ppo import weighted_mean
 from roml_jax.networks import dense
+from roml_jax.registry import leaf
 from roml_jax.types import Array, Continuous, Discrete, Metrics
 
 _LOG_STD = (-20.0, 2.0)
@@ -32,7 +33,7 @@ class SacConfig:
 
     layers: tuple[int, ...] = (300, 300, 300)
     """Hidden sizes of every network."""
-    lr: float = 3e-4
+    lr: float = leaf(3e-4)
     """Adam's learning rate, of all networks and of the context encoder."""
     gamma: float = 0.99
     """Discount."""

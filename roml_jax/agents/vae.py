@@ -15,6 +15,7 @@ import optax
 from roml_jax import checks
 from roml_jax.agents.history import History, HistoryConfig, Trajectory
 from roml_jax.networks import default_dense, fan_in_uniform
+from roml_jax.registry import leaf
 from roml_jax.types import Array, Metrics
 
 
@@ -34,7 +35,7 @@ class VaeConfig(HistoryConfig):
     task_weight: float = 0.0
     """Weight of decoding the task itself, once per belief (mean over its numbers); 0 for no such decoder. The
     task is told in training only."""
-    lr: float = 1e-3
+    lr: float = leaf(1e-3)
     """Adam's learning rate."""
     updates: int = 1
     """Gradient steps per meta-iteration."""

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import optax
 
 from roml_jax import checks
-from roml_jax import replay as replay_lib
 from roml_jax.agents import on_policy, ppo, vae
-from roml_jax.agents.base import Agent
+from roml_jax.agents import replay as replays
+from roml_jax.agents.base import Agent, register, replay_field
 from roml_jax.agents.history import Trajectory, empty, trajectory_of
 from roml_jax.networks import Policy
 from roml_jax.types import Array, EnvSpec, Metrics, Rollout, TaskWeights, Transition
@@ -37,10 +37,6 @@ class VaribadConfig:
         checks.at_least(self, "", 0, "learning_starts")
 
 
-# Options that are leaves of the state, so that runs that differ in them can share a program.
-TUNABLE = ("ppo.lr", "ppo.entropy_coef", "vae.lr")
-
-
 class VaribadState(NamedTuple):
     """Everything that learning changes."""
 
@@ -49,7 +45,7 @@ class VaribadState(NamedTuple):
     belief: Any
     belief_opt: Any
     statistics: on_policy.Statistics
-    replay: replay_lib.Replay
+    replay: replays.Replay
     frames: Array
     rates: Mapping[str, Array]
 
@@ -100,9 +96,9 @@ def _init(key: Array, spec: EnvSpec, config: VaribadConfig, networks: Networks) 
         belief=belief,
         belief_opt=vae.optimiser(config.vae, networks.decoders).init(belief),
         statistics=on_policy.init_statistics(spec.obs_size, 2 * config.vae.latent),
-        replay=replay_lib.init(config.vae.buffer_trajectories, stored),
+        replay=replays.init(config.vae.buffer_trajectories, stored),
         frames=jnp.zeros((), jnp.int32),
-        rates=on_policy.init_rates(config, TUNABLE),
+        rates=on_policy.init_rates(config),
     )
 
 
@@ -178,11 +174,11 @@ def _update(
     policy_key, sample_key, belief_key = jax.random.split(key, 3)
     stats, reward = on_policy.scaled_rewards(state.statistics, rollout, config.ppo.gamma)
     # The ring stays outside of every branch, so that it is written in place and never copied.
-    ring = replay_lib.add(state.replay, trajectory)
+    ring = replays.add(state.replay, trajectory)
     # until the ring is full, the size before this iteration leaves its rows out
     drawable = ring if config.vae.draw_newest else ring._replace(size=state.replay.size)
     sample_keys = jax.random.split(sample_key, config.vae.updates)
-    sampled = jax.vmap(lambda k: replay_lib.sample(drawable, k, config.vae.batch_trajectories))(sample_keys)
+    sampled = jax.vmap(lambda k: replays.sample(drawable, k, config.vae.batch_trajectories))(sample_keys)
     sampled = sampled._replace(obs=sampled.obs.astype(trajectory.obs.dtype))
     before = state.frames
     frames = on_policy.count_frames(before, rollout)
@@ -201,6 +197,7 @@ def _update(
     return learner._replace(replay=ring, frames=frames), metrics
 
 
+@register("varibad")
 def make(spec: EnvSpec, num_tasks: int, config: VaribadConfig) -> Agent:
     """VariBAD for an environment, on N = ``num_tasks`` tasks per meta-iteration.
 
@@ -220,7 +217,7 @@ def make(spec: EnvSpec, num_tasks: int, config: VaribadConfig) -> Agent:
         belief = networks.encoder.apply(state.belief["encoder"], hidden, method="posterior")
         return VaribadBelief(hidden, belief)
 
-    def begin(state: VaribadState, n: int, key: Array) -> VaribadBelief:
+    def begin(state: VaribadState, key: Array, n: int) -> VaribadBelief:
         del key
         return posterior(state, jnp.zeros((n, config.vae.hidden)))
 
@@ -249,7 +246,9 @@ def make(spec: EnvSpec, num_tasks: int, config: VaribadConfig) -> Agent:
         update=lambda state, rollout, weights, key, progress: _update(
             state, networks, config, rollout, weights, key, progress
         ),
-        tunable=TUNABLE,
-        tune=on_policy.tune,
         acting=lambda state: state._replace(policy_opt=(), belief_opt=(), replay=(), rates={}),
+        storage=replay_field(
+            "vae.buffer_trajectories",
+            halved_by=("vae.replay_dtype", "bfloat16") if config.vae.replay_dtype == "full" else None,
+        ),
     )

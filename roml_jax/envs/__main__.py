@@ -20,9 +20,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from roml_jax import config as config_lib
+from roml_jax import config as configs
 from roml_jax import envs
-from roml_jax.registry import NoOptions, UnknownNameError, options_class
+from roml_jax.errors import ConfigError
+from roml_jax.registry import NoOptions, options_class
 from roml_jax.tasks import TaskFamily
 from roml_jax.types import Continuous, Discrete, EnvSpec
 
@@ -43,7 +44,7 @@ class Entry(NamedTuple):
 
     name: str
     constructor: Callable[..., envs.Env]
-    config: config_lib.Config
+    config: configs.Config
     spec: EnvSpec
     family: TaskFamily
 
@@ -56,7 +57,7 @@ def entry(name: str) -> Entry:
         ConfigError: if its preset is wrong.
     """
     constructor = envs.get(name)
-    config = config_lib.make(name)
+    config = configs.make(name)
     env = envs.from_options(name, config.env_options)
     protocol = config.protocol.agent_spec(env.spec)
     spec = dataclasses.replace(env.spec, horizon=protocol.horizon, episodes=protocol.episodes)
@@ -200,13 +201,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = given.env
     console = Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False)
     try:
-        config_lib.import_modules(given.imports)
+        configs.import_modules(given.imports)
         if name is None:
             listing(console, envs.names())
             console.print("python -m roml_jax.envs NAME describes one.")
         else:
             details(console, name)
-    except (config_lib.ConfigError, UnknownNameError) as error:
+    except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

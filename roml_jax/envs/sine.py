@@ -2,7 +2,7 @@
 
 An environment like any other (predict y at x; the reward is minus the squared error), so that every agent
 meets it; and a problem whose targets can be asked for, so that supervised meta-learners do, too
-(``roml_jax.regression``). Source: Finn et al. 2017, with RoML's frequencies (spec.md D).
+(``roml_jax.agents.regression``). Source: Finn et al. 2017, with RoML's frequencies (spec.md D).
 """
 
 from __future__ import annotations

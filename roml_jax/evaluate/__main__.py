@@ -6,9 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from roml_jax import cli, files, runner, saved
-from roml_jax.evaluate import records as records_lib
+from roml_jax.evaluate import records as recorded
 from roml_jax.evaluate import tables
+from roml_jax.run import cli, compile_cache, files, saved
 
 
 def _parser() -> cli.Parser:
@@ -41,14 +41,14 @@ def command(argv: Sequence[str]) -> None:
     """
     given = _parser().parse_args(argv)
     if given.out is not None:
-        records_lib.check_format(files.check_new(given.out, records_lib.SUFFIXES))
+        recorded.check_format(files.check_new(given.out, recorded.SUFFIXES))
     run = saved.load(given.run, given.which)
     if run.config.compile_cache:
-        runner.enable_compile_cache()
+        compile_cache.enable()
     console = cli.console()
     n = given.tasks or run.config.eval.test_tasks
     with console.status("evaluating ..."):
-        records = records_lib.collect(run, n, given.seed, "grid" if given.grid else "prior")
+        records = recorded.collect(run, n, given.seed, "grid" if given.grid else "prior")
     config = run.config
     kind = "on a grid over their range" if given.grid else "from the prior"
     console.print(
@@ -59,9 +59,14 @@ def command(argv: Sequence[str]) -> None:
     tables.show(console, records)
     if given.out is not None:
         with files.new(given.out) as part:
-            records_lib.write(records, part, given.out.suffix)
+            recorded.write(records, part, given.out.suffix)
         console.print(f"{records.returns.size:,} rows in {given.out}", soft_wrap=True)
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit code."""
+    return cli.run(command, argv)
+
+
 if __name__ == "__main__":
-    sys.exit(cli.run(command))
+    sys.exit(main())

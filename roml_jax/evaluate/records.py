@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from roml_jax import rollout
-from roml_jax.config import ConfigError
-from roml_jax.evaluate import held_out
+from roml_jax import held_out
+from roml_jax.config import Seed
+from roml_jax.errors import ConfigError
 from roml_jax.evaluate.grids import grid
-from roml_jax.runs import Run
-from roml_jax.saved import Saved
+from roml_jax.run.saved import Saved
 from roml_jax.types import Outcome
 
 SUFFIXES = (".csv", ".parquet")
@@ -27,14 +25,14 @@ Chosen = Literal["prior", "grid"]
 
 
 class Records(NamedTuple):
-    """What the learners of a run reached on the same tasks. Axes: R runs, M tasks, K episodes.
+    """What the learners of a run reached on the same tasks. Axes: R seeds, M tasks, K episodes.
 
     Attributes:
         names: of the task's dimensions.
-        runs: (R,) of them.
+        seeds: (R,) of them.
         which: of the learners.
         iterations: (R,) made by each.
-        alpha: (R,) each run's own risk level.
+        alpha: (R,) each seed's own risk level.
         chosen: how tasks were chosen.
         tasks: (M, d).
         returns: (R, M, K).
@@ -43,7 +41,7 @@ class Records(NamedTuple):
     """
 
     names: tuple[str, ...]
-    runs: tuple[Run, ...]
+    seeds: tuple[Seed, ...]
     which: str
     iterations: np.ndarray
     alpha: tuple[float, ...]
@@ -54,16 +52,9 @@ class Records(NamedTuple):
     terms: Mapping[str, np.ndarray]
 
 
-def _by_run(saved: Saved, places: Sequence[int], tasks: jax.Array, key: jax.Array) -> Outcome:
+def _by_seed(saved: Saved, places: Sequence[int], tasks: jax.Array, key: jax.Array) -> Outcome:
     """Outcomes (R, M, K) of what the learners do in tests."""
-    parts, protocol = saved.parts, saved.config.protocol
-
-    @jax.jit
-    def run(learner: Any, tasks: jax.Array, key: jax.Array) -> Outcome:
-        if parts.agent is None:  # nothing acts, nor diverges: minus the loss after some gradient steps
-            returns = parts.learner.test(learner, tasks, key)
-            return Outcome(returns, jnp.zeros(returns.shape, bool), {})
-        return rollout.run_test(parts.agent, parts.env, protocol, learner, tasks, key)[1]
+    run = jax.jit(saved.parts.learner.test)
 
     def whole(learner: Any) -> Outcome:
         starts = range(0, len(tasks), _BATCH)
@@ -92,21 +83,21 @@ def collect(
         seed: of tasks and environments; None for the run's own, which gives the tasks of its final
             test where there are as many.
         chosen: tasks of the prior, or a grid over their range.
-        places: of the runs among the folder's; None for all.
+        places: of the seeds among the folder's; None for all.
     """
     config, family = saved.config, saved.parts.env.family
     tasks, key = held_out.draw(family, n, config.eval.seed if seed is None else seed, "test")
     if chosen == "grid":
         tasks = grid(family, n)
-    places = list(range(len(config.runs)) if places is None else places)
-    runs = tuple(config.runs[place] for place in places)
-    outcome = _by_run(saved, places, tasks, key)
+    places = list(range(len(config.plan)) if places is None else places)
+    seeds = tuple(config.plan[place] for place in places)
+    outcome = _by_seed(saved, places, tasks, key)
     return Records(
         names=family.names,
-        runs=runs,
+        seeds=seeds,
         which=saved.which,
         iterations=np.asarray(saved.iterations)[places],
-        alpha=tuple(run.settings.get("alpha", config.alpha) for run in runs),
+        alpha=tuple(seed.settings.get("alpha", config.alpha) for seed in seeds),
         chosen=chosen,
         tasks=np.asarray(tasks),
         returns=np.asarray(outcome.returns, float),
@@ -118,16 +109,16 @@ def collect(
 def columns(records: Records) -> list[str]:
     """Names of what ``rows`` gives."""
     return [
-        *records.runs[0].columns, "which", "iteration", "task", *records.names, "episode", "return",
+        *records.seeds[0].columns, "which", "iteration", "task", *records.names, "episode", "return",
         "diverged", *(f"reward/{name}" for name in records.terms),
     ]  # fmt: skip
 
 
 def rows(records: Records) -> Iterator[list[Any]]:
-    """A row per run, task and episode."""
+    """A row per seed, task and episode."""
     terms = list(records.terms.values())
-    for r, run in enumerate(records.runs):
-        head = [*run.columns.values(), records.which, int(records.iterations[r])]
+    for r, one in enumerate(records.seeds):
+        head = [*one.columns.values(), records.which, int(records.iterations[r])]
         for m, task in enumerate(records.tasks.tolist()):
             for k in range(records.returns.shape[2]):
                 place = (r, m, k)

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from roml_jax import risk
+from roml_jax.evaluate.intervals import bootstrap, decimals
 from roml_jax.evaluate.records import Records
-from roml_jax.intervals import bootstrap, decimals
 
 ALPHAS = (0.01, 0.05, 0.1, 0.2, 0.5)
 _BINS = 8
@@ -29,7 +29,7 @@ class _Setting(NamedTuple):
 
 def _settings(records: Records) -> Iterator[_Setting]:
     seen: dict[str, list[int]] = {}
-    for place, run in enumerate(records.runs):
+    for place, run in enumerate(records.seeds):
         label = ", ".join(f"{name}={value:g}" for name, value in run.settings.items())
         seen.setdefault(label, []).append(place)
     for label, places in seen.items():
@@ -84,7 +84,7 @@ def _seeds_table(records: Records, setting: _Setting) -> Table:
         numbers = (seed.mean(), cvar(seed, alpha), var(seed, alpha), seed.min())
         diverged = int(records.diverged[place].any(axis=1).sum())
         table.add_row(
-            records.runs[place].label, str(records.iterations[place]),
+            records.seeds[place].label, str(records.iterations[place]),
             *(f"{number:.{digits}f}" for number in numbers), str(diverged),
         )  # fmt: skip
     return table

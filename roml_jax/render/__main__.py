@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from roml_jax import cli, files, runner, saved
-from roml_jax.config import ConfigError
 from roml_jax.envs import TaskEnv
 from roml_jax.envs.khazad_dum import KhazadDum
-from roml_jax.intervals import decimals
+from roml_jax.errors import ConfigError
+from roml_jax.evaluate.intervals import decimals
 from roml_jax.render import page, rollouts
 from roml_jax.render.rollouts import Played
+from roml_jax.run import cli, compile_cache, files, saved
 
 _ROBOT, _WALKER = (".html", ".gif", ".mp4"), (".gif", ".png")
 _WALKERS = 64  # whose ways a still picture shows
@@ -111,7 +111,7 @@ def command(argv: Sequence[str]) -> None:
         film.check(suffix)
     runs = _runs(first, given.versus)
     if first.config.compile_cache:
-        runner.enable_compile_cache()
+        compile_cache.enable()
     console = cli.console()
     played = []
     with console.status("playing ..."):
@@ -128,5 +128,10 @@ def command(argv: Sequence[str]) -> None:
     console.print(f"{out} ({out.stat().st_size / 1e6:.2f} MB)", soft_wrap=True)
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit code."""
+    return cli.run(command, argv)
+
+
 if __name__ == "__main__":
-    sys.exit(cli.run(command))
+    sys.exit(main())

@@ -14,9 +14,9 @@ import mujoco
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from roml_jax.config import ConfigError
 from roml_jax.envs import TaskEnv
-from roml_jax.intervals import decimals
+from roml_jax.errors import ConfigError
+from roml_jax.evaluate.intervals import decimals
 from roml_jax.render import scene
 from roml_jax.render.rollouts import Played
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from roml_jax.envs import TaskEnv
-from roml_jax.intervals import decimals
+from roml_jax.evaluate.intervals import decimals
 from roml_jax.render.rollouts import Played
 from roml_jax.render.scene import scene
 

@@ -9,12 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from roml_jax import policy as policy_lib
-from roml_jax.config import ConfigError
+from roml_jax.deploy import policy as policies
+from roml_jax.deploy.policy import Policy
 from roml_jax.envs import Env
-from roml_jax.policy import Policy
-from roml_jax.registry import unknown
-from roml_jax.saved import Saved
+from roml_jax.errors import ConfigError, unknown
+from roml_jax.run.saved import Saved
 from roml_jax.tasks import TaskFamily
 
 
@@ -113,6 +112,6 @@ def play(policy: Policy, env: Env, label: str, task: np.ndarray, n: int = 1, see
 def of_run(run: Saved, place: int) -> tuple[Policy, str]:
     """A run's policy and how pictures name it."""
     config = run.config
-    policy = policy_lib.make(run.parts, config.protocol, run.one(place))
-    label = f"{run.folder.name}, seed {config.runs[place].label}"
+    policy = policies.make(run.parts, config.protocol, run.one(place))
+    label = f"{run.folder.name}, seed {config.plan[place].label}"
     return policy, label if run.which == "last" else f"{label}, {run.which}"

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from roml_jax import cli, files, runner
-from roml_jax.config import ConfigError
+from roml_jax.errors import ConfigError
 from roml_jax.report import data, page
 from roml_jax.report.sections import sections
+from roml_jax.run import cli, compile_cache, files
 
 _TASKS = 256
 
@@ -52,7 +52,7 @@ def command(argv: Sequence[str]) -> None:
     if images.exists():
         raise ConfigError(f"{images}, the folder for the figures, exists; nothing is overwritten")
     groups = data.load(given.runs)
-    runner.enable_compile_cache()
+    compile_cache.enable()
     console = cli.console()
     made = []
     for group in groups:
@@ -74,5 +74,10 @@ def command(argv: Sequence[str]) -> None:
     console.print(f"{given.out} ({size:.1f} MB), and {drawn} figures in {images}", soft_wrap=True)
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit code."""
+    return cli.run(command, argv)
+
+
 if __name__ == "__main__":
-    sys.exit(cli.run(command))
+    sys.exit(main())

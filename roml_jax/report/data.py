@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from roml_jax import config as config_lib
-from roml_jax import folder as folder_lib
-from roml_jax.config import FREE, Config, ConfigError, to_mapping
-from roml_jax.runs import Run
+from roml_jax import config as configs
+from roml_jax.config import FREE, Config, seed_plan, to_mapping
+from roml_jax.errors import ConfigError
+from roml_jax.run import folder as run_folder
 
 # Options that say how a run is computed or told of, or which of a method's runs it is.
 _SILENT = (
@@ -119,18 +119,18 @@ def _read(path: Path) -> _Folder:
     Raises:
         ConfigError: if it is none, or has no metrics yet; one line.
     """
-    if not (path / folder_lib.CONFIG).is_file():
-        raise ConfigError(f"{path} is no run: it has no {folder_lib.CONFIG}")
-    config = config_lib.parse(["--config", str(path / folder_lib.CONFIG), "--mesh", "none"])
-    rows = folder_lib.read_metrics(path / folder_lib.METRICS)
+    if not (path / run_folder.CONFIG).is_file():
+        raise ConfigError(f"{path} is no run: it has no {run_folder.CONFIG}")
+    config = configs.read(path / run_folder.CONFIG)
+    rows = run_folder.read_metrics(path / run_folder.METRICS)
     if not rows:
-        raise ConfigError(f"{path} has no {folder_lib.METRICS} yet")
+        raise ConfigError(f"{path} has no {run_folder.METRICS} yet")
     return _Folder(path, config, rows)
 
 
-def _options(config: Config, run: Run) -> dict[str, Any]:
+def _options(config: Config, seed: seed_plan.Seed) -> dict[str, Any]:
     """Everything that makes a method: all options but the silent ones, with the run's own settings."""
-    own = {**to_mapping(config), **run.settings}
+    own = {**to_mapping(config), **seed.settings}
     return {name: value for name, value in own.items() if name not in _SILENT}
 
 
@@ -176,7 +176,7 @@ def load(paths: Sequence[Path]) -> tuple[Group, ...]:
         raise ConfigError("a run is given twice")
     pooled: dict[tuple[Any, ...], dict[str, tuple[Config, dict[str, Any], list[Seed]]]] = {}
     for path, config, rows in map(_read, paths):
-        for place, run in enumerate(config.runs):
+        for place, run in enumerate(config.plan):
             own = [row for row in rows if all(row.get(name) == value for name, value in run.columns.items())]
             if not own:
                 continue  # stopped before its first row

@@ -10,9 +10,9 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, ScalarFormatter
 
+from roml_jax.evaluate.intervals import Interval, bootstrap
 from roml_jax.evaluate.records import Records
 from roml_jax.evaluate.tables import bins
-from roml_jax.intervals import Interval, bootstrap
 from roml_jax.report import style
 from roml_jax.report.data import Group, Method
 from roml_jax.report.series import SPREAD, Draws, curve

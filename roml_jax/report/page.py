@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from roml_jax.intervals import Interval, bootstrap, decimals, paired
+from roml_jax.evaluate.intervals import Interval, bootstrap, decimals, paired
 from roml_jax.report import data
 from roml_jax.report.data import BASELINE, Group, Method
 

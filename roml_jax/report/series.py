@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from roml_jax import envs, saved
-from roml_jax.config import ConfigError
-from roml_jax.evaluate import records as records_lib
-from roml_jax.intervals import Interval, bootstrap
+from roml_jax import envs
+from roml_jax.errors import ConfigError
+from roml_jax.evaluate import records as recorded
+from roml_jax.evaluate.intervals import Interval, bootstrap
 from roml_jax.report.data import Method
+from roml_jax.run import saved
 from roml_jax.tasks import TaskFamily
 
 _POINTS = 120  # of a curve
@@ -102,16 +103,16 @@ def draws(method: Method, family: TaskFamily) -> Draws | None:
     return Draws(points, *shown.mean(axis=1), shown[0])
 
 
-def by_task(method: Method, n: int) -> tuple[records_lib.Records | None, str]:
+def by_task(method: Method, n: int) -> tuple[recorded.Records | None, str]:
     """Returns of a method's last learners on the same n tasks for all, or why there are none."""
-    found: list[records_lib.Records] = []
+    found: list[recorded.Records] = []
     for folder in dict.fromkeys(seed.folder for seed in method.seeds):
         try:
             run = saved.load(folder)
         except ConfigError as error:
             return None, str(error)
         places = [seed.place for seed in method.seeds if seed.folder == folder]
-        found.append(records_lib.collect(run, n, seed=method.config.eval.seed, places=places))
+        found.append(recorded.collect(run, n, seed=method.config.eval.seed, places=places))
     returns = np.concatenate([made.returns for made in found])
     return found[0]._replace(returns=returns, terms={}), ""
 

@@ -20,7 +20,7 @@ from roml_jax.envs.physics.base import (
     field_of,
     is_inert,
 )
-from roml_jax.registry import unknown
+from roml_jax.errors import unknown
 
 _MJX = {"mjx": mjx.make, "warp": mjx.make_warp}
 

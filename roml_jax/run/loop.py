@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,29 +14,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
-import roml_jax
-from roml_jax import best as best_lib
-from roml_jax import (
+from roml_jax import envs, experiment, meta
+from roml_jax._version import __version__
+from roml_jax.config import Config, to_mapping
+from roml_jax.run import best as best_learners
+from roml_jax.run import (
     checkpoint,
     distributed,
-    evaluate,
-    experiment,
     interrupt,
     memory,
-    meta,
-    metrics,
-    resume,
-    runs,
+    progress,
+    result,
     sharding,
     sinks,
+    start,
 )
-from roml_jax import (
-    folder as folder_lib,
-)
-from roml_jax.config import Config, to_mapping
-from roml_jax.resume import State
+from roml_jax.run import folder as run_folder
+from roml_jax.run.start import Plan, State
+
+Rows = list[dict[str, float]]
+"""Numbers by name, a mapping per seed."""
+OnChunk = Callable[[int, Rows], None]
+"""(iterations made, a row of metrics per seed), called after every chunk of iterations."""
 
 
 class StoppedError(Exception):
@@ -54,13 +53,6 @@ class StoppedError(Exception):
 
 class RunError(Exception):
     """A run that came to an end but not to its purpose; one line."""
-
-
-def enable_compile_cache() -> None:
-    """Keeps compiled programs under the user's cache folder, unless JAX was told of another place."""
-    if jax.config.jax_compilation_cache_dir is None:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "roml_jax" / "compiled"
-        jax.config.update("jax_compilation_cache_dir", str(cache))
 
 
 class _Programs(NamedTuple):
@@ -88,36 +80,22 @@ def _compile(
     return _Programs(chunk, later, pool.submit(test.compile)), state
 
 
-def _summaries(returns: Any, config: Config) -> list[dict[str, float]]:
-    """Per run, from returns (M, K) or (R, M, K)."""
-    by_run = np.asarray(returns).reshape(len(config.runs), *returns.shape[-2:])
-    summaries = [
-        jax.device_get(evaluate.summarise(jnp.asarray(one), run.settings.get("alpha", config.alpha)))
-        for run, one in zip(config.runs, by_run, strict=True)
-    ]
-    return [{name: float(value) for name, value in one.items()} for one in summaries]
-
-
-def _mean(rows: list[dict[str, float]], name: str) -> float:
-    return float(np.mean([row[name] for row in rows if name in row] or [np.nan]))
-
-
-class _Told(NamedTuple):
+class _Shown(NamedTuple):
     """What the progress line shows: the last rows of training and of evaluation."""
 
-    latest: list[dict[str, float]]
-    held_out: list[dict[str, float]]
+    latest: Rows
+    held_out: Rows
 
     def facts(self) -> str:
         """Means over runs, and how many of them stopped."""
         phi = [name for name in self.latest[0] if name.startswith("sampler/phi_")]
-        shown = f"phi {', '.join(f'{_mean(self.latest, name):.3f}' for name in phi)}"
+        shown = f"phi {', '.join(f'{result.mean(self.latest, name):.3f}' for name in phi)}"
         stopped = sum(row.get("train/stopped", 0.0) > 0 for row in self.latest)
         if self.held_out:
-            mean, cvar = _mean(self.held_out, "return_mean"), _mean(self.held_out, "cvar")
+            mean, cvar = result.mean(self.held_out, "return_mean"), result.mean(self.held_out, "cvar")
             shown = f"mean {mean:.3f}  cvar {cvar:.3f}  {shown}"
         else:
-            shown = f"train {_mean(self.latest, 'train/return'):.3f}  {shown}"
+            shown = f"train {result.mean(self.latest, 'train/return'):.3f}  {shown}"
         return f"{shown}  {stopped} of {len(self.latest)} stopped" if stopped else shown
 
 
@@ -130,14 +108,15 @@ class _Host(NamedTuple):
     console: Console
     sink: sinks.Sink
     checkpoints: checkpoint.Checkpoints
+    on_chunk: OnChunk | None = None
 
-    def log(self, prefix: str, rows: list[dict[str, float]], done: int, seconds: float) -> None:
+    def log(self, prefix: str, rows: Rows, done: int, seconds: float) -> None:
         """Every row says which run, how many iterations, frames and seconds."""
         if not distributed.is_main():  # of several processes one writes
             return
         frames = done * self.parts.frames_per_iteration
-        for place, (run, values) in enumerate(zip(self.config.runs, rows, strict=True)):
-            head = {**run.columns, "iteration": done, "frames": frames, "seconds": round(seconds, 3)}
+        for place, (seed, values) in enumerate(zip(self.config.plan, rows, strict=True)):
+            head = {**seed.columns, "iteration": done, "frames": frames, "seconds": round(seconds, 3)}
             self.sink.write(place, head | {f"{prefix}{name}": value for name, value in values.items()})
 
     def save(self, state: State) -> None:
@@ -146,108 +125,95 @@ class _Host(NamedTuple):
         kept = {} if state.best is None else {"best_mean": state.best.mean, "best_cvar": state.best.cvar}
         frames = state.done * self.parts.frames_per_iteration
         about = {
-            "version": roml_jax.__version__, "jax": jax.__version__, "backend": jax.default_backend(),
+            "version": __version__, "jax": jax.__version__, "backend": jax.default_backend(),
             "iteration": state.done, "frames": frames, "seconds": state.seconds,
             "config": to_mapping(self.config),
         }  # fmt: skip
         self.checkpoints.save(state.done, {"state": state.meta, "last": acting, **kept}, about)
 
 
-def result_table(config: Config, final: list[dict[str, float]], stopped: Mapping[int, int]) -> Table:
-    """The final test, a row per run, and the mean over the seeds of every setting.
-
-    Args:
-        config: of the runs.
-        final: their summaries.
-        stopped: iterations made by those that diverged, by their place.
-    """
-    table = Table(title=f"{config.env}, {config.sampler}: {config.eval.test_tasks} held-out tasks")
-    episodes = [name for name in final[0] if name.startswith("return_episode_")]
-    own_alpha = "alpha" in config.runs[0].settings
-    cvar = "CVaR" if own_alpha else f"CVaR {config.alpha:g}"
-    for heading in ("seed", "mean return", cvar, *(f"episode {i}" for i in range(len(episodes)))):
-        table.add_column(heading, justify="right")
-    labels = [
-        f"{run.label} (diverged after {stopped[i]} iterations)" if i in stopped else run.label
-        for i, run in enumerate(config.runs)
-    ]
-    rows: list[tuple[str, Mapping[str, float]]] = []
-    per_setting = len(config.seeds)
-    for start in range(0, len(final), per_setting):
-        part = final[start : start + per_setting]
-        rows += list(zip(labels[start : start + per_setting], part, strict=True))
-        if per_setting > 1:
-            label = config.runs[start]._replace(seed="mean").label
-            rows.append((label, {name: _mean(part, name) for name in final[0]}))
-    for label, values in rows:
-        numbers = [values["return_mean"], values["cvar"], *(values[name] for name in episodes)]
-        table.add_row(label, *(f"{number:.3f}" for number in numbers))
-    return table
-
-
 def _devices(parts: experiment.Experiment) -> str:
     """How devices share the work, where there are several."""
-    if parts.mesh is None:
+    if parts.placement.mesh is None:
         return ""
-    sizes = " x ".join(f"{size} {name}" for name, size in parts.mesh.shape.items())
-    return f" on {parts.mesh.size} devices ({sizes})"
+    sizes = " x ".join(f"{size} {name}" for name, size in parts.placement.mesh.shape.items())
+    return f" on {parts.placement.mesh.size} devices ({sizes})"
 
 
 def _say(console: Console) -> Callable[[str], None]:
     return lambda line: console.print(line, style="yellow", soft_wrap=True, highlight=False)
 
 
-def run(config: Config, console: Console) -> Path:
+def run(
+    config: Config, console: Console, env: envs.Env | None = None, on_chunk: OnChunk | None = None
+) -> Path:
     """Trains, evaluates, tests and saves; returns the run's folder.
 
     With several processes each calls this, and process 0 prints and writes.
+
+    Args:
+        config: of the run.
+        console: for the user.
+        env: an environment of your own in place of the one that the configuration names.
+        on_chunk: called after every chunk of iterations.
 
     Raises:
         ConfigError: where options do not go together or the folder cannot be used; one line, before
             anything was computed.
         StoppedError: if a signal stopped it; everything is saved.
-        RunError: if every run diverged, or the last checkpoint could not be written.
+        RunError: if every seed diverged, or the last checkpoint could not be written.
     """
-    distributed.check_same(to_mapping(config) | {"mesh": config.mesh, "resume": str(config.resume)})
+    options, num_seeds = to_mapping(config), len(config.plan)
+    distributed.check_same(options | {"mesh": config.mesh, "resume": str(config.resume)})
     sinks.check(config.log)
-    parts = experiment.make(config)
-    shapes = jax.eval_shape(parts.train.init, *runs.leaves(config.runs))
-    memory.check(config, shapes, len(config.runs), parts.mesh.shape["seed"] if parts.mesh else 1)
-    folder = config.resume or distributed.shared_folder(lambda: folder_lib.make(config))
+    parts = experiment.make(config, env, sharding.placement(config))
+    plan = Plan(config.plan, options, config.eval.every(config.num_tasks) > 0)
+    shapes = start.shapes_of(parts, plan)
+    _check_memory(config, parts, shapes)
+    name = f"{config.env}-{config.sampler}"
+    folder = config.resume or distributed.shared_folder(lambda: run_folder.make(config.out, name, options))
     with contextlib.ExitStack() as stack:
         if distributed.is_main():
-            stack.enter_context(folder_lib.locked(folder))
+            stack.enter_context(run_folder.locked(folder))
         if config.resume and _is_complete(config, folder):
-            console.print(f"{folder} is complete: nothing was left to do", soft_wrap=True)
+            console.print(f"{folder} is complete: nothing is left to do", soft_wrap=True)
             return folder
         console.print(
             f"[bold]{config.env}[/] x {config.sampler} x {config.agent}, {parts.num_iterations} iterations "
-            f"of {parts.frames_per_iteration} frames, {len(config.runs)} run(s){_devices(parts)}, "
-            f"into {folder}",
+            f"of {parts.frames_per_iteration} frames, {num_seeds} seed(s){_devices(parts)}, into {folder}",
             soft_wrap=True,
         )
         restored = None
         if config.resume:
-            restored, told = resume.restored(config, parts, shapes, folder)
-            console.print(f"goes on {told}", soft_wrap=True)
+            restored, line = start.restored(parts, plan, shapes, folder / run_folder.CHECKPOINT)
+            console.print(f"resumes {line}", soft_wrap=True)
         pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor())
         with console.status("compiling ..."):
             began = time.monotonic()
-            placed = sharding.placed_shapes(parts.mesh, shapes, len(config.runs))
+            placed = sharding.placed_shapes(parts.placement.mesh, shapes, num_seeds)
             programs, state = _compile(
-                parts, placed, pool, lambda: restored or resume.started(config, parts),
-                validates=config.eval.every(config.num_tasks) > 0,
-            )  # fmt: skip
-        console.print(f"compiled in {metrics.duration(time.monotonic() - began)}")
+                parts, placed, pool, lambda: restored or start.started(parts, plan), plan.validates
+            )
+        console.print(f"compiled in {progress.duration(time.monotonic() - began)}")
         host = stack.enter_context(_host(config, parts, folder, console, state.done))
-        _train_and_test(host, programs, state)
+        _train_and_test(host._replace(on_chunk=on_chunk), programs, state)
     console.print(f"saved in {folder}", soft_wrap=True)
     return folder
 
 
+def _check_memory(config: Config, parts: experiment.Experiment, shapes: meta.MetaState) -> None:
+    """Rejects a run whose state cannot fit in memory."""
+    mesh, storage = parts.placement.mesh, parts.learner.storage
+    memory.check(
+        shapes, len(config.plan), storage=storage, least_rows=config.num_tasks,
+        rows=to_mapping(config)[storage.rows] if storage else 0,
+        devices=mesh.shape[sharding.SEED] if mesh else 1,
+    )  # fmt: skip
+
+
 def _is_complete(config: Config, folder: Path) -> bool:
-    path = checkpoint.latest(folder / folder_lib.CHECKPOINT)
-    return path is not None and folder_lib.is_complete(folder, len(config.runs), int(path.name))
+    path = checkpoint.latest(folder / run_folder.CHECKPOINT)
+    return path is not None and run_folder.is_complete(folder, len(config.plan), int(path.name))
 
 
 @contextlib.contextmanager
@@ -255,11 +221,11 @@ def _host(config: Config, parts: experiment.Experiment, folder: Path, console: C
     """What the loop speaks to, for a run that has made so many iterations; closed at the end."""
     sink: sinks.Sink = sinks.Several([])
     if distributed.is_main():
-        folder_lib.cut_metrics(folder / folder_lib.METRICS, done)
+        run_folder.cut_metrics(folder / run_folder.METRICS, done)
         frames = done * parts.frames_per_iteration
-        sink = sinks.make(config.log, folder, config.runs, to_mapping(config), frames, _say(console))
+        sink = sinks.make(config.log, folder, config.plan, to_mapping(config), frames, _say(console))
     with contextlib.closing(sink):
-        checkpoints = checkpoint.Checkpoints(folder / folder_lib.CHECKPOINT, _say(console))
+        checkpoints = checkpoint.Checkpoints(folder / run_folder.CHECKPOINT, _say(console))
         with contextlib.closing(checkpoints):
             yield _Host(config, parts, folder, console, sink, checkpoints)
 
@@ -272,7 +238,7 @@ def _train_and_test(host: _Host, programs: _Programs, state: State) -> None:
             host.save(state)
             saved = host.checkpoints.wait() == state.done
     stopped = _stopped(host.parts, state.meta)
-    if state.done < total and len(stopped) < len(config.runs):
+    if state.done < total and len(stopped) < len(config.plan):
         raise StoppedError(
             interrupts.asked or signal.SIGTERM,  # which another process may have got
             f"stopped after {state.done} of {total} iterations"
@@ -281,10 +247,10 @@ def _train_and_test(host: _Host, programs: _Programs, state: State) -> None:
         )
     with console.status("testing ..."):
         began = time.monotonic()
-        final = _summaries(programs.test.result()(state.meta.learner), config)
+        final = result.summaries(programs.test.result()(state.meta.learner).returns, config)
         host.log("test/", final, state.done, state.seconds + time.monotonic() - began)
-    console.print(result_table(config, final, stopped))
-    if len(stopped) == len(config.runs):
+    console.print(result.table(config, final, stopped))
+    if len(stopped) == len(config.plan):
         raise RunError(
             f"every run diverged, the last after {max(stopped.values())} of {total} iterations; the states "
             f"before that are saved in {host.folder}"
@@ -298,24 +264,24 @@ def _train_and_test(host: _Host, programs: _Programs, state: State) -> None:
 
 def _stopped(parts: experiment.Experiment, state: meta.MetaState) -> dict[int, int]:
     """Iterations made by the runs that diverged, by their place."""
-    whole = jax.jit(sharding.place_output(lambda stopped: stopped, parts.mesh))
+    whole = jax.jit(sharding.place_output(lambda stopped: stopped, parts.placement.mesh))
     made = np.atleast_1d(np.asarray(whole(state.stopped)))
     return {place: int(iterations) for place, iterations in enumerate(made) if iterations >= 0}
 
 
-def _validated(host: _Host, programs: _Programs, state: State) -> tuple[State, list[dict[str, float]]]:
+def _validated(host: _Host, programs: _Programs, state: State) -> tuple[State, Rows]:
     """Evaluates, and keeps the best."""
-    summaries = _summaries(programs.evaluate.result()(state.meta.learner), host.config)
+    summaries = result.summaries(programs.evaluate.result()(state.meta.learner).returns, host.config)
     host.log("eval/", summaries, state.done, state.seconds)
     mean, cvar = (np.array([row[name] for row in summaries], np.float32) for name in ("return_mean", "cvar"))
     acting = host.parts.learner.acting(state.meta.learner)
-    best = best_lib.update(state.best, np.int32(state.done), mean, cvar, acting)
+    best = best_learners.update(state.best, np.int32(state.done), mean, cvar, acting)
     return state._replace(best=best), summaries
 
 
-def _tell_stopped(host: _Host, before: list[dict[str, float]], now: list[dict[str, float]]) -> None:
+def _report_diverged(host: _Host, before: Rows, now: Rows) -> None:
     """A line for each run that diverged in the last chunk."""
-    for place, run in enumerate(host.config.runs):
+    for place, run in enumerate(host.config.plan):
         already = before and before[place].get("train/stopped", 0.0) > 0
         if now[place].get("train/stopped", 0.0) > 0 and not already:
             _say(host.console)(f"seed {run.label} diverged and was stopped; its last good state is kept")
@@ -327,11 +293,11 @@ def _loop(host: _Host, programs: _Programs, state: State, interrupts: interrupt.
     interval, total, per_iteration = (
         config.eval.every(config.num_tasks), parts.num_iterations, parts.frames_per_iteration,
     )  # fmt: skip
-    num_runs, began, saved = len(config.runs), time.monotonic() - state.seconds, time.monotonic()
-    told = _Told([], [])
-    with metrics.ConsoleProgress(
-        host.console, total * per_iteration * num_runs, state.done * per_iteration * num_runs
-    ) as progress:
+    num_seeds, began, saved = len(config.plan), time.monotonic() - state.seconds, time.monotonic()
+    shown = _Shown([], [])
+    with progress.ConsoleProgress(
+        host.console, total * per_iteration * num_seeds, state.done * per_iteration * num_seeds
+    ) as bar:
         while state.done < total:
             started = time.monotonic()
             to_evaluation = interval - state.done % interval if interval else total
@@ -339,18 +305,20 @@ def _loop(host: _Host, programs: _Programs, state: State, interrupts: interrupt.
             to_chunk = parts.train.chunk_length - state.done % parts.train.chunk_length
             n = min(to_chunk if state.done else 1, to_evaluation, total - state.done)
             after, rows = programs.chunk(state.meta, jnp.int32(n))
-            latest = metrics.mean_over_rows(jax.device_get(rows))
+            latest = progress.mean_over_rows(jax.device_get(rows))
             now = time.monotonic()
             state = state._replace(meta=after, done=state.done + n, seconds=now - began)
             speed = {"train/frames_per_second": n * per_iteration / (now - started)}
             latest = [row | speed for row in latest]
-            _tell_stopped(host, told.latest, latest)
-            told = told._replace(latest=latest)
+            _report_diverged(host, shown.latest, latest)
+            shown = shown._replace(latest=latest)
             host.log("", latest, state.done, state.seconds)
+            if host.on_chunk is not None:
+                host.on_chunk(state.done, latest)
             if interval and (state.done % interval == 0 or state.done >= total):
                 state, held_out = _validated(host, programs, state)
-                told = told._replace(held_out=held_out)
-            progress.advance(n * per_iteration * num_runs, told.facts())
+                shown = shown._replace(held_out=held_out)
+            bar.advance(n * per_iteration * num_seeds, shown.facts())
             due = time.monotonic() - saved > 60 * config.checkpoint_minutes
             asked, due = distributed.any_of(interrupts.asked is not None, due)
             if asked or all(row.get("train/stopped", 0.0) > 0 for row in latest):

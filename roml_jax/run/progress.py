@@ -25,10 +25,10 @@ def duration(seconds: float) -> str:
 
 def mean_over_rows(rows: Mapping[str, np.ndarray]) -> list[dict[str, float]]:
     """A chunk's metrics (rows, R) as one mapping per run, averaged over the rows that have a value."""
-    num_runs = next(iter(rows.values())).shape[1]
-    runs: list[dict[str, float]] = [{} for _ in range(num_runs)]
+    num_seeds = next(iter(rows.values())).shape[1]
+    runs: list[dict[str, float]] = [{} for _ in range(num_seeds)]
     for name, values in rows.items():
-        for run in range(num_runs):
+        for run in range(num_seeds):
             known = values[:, run][~np.isnan(values[:, run])]
             if known.size:
                 # phi and counters are states, not averages: their last value is what holds now

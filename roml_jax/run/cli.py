@@ -10,9 +10,8 @@ from typing import NoReturn
 
 from rich.console import Console
 
-from roml_jax import saved
-from roml_jax.config import ConfigError
-from roml_jax.registry import UnknownNameError
+from roml_jax.errors import ConfigError
+from roml_jax.run import saved
 
 _WIDE = 120  # columns where the output is no terminal
 
@@ -50,10 +49,10 @@ def add_which(parser: argparse.ArgumentParser) -> None:
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
-    """``--run``: one of a folder's runs."""
+    """``--run``: one of a folder's seeds."""
     parser.add_argument(
         "--run", dest="run_name", metavar="SEED",
-        help="which of its runs: the seed, or the label where settings were swept (default: the first)",
+        help="which of its seeds; where settings were swept, its label (default: the first)",
     )  # fmt: skip
 
 
@@ -66,7 +65,7 @@ def run(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None = N
     """Runs a command; returns the exit code."""
     try:
         command(sys.argv[1:] if argv is None else argv)
-    except (ConfigError, UnknownNameError) as error:
+    except ConfigError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

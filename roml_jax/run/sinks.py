@@ -12,18 +12,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from roml_jax.folder import METRICS
-from roml_jax.presets import ConfigError
-from roml_jax.runs import Run
+from roml_jax.config import Seed
+from roml_jax.errors import ConfigError
+from roml_jax.run.folder import METRICS
 
 _COLUMNS = ("seed", "iteration", "frames", "seconds")
 
 
 class Sink(Protocol):
-    """Takes rows: numbers by name, of one run at a time."""
+    """Takes rows: numbers by name, of one seed at a time."""
 
-    def write(self, run: int, row: Mapping[str, Any]) -> None:
-        """Takes a row of the run with that place among the program's."""
+    def write(self, place: int, row: Mapping[str, Any]) -> None:
+        """Takes a row of the seed with that place among the program's."""
         ...
 
     def close(self) -> None:
@@ -46,9 +46,9 @@ class JsonLines:
         self._size = os.fstat(self._file).st_size
         self._say, self._waiting, self._well = say, b"", True
 
-    def write(self, run: int, row: Mapping[str, Any]) -> None:
+    def write(self, place: int, row: Mapping[str, Any]) -> None:
         """Appends a row; numbers that JSON does not know become strings."""
-        del run
+        del place
         safe = {
             key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in row.items()
@@ -76,9 +76,9 @@ class JsonLines:
         os.close(self._file)
 
 
-def _slug(run: Run) -> str:
-    """A run's name for a folder."""
-    return re.sub(r"[^\w.=-]+", "_", f"seed={run.label}")
+def _slug(seed: Seed) -> str:
+    """A seed's name for a folder."""
+    return re.sub(r"[^\w.=-]+", "_", f"seed={seed.label}")
 
 
 def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
@@ -86,19 +86,19 @@ def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
 
 
 class TensorBoard:
-    """An event file per run, against frames; needs the extra ``tensorboard``."""
+    """An event file per seed, against frames; needs the extra ``tensorboard``."""
 
-    def __init__(self, folder: Path, runs: Sequence[Run], frames: int) -> None:
+    def __init__(self, folder: Path, seeds: Sequence[Seed], frames: int) -> None:
         from tensorboardX import SummaryWriter
 
-        # what was written beyond the frames where a run goes on is not shown
+        # rows beyond the frames that a resumed run has made are hidden
         purge = {"purge_step": frames + 1} if frames else {}
-        self._writers = [SummaryWriter(str(folder / "tensorboard" / _slug(run)), **purge) for run in runs]
+        self._writers = [SummaryWriter(str(folder / "tensorboard" / _slug(seed)), **purge) for seed in seeds]
 
-    def write(self, run: int, row: Mapping[str, Any]) -> None:
+    def write(self, place: int, row: Mapping[str, Any]) -> None:
         """Adds the row's numbers as scalars."""
         for name, value in _numbers(row).items():
-            self._writers[run].add_scalar(name, value, row["frames"])
+            self._writers[place].add_scalar(name, value, row["frames"])
 
     def close(self) -> None:
         """Closes the files."""
@@ -107,23 +107,23 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A run of Weights & Biases for each run, in one group; needs the extra ``wandb``."""
+    """A run of Weights & Biases for each seed, in one group; needs the extra ``wandb``."""
 
-    def __init__(self, folder: Path, runs: Sequence[Run], config: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, seeds: Sequence[Seed], config: Mapping[str, Any]) -> None:
         import wandb
 
         self._runs = [
             wandb.init(
-                project="roml_jax", group=folder.name, name=f"{folder.name} {_slug(run)}", dir=str(folder),
-                id=re.sub(r"\W", "-", f"{folder.name}-{_slug(run)}"), resume="allow", reinit="create_new",
-                config={**config, **run.columns},
+                project="roml_jax", group=folder.name, name=f"{folder.name} {_slug(seed)}", dir=str(folder),
+                id=re.sub(r"\W", "-", f"{folder.name}-{_slug(seed)}"), resume="allow", reinit="create_new",
+                config={**config, **seed.columns},
             )
-            for run in runs
+            for seed in seeds
         ]  # fmt: skip
 
-    def write(self, run: int, row: Mapping[str, Any]) -> None:
+    def write(self, place: int, row: Mapping[str, Any]) -> None:
         """Logs the row's numbers."""
-        self._runs[run].log({**_numbers(row), "frames": row["frames"]}, step=row["iteration"])
+        self._runs[place].log({**_numbers(row), "frames": row["frames"]}, step=row["iteration"])
 
     def close(self) -> None:
         """Finishes the runs."""
@@ -155,10 +155,10 @@ class Several:
     def __init__(self, sinks: Sequence[Sink]) -> None:
         self._sinks = sinks
 
-    def write(self, run: int, row: Mapping[str, Any]) -> None:
+    def write(self, place: int, row: Mapping[str, Any]) -> None:
         """To each."""
         for sink in self._sinks:
-            sink.write(run, row)
+            sink.write(place, row)
 
     def close(self) -> None:
         """Closes all, whatever one has to say."""
@@ -168,7 +168,7 @@ class Several:
 
 
 def make(
-    names: Sequence[str], folder: Path, runs: Sequence[Run], config: Mapping[str, Any], frames: int,
+    names: Sequence[str], folder: Path, seeds: Sequence[Seed], config: Mapping[str, Any], frames: int,
     say: Callable[[str], None],
 ) -> Sink:  # fmt: skip
     """The file of JSON lines, and what else is named.
@@ -176,14 +176,14 @@ def make(
     Args:
         names: "tensorboard", "wandb".
         folder: the run's.
-        runs: of the program.
+        seeds: of the program.
         config: every option, for those who show it.
         frames: that a run which goes on has made already.
         say: takes a line for the user.
     """
     sinks: list[Sink] = [JsonLines(folder / METRICS, say)]
     if "tensorboard" in names:
-        sinks.append(TensorBoard(folder, runs, frames))
+        sinks.append(TensorBoard(folder, seeds, frames))
     if "wandb" in names:
-        sinks.append(WeightsAndBiases(folder, runs, config))
+        sinks.append(WeightsAndBiases(folder, seeds, config))
     return Several(sinks)

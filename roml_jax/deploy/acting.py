@@ -80,7 +80,7 @@ def _choose(
 
 def _begin(actor: _Actor, parameters: Any, seed: Array) -> Memory:
     key, after = jax.random.split(jax.random.key(seed))
-    belief = actor.agent.begin(parameters, 1, key)
+    belief = actor.agent.begin(parameters, key, 1)
     zero, ended = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
     obs = jnp.zeros((1, actor.spec.obs_size))
     chosen = jax.eval_shape(functools.partial(_choose, actor), parameters, belief, obs, key, zero)

@@ -6,7 +6,7 @@ of episodes. A task's return is minus its loss.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -17,11 +17,11 @@ import optax
 
 from roml_jax import checks
 from roml_jax.agents import on_policy
-from roml_jax.meta import MetaLearner
+from roml_jax.agents.base import MetaLearner, register
 from roml_jax.networks import default_dense
-from roml_jax.registry import Registry
+from roml_jax.registry import leaf
 from roml_jax.tasks import TaskFamily
-from roml_jax.types import Array, EnvSpec, Metrics, TaskWeights
+from roml_jax.types import Array, EnvSpec, Metrics, Outcome, TaskWeights
 
 
 class Regression(Protocol):
@@ -43,9 +43,9 @@ class MamlRegressionConfig:
 
     layers: tuple[int, ...] = (40, 40)
     """Hidden sizes, ReLU."""
-    lr: float = 1e-3
+    lr: float = leaf(1e-3)
     """Adam's learning rate, of the outer steps."""
-    inner_lr: float = 0.01
+    inner_lr: float = leaf(0.01)
     """Length of an inner step."""
     inner_steps: int = 1
     """Gradient steps on the support examples, in training."""
@@ -93,7 +93,6 @@ class Examples(NamedTuple):
     query: tuple[Array, Array]
 
 
-TUNABLE = ("lr", "inner_lr")
 _ADAM = optax.scale_by_adam(eps=1e-8)
 
 
@@ -139,6 +138,7 @@ def losses_after(
     return jax.vmap(one)(examples)
 
 
+@register("maml", problem="examples")
 def maml(problem: Regression, spec: EnvSpec, config: MamlRegressionConfig) -> MetaLearner:
     """MAML for regression. Source: Finn et al. 2017.
 
@@ -151,7 +151,7 @@ def maml(problem: Regression, spec: EnvSpec, config: MamlRegressionConfig) -> Me
 
     def init(key: Array) -> RegressionState:
         params = network.init(key, jnp.zeros(x.shape))
-        return RegressionState(params, _ADAM.init(params), on_policy.init_rates(config, TUNABLE))
+        return RegressionState(params, _ADAM.init(params), on_policy.init_rates(config))
 
     def losses(params: Any, rates: Mapping[str, Array], examples: Examples) -> Array:
         steps, first_order = config.inner_steps, config.first_order
@@ -162,12 +162,12 @@ def maml(problem: Regression, spec: EnvSpec, config: MamlRegressionConfig) -> Me
         return state, examples, -losses(state.params, state.rates, examples)
 
     def update(
-        state: RegressionState, examples: Examples, weights: TaskWeights, key: Array, progress: Array
+        state: RegressionState, experience: Examples, weights: TaskWeights, key: Array, progress: Array
     ) -> tuple[RegressionState, Metrics]:
         del key, progress
 
         def meta_loss(params: Any) -> Array:
-            return (weights.keep * weights.loss * losses(params, state.rates, examples)).mean()
+            return (weights.keep * weights.loss * losses(params, state.rates, experience)).mean()
 
         loss, grads = jax.value_and_grad(meta_loss)(state.params)
         updates, opt_state = _ADAM.update(grads, state.opt_state)
@@ -175,30 +175,13 @@ def maml(problem: Regression, spec: EnvSpec, config: MamlRegressionConfig) -> Me
         metrics = {"maml/meta_loss": loss, "maml/grad_norm": optax.global_norm(grads)}
         return RegressionState(params, opt_state, state.rates), metrics
 
-    def test(state: RegressionState, tasks: Array, key: Array) -> Array:
+    def test(state: RegressionState, tasks: Array, key: Array) -> Outcome:
         examples = _draw(problem, tasks, key, spec.horizon, config.test_query)
         after = [
             losses_after(network, state.params, state.rates["inner_lr"], examples, steps)
             for steps in config.test_steps
         ]
-        return -jnp.stack(after, axis=1)
+        returns = -jnp.stack(after, axis=1)
+        return Outcome(returns, jnp.zeros(returns.shape, bool), {})
 
-    return MetaLearner(
-        init, collect, update, test, None, TUNABLE, on_policy.tune,
-        acting=lambda state: state._replace(opt_state=()),
-    )  # fmt: skip
-
-
-_registry: Registry[MetaLearner] = Registry("learner for regression")
-register = _registry.register
-register("maml", maml)
-
-
-def find(problem: Any, name: str) -> Callable[..., MetaLearner] | None:
-    """A learner (problem, spec, config) -> MetaLearner of an agent's name; None where agents act instead.
-
-    Args:
-        problem: an environment, or what makes it.
-        name: of an agent.
-    """
-    return _registry.get(name) if hasattr(problem, "examples") and name in _registry.names() else None
+    return MetaLearner(init, collect, update, test, acting=lambda state: state._replace(opt_state=()))

@@ -8,9 +8,9 @@ from typing import Any, Literal, get_args
 import jax
 
 from roml_jax import risk
-from roml_jax.meta import MetaLearner
+from roml_jax.agents.base import MetaLearner
 from roml_jax.tasks import TaskFamily
-from roml_jax.types import Array, Metrics
+from roml_jax.types import Array, Metrics, Outcome
 
 Purpose = Literal["validation", "test"]
 _PURPOSES = get_args(Purpose)
@@ -32,8 +32,8 @@ def draw(family: TaskFamily, n: int, seed: int, purpose: Purpose) -> tuple[Array
 
 def make_evaluate(
     learner: MetaLearner, family: TaskFamily, n: int, seed: int, purpose: Purpose
-) -> Callable[[Any], Array]:
-    """A function of the learner's state to returns (n, K) on n held-out tasks.
+) -> Callable[[Any], Outcome]:
+    """A function of the learner's state to its outcome, leaves (n, K), on n held-out tasks.
 
     The tasks and the environments' randomness are decided by ``seed`` and ``purpose`` alone: the same
     for every method, so that differences between learners are not differences between draws.
@@ -47,7 +47,7 @@ def make_evaluate(
     """
     tasks, run_key = draw(family, n, seed, purpose)
 
-    def evaluate(state: Any) -> Array:
+    def evaluate(state: Any) -> Outcome:
         return learner.test(state, tasks, run_key)
 
     return evaluate

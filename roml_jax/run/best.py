@@ -31,9 +31,9 @@ class Best(NamedTuple):
     cvar: Snapshot
 
 
-def start(acting: Any, num_runs: int) -> Best:
+def start(acting: Any, num_seeds: int) -> Best:
     """Nothing was scored yet: the learner at the start, or its shapes, in the place of both."""
-    one = Snapshot(jnp.full(num_runs, -jnp.inf, jnp.float32), jnp.zeros(num_runs, jnp.int32), acting)
+    one = Snapshot(jnp.full(num_seeds, -jnp.inf, jnp.float32), jnp.zeros(num_seeds, jnp.int32), acting)
     return Best(one, one)
 
 

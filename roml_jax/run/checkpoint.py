@@ -24,9 +24,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import SingleDeviceSharding
 
-from roml_jax import memory
+from roml_jax.run import memory
 
 ABOUT = "about"
+FORMAT = 2
+"""Of the state that is saved; 2 since samplers keep their risk level in it."""
 _PATIENCE = 10.0  # seconds that a failed checkpoint waits for its other threads
 
 
@@ -166,7 +168,9 @@ class Checkpoints:
         try:
             path = self._folder / str(iteration)
             self._writer.save(
-                path, args=ocp.args.Composite(**args, **{ABOUT: ocp.args.JsonSave(dict(about))}), force=True
+                path,
+                args=ocp.args.Composite(**args, **{ABOUT: ocp.args.JsonSave({**about, "format": FORMAT})}),
+                force=True,
             )
         except (OSError, ValueError) as error:
             self._failed(error)
@@ -229,6 +233,22 @@ def about(path: Path) -> dict[str, Any]:
         CheckpointError: if it is damaged.
     """
     return _read(path, ocp.args.Composite(**{ABOUT: ocp.args.JsonRestore()}))[ABOUT]
+
+
+def check_version(path: Path, about: Mapping[str, Any], version: str) -> None:
+    """Refuses a checkpoint whose state another version of the package wrote.
+
+    Raises:
+        CheckpointError: one line.
+    """
+    written, kind = about.get("version"), about.get("format", 1)
+    if kind != FORMAT:
+        raise CheckpointError(
+            f"{path} has a state of format {kind}, and roml_jax {version} reads format {FORMAT}: continue it "
+            "with the version that wrote it"
+        )
+    if written != version:
+        raise CheckpointError(f"{path} was written by roml_jax {written}, and this is {version}")
 
 
 def restore(path: Path, item: str, like: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The cross-entropy method for people who will not go functional: an object with sample and update.
+"""Stateful wrapper around ``roml_jax.cem``: an object with ``sample`` and ``update``.
 
 The habit is that of the ``cross-entropy-method`` package; the mathematics is ``roml_jax.cem``.
 """
@@ -13,7 +13,7 @@ import numpy as np
 
 from roml_jax import cem
 from roml_jax.tasks import TaskFamily
-from roml_jax.types import Array
+from roml_jax.types import Array, TaskDraw
 
 
 class CrossEntropyMethod:
@@ -41,15 +41,15 @@ class CrossEntropyMethod:
         self._proposal, self._alpha = family.proposal, alpha
         key, self._key = jax.random.split(jax.random.key(seed))
         self.state = cem.init(self._config, family.proposal, key)
-        self._waiting: list[tuple[Array, Array, Array]] = []
+        self._waiting: list[TaskDraw] = []
 
         def draw(state: cem.CemState, key: Array) -> Any:
-            state, u, log_w, is_ref = cem.sample(self._config, self._proposal, state, key, 1)
-            weight = cem.weights_of(self._config, log_w)
-            return state, (u, log_w, is_ref), family.decode(u)[0], weight[0]
+            state, drawn = cem.sample(self._config, self._proposal, state, key, 1)
+            weight = cem.weights_of(self._config, drawn.log_w)
+            return state, drawn, family.decode(drawn.u)[0], weight[0]
 
         def learn(state: cem.CemState, drawn: Any, score: Array, key: Array) -> cem.CemState:
-            return cem.update(self._config, self._proposal, state, drawn, score[None], alpha, key)[0]
+            return cem.update(self._config, self._proposal, state, drawn, score[None], key, alpha)[0]
 
         self._draw, self._learn = jax.jit(draw), jax.jit(learn)
 

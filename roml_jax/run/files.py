@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from roml_jax.presets import ConfigError
+from roml_jax.errors import ConfigError
 
 
 def check_new(path: Path, suffixes: Sequence[str]) -> Path:

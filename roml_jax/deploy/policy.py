@@ -28,15 +28,15 @@ import numpy as np
 from jax import export as jax_export
 from numpy.typing import ArrayLike
 
-from roml_jax import files
-from roml_jax.acting import Functions, Memory, make_functions
-from roml_jax.presets import ConfigError
+from roml_jax.deploy.acting import Functions, Memory, make_functions
+from roml_jax.errors import ConfigError
 from roml_jax.rollout import Protocol
+from roml_jax.run import files
 from roml_jax.types import Array, Continuous, Discrete
 
 if TYPE_CHECKING:
     from roml_jax.experiment import Experiment
-    from roml_jax.saved import Which
+    from roml_jax.run.saved import Which
 
 FORMAT = "roml_jax policy 1"
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -259,7 +259,7 @@ def load(run: Path | str, which: Which = "last", seed: int | str | None = None) 
         ConfigError: if there is no such learner; one line.
     """
     # orbax, which reads it, takes as long to import as all that the package needs otherwise
-    from roml_jax import saved
+    from roml_jax.run import saved
 
     read = saved.load(run, which)
     return make(read.parts, read.config.protocol, read.one(read.place(seed)))

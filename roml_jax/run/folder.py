@@ -7,13 +7,13 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from roml_jax.config import Config, ConfigError, to_mapping
+from roml_jax.errors import ConfigError
 
 CONFIG, METRICS, CHECKPOINT = "config.yaml", "metrics.jsonl", "checkpoint"
 _LOCK = ".lock"
@@ -26,23 +26,27 @@ def write_whole(path: Path, text: str) -> None:
     part.replace(path)
 
 
-def make(config: Config) -> Path:
-    """The run's own new folder, with its configuration.
+def make(out: Path | None, name: str, options: Mapping[str, Any]) -> Path:
+    """A run's own new folder, with its configuration.
+
+    Args:
+        out: the folder; None for a new one under ``runs/``.
+        name: of the run, for a folder under ``runs/``; the time is appended.
+        options: every option by dotted name, for ``config.yaml``.
 
     Raises:
-        ConfigError: if it holds something already or cannot be made.
+        ConfigError: if the folder is not empty or cannot be made; one line.
     """
-    folder = config.out or Path("runs") / f"{config.env}-{config.sampler}-{time.strftime('%Y%m%d-%H%M%S')}"
-    tries = 1
-    named = folder
+    folder = out or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    tries, first = 1, folder
     try:
-        while config.out is None and folder.exists():
+        while out is None and folder.exists():
             tries += 1
-            folder = named.with_name(f"{named.name}-{tries}")
+            folder = first.with_name(f"{first.name}-{tries}")
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise ConfigError(f"--out {folder} exists and is not empty; a run needs a new folder")
-        write_whole(folder / CONFIG, yaml.safe_dump(to_mapping(config), sort_keys=False))
+        write_whole(folder / CONFIG, yaml.safe_dump(dict(options), sort_keys=False))
     except OSError as error:
         raise ConfigError(f"cannot write to the run's folder {folder}: {error.strerror}") from None
     return folder
@@ -95,13 +99,13 @@ def cut_metrics(path: Path, iteration: int) -> None:
     write_whole(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def is_complete(folder: Path, num_runs: int, saved: int) -> bool:
+def is_complete(folder: Path, num_seeds: int, saved: int) -> bool:
     """Whether all runs were trained to their end and tested, and that state is the one that is saved.
 
     Args:
         folder: the run's.
-        num_runs: R.
+        num_seeds: R.
         saved: iteration of the last checkpoint.
     """
     tests = [row for row in read_metrics(folder / METRICS) if any(name.startswith("test/") for name in row)]
-    return len(tests) == num_runs and tests[-1]["iteration"] == saved
+    return len(tests) == num_seeds and tests[-1]["iteration"] == saved

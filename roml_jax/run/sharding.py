@@ -15,6 +15,9 @@ from typing import Any
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from roml_jax.config import Config
+from roml_jax.errors import ConfigError
+from roml_jax.experiment import ONE_DEVICE, Placement
 from roml_jax.meta import MetaState, Train
 from roml_jax.rollout import Constrain, anywhere
 from roml_jax.types import Array, Metrics
@@ -106,12 +109,7 @@ def over_tasks(mesh: Mesh | None) -> Constrain:
     return lambda tree: jax.lax.with_sharding_constraint(tree, cut)
 
 
-def seed_axis(mesh: Mesh | None) -> str | None:
-    """The mesh axis that a vmap over seeds is cut along."""
-    return None if mesh is None else SEED
-
-
-def _of_runs(mesh: Mesh, num_seeds: int) -> NamedSharding:
+def _by_seed(mesh: Mesh, num_seeds: int) -> NamedSharding:
     """Seeds on their own devices, whole on each of these."""
     return NamedSharding(mesh, PartitionSpec(SEED) if num_seeds > 1 else PartitionSpec())
 
@@ -122,12 +120,34 @@ def of_state(mesh: Mesh, state: MetaState, num_seeds: int) -> MetaState:
     The replay too: cut along its rows, XLA (jaxlib 0.10) would gather all of it to write a batch.
     """
     whole = NamedSharding(mesh, PartitionSpec())
-    return jax.tree.map(lambda _: _of_runs(mesh, num_seeds), state)._replace(iteration=whole)
+    return jax.tree.map(lambda _: _by_seed(mesh, num_seeds), state)._replace(iteration=whole)
 
 
 def _whole(mesh: Mesh, tree: Any) -> Any:
     """Every device, and so every process, has the whole of each array."""
     return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def placement(config: Config) -> Placement:
+    """The placement that a configuration's ``mesh`` asks for.
+
+    Raises:
+        ConfigError: for a mesh that cannot be; one line.
+    """
+    try:
+        mesh = make_mesh(config.mesh, len(config.plan), config.num_tasks)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    if mesh is None:
+        return ONE_DEVICE
+    return Placement(
+        devices=mesh.size,
+        seed_axis=SEED,
+        tasks=over_tasks(mesh),
+        output=lambda function: place_output(function, mesh),
+        train=lambda train, num_seeds: place(train, mesh, num_seeds),
+        mesh=mesh,
+    )
 
 
 def place_output(function: Callable[..., Any], mesh: Mesh | None) -> Callable[..., Any]:
@@ -161,14 +181,14 @@ def placed_shapes(mesh: Mesh | None, shapes: MetaState, num_seeds: int) -> MetaS
     )
 
 
-def place_runs(mesh: Mesh | None, tree: Any, num_seeds: int) -> Any:
+def place_seeds(mesh: Mesh | None, tree: Any, num_seeds: int) -> Any:
     """What there is of every run, leaves (R, ...), where the runs are; within jit."""
-    return tree if mesh is None else jax.lax.with_sharding_constraint(tree, _of_runs(mesh, num_seeds))
+    return tree if mesh is None else jax.lax.with_sharding_constraint(tree, _by_seed(mesh, num_seeds))
 
 
-def placed_runs(mesh: Mesh | None, shapes: Any, num_seeds: int) -> Any:
+def placed_seeds(mesh: Mesh | None, shapes: Any, num_seeds: int) -> Any:
     """Shapes of what there is of every run, leaves (R, ...), with their shardings."""
     if mesh is None:
         return shapes
-    where = _of_runs(mesh, num_seeds)
+    where = _by_seed(mesh, num_seeds)
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes)

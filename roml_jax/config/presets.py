@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from roml_jax.registry import unknown
-
-
-class ConfigError(ValueError):
-    """A wrong option; the message is one line for people."""
-
-
-def flatten(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """A nested mapping's entries by dotted name."""
-    for key, value in mapping.items():
-        dotted = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            yield from flatten(value, dotted + ".")
-        else:
-            yield dotted, value
+from roml_jax.config.values import flatten
+from roml_jax.errors import ConfigError, unknown
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -48,8 +34,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def presets_folder() -> Path:
     """Where the presets are: in the installed package, or beside it in a checkout."""
-    installed = Path(__file__).parent / "configs"
-    return installed if installed.is_dir() else Path(__file__).parent.parent / "configs"
+    package = Path(__file__).parent.parent
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"
 
 
 def preset(*names: str) -> dict[str, Any]:
@@ -77,26 +64,5 @@ def named_file(given: str) -> Path:
         return path
     names = {shipped.stem: shipped for shipped in presets_folder().glob("*.yaml")}
     if given not in names:
-        raise ConfigError(str(unknown("file or configuration", given, names)))
+        raise unknown("file or configuration", given, names)
     return names[given]
-
-
-def check_same(was: Mapping[str, Any], now: Mapping[str, Any], free: Sequence[str], what: str) -> None:
-    """Refuses to go on with other options.
-
-    Args:
-        was: options by dotted name.
-        now: those that are asked for.
-        free: names that may differ.
-        what: the line's first words.
-
-    Raises:
-        ConfigError: one line, with what differs.
-    """
-    names = [name for name in sorted({*was, *now}) if was.get(name) != now.get(name) and name not in free]
-    if names:
-        told = ", ".join(f"{name} was {was.get(name)}, now {now.get(name)}" for name in names[:5])
-        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-        raise ConfigError(
-            f"{what}: a run goes on as it was, but {told}{more}; a new one takes its options with --config"
-        )

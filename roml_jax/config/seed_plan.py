@@ -1,4 +1,4 @@
-"""The runs that one program trains side by side: seeds, and settings that differ between them."""
+"""The seeds that one program trains side by side, and the settings that differ between them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +14,12 @@ import jax.numpy as jnp
 from roml_jax.types import Array
 
 
-class Run(NamedTuple):
-    """One run of several.
+class Seed(NamedTuple):
+    """One of the learners that a program trains side by side.
 
     Attributes:
         seed: decides all its randomness.
-        settings: options that it does not share with the others, by dotted name.
+        settings: options in which it differs from others, by dotted name.
     """
 
     seed: int
@@ -36,11 +36,13 @@ class Run(NamedTuple):
         return {"seed": self.seed, **self.settings}
 
 
-def expand_seeds(text: str) -> list[str]:
-    """``0..29`` as the thirty seeds that it means; anything else as it is."""
-    match = re.fullmatch(r"(\d+)\.\.(\d+)", text)
-    first, last = (int(match[1]), int(match[2])) if match else (0, -1)
-    return [str(seed) for seed in range(first, last + 1)] or [text]
+def expand(seeds: Any) -> list[Any]:
+    """Seeds as they are written, ``0..29`` among them as the thirty that it stands for."""
+    found: list[Any] = []
+    for one in seeds if isinstance(seeds, list | tuple | range) else [seeds]:
+        match = re.fullmatch(r"(\d+)\.\.(\d+)", one) if isinstance(one, str) else None
+        found += list(range(int(match[1]), int(match[2]) + 1)) if match else [one]
+    return found
 
 
 def parse_sweep(sweep: Sequence[str]) -> dict[str, tuple[float, ...]]:
@@ -66,14 +68,14 @@ def parse_sweep(sweep: Sequence[str]) -> dict[str, tuple[float, ...]]:
     return values
 
 
-def plan(seeds: Sequence[int], sweep: Sequence[str]) -> tuple[Run, ...]:
+def plan(seeds: Sequence[int], sweep: Sequence[str]) -> tuple[Seed, ...]:
     """Every setting with every seed; the seeds of a setting stand together."""
     values = parse_sweep(sweep)
     settings = [dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())]
-    return tuple(Run(seed, setting) for setting in settings for seed in seeds)
+    return tuple(Seed(seed, setting) for setting in settings for seed in seeds)
 
 
-def leaves(runs: Sequence[Run]) -> tuple[Array, dict[str, Array]]:
+def leaves(seeds: Sequence[Seed]) -> tuple[Array, dict[str, Array]]:
     """What initialisation is vmapped over: keys (R,), and settings (R,) by name."""
-    keys = jnp.stack([jax.random.key(run.seed) for run in runs])
-    return keys, {name: jnp.array([run.settings[name] for run in runs]) for name in runs[0].settings}
+    keys = jnp.stack([jax.random.key(one.seed) for one in seeds])
+    return keys, {name: jnp.array([one.settings[name] for one in seeds]) for name in seeds[0].settings}

@@ -1,18 +1,18 @@
-"""Whether a run's state fits into memory, known before anything is allocated."""
+"""Whether a run's state fits in memory, known before anything is allocated."""
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from roml_jax.config import Config, ConfigError, to_mapping
+from roml_jax.agents.base import Storage
+from roml_jax.config.values import flag
+from roml_jax.errors import ConfigError
 
 _GIB = 2**30
-_CAPACITY = {"vae.buffer_trajectories", "buffer_visits"}  # options that say how large a replay is
 _SHARE = 0.9  # of what is free; the rest is for activations and the compiler
 
 
@@ -42,14 +42,24 @@ def available() -> int | None:
     return min(free["MemAvailable"], int(confined)) if confined.isdigit() else free["MemAvailable"]
 
 
-def check(config: Config, state: Any, num_runs: int, devices: int = 1) -> None:
-    """Refuses runs whose state cannot fit, and says what would.
+def check(
+    state: Any,
+    num_seeds: int,
+    *,
+    storage: Storage | None = None,
+    rows: int = 0,
+    least_rows: int = 1,
+    devices: int = 1,
+) -> None:
+    """Rejects seeds whose state cannot fit in memory, with settings that would fit.
 
     Args:
-        config: the runs'.
         state: their MetaState, as shapes.
-        num_runs: that it holds.
-        devices: that the runs are spread over.
+        num_seeds: that it holds.
+        storage: where the learner keeps experience; None for none.
+        rows: that the storage's option asks for.
+        least_rows: the fewest that the learner can work with.
+        devices: that the seeds are spread over.
 
     Raises:
         ConfigError: one line.
@@ -57,24 +67,22 @@ def check(config: Config, state: Any, num_runs: int, devices: int = 1) -> None:
     room, needed = available(), size_of(state) / devices
     if room is None or needed <= _SHARE * room:
         return
-    replay = size_of(getattr(state.learner, "replay", ())) / devices
+    replay = size_of(storage.take(state.learner)) / devices if storage else 0.0
     ways = []
-    per_run = needed * devices / num_runs
-    if num_runs > 1 and per_run < _SHARE * room:
-        ways.append(f"at most {int(devices * _SHARE * room / per_run)} runs in one program")
+    per_seed = needed * devices / num_seeds
+    if num_seeds > 1 and per_seed < _SHARE * room:
+        ways.append(f"at most {int(devices * _SHARE * room / per_seed)} seeds in one program")
     spare = _SHARE * room - (needed - replay)
-    if replay and spare > 0:
-        options = to_mapping(config)
-        for name in _CAPACITY & options.keys():
-            rows = int(options[name] * spare / replay)
-            if name == "buffer_visits" and options["slots"]:  # whole batches, and whole turns of the slots
-                rows -= rows % math.lcm(config.num_tasks, options["slots"])
-            if rows >= config.num_tasks:
-                ways.append(f"--{name.replace('_', '-')} {rows}")
-        if options.get("vae.replay_dtype") == "full" and needed - replay / 2 <= _SHARE * room:
-            ways.append("--vae.replay-dtype bfloat16, half the replay")
+    if storage and replay and spare > 0:
+        fitting = int(rows * spare / replay)
+        fitting -= fitting % storage.multiple
+        if fitting >= least_rows:
+            ways.append(f"{flag(storage.rows)} {fitting}")
+        if storage.halved_by and needed - replay / 2 <= _SHARE * room:
+            name, value = storage.halved_by
+            ways.append(f"{flag(name)} {value}, half the replay")
     raise ConfigError(
-        f"{num_runs} run(s) need {needed / _GIB:.1f} GiB of state ({replay / _GIB:.1f} of it replay), "
+        f"{num_seeds} seed(s) need {needed / _GIB:.1f} GiB of state ({replay / _GIB:.1f} of it replay), "
         f"and {room / _GIB:.1f} GiB are free"
-        + (f"; what would fit: {', or '.join(ways)}" if ways else "; no number of runs would fit")
+        + (f"; what would fit: {', or '.join(ways)}" if ways else "; not even one seed fits")
     )

@@ -1,0 +1,170 @@
+"""Training and finished runs in code: ``roml_jax.train(...)`` and ``roml_jax.open(...)``."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from numpy.typing import ArrayLike
+from rich.console import Console
+
+from roml_jax import config as configs
+from roml_jax import envs, held_out
+from roml_jax.deploy import policy as deployed
+from roml_jax.errors import ConfigError
+from roml_jax.run import compile_cache, loop, saved
+from roml_jax.run import folder as run_folder
+
+
+class Run:
+    """A run that was trained: its learners, their returns and their policies.
+
+    Attributes:
+        folder: where its configuration, metrics and checkpoint are.
+    """
+
+    def __init__(
+        self, folder: Path, env: envs.Env | None = None, which: str = "last",
+        temporary: tempfile.TemporaryDirectory | None = None,
+    ) -> None:  # fmt: skip
+        """Made by ``train`` and ``open``; ``temporary`` is removed with the object."""
+        self.folder, self._env, self._which, self._temporary = folder, env, which, temporary
+
+    def __repr__(self) -> str:
+        config = self.config
+        what = f"{config.env} x {config.sampler} x {config.agent}"
+        return f"Run({what}, {len(config.plan)} seed(s), {self.folder})"
+
+    @cached_property
+    def _loaded(self) -> saved.Saved:
+        return saved.load(self.folder, self._which, self._env)
+
+    @property
+    def config(self) -> configs.Config:
+        """The run's options."""
+        return self._loaded.config
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The rows of ``metrics.jsonl``, in order."""
+        return run_folder.read_metrics(self.folder / run_folder.METRICS)
+
+    @property
+    def env(self) -> envs.Env:
+        """The environment that it was trained on."""
+        return self._loaded.parts.env
+
+    def tasks(self, n: int | None = None) -> np.ndarray:
+        """Held-out tasks (n, d) from the prior: by default those of the run's final test."""
+        held, _ = self._draw(n)
+        return np.asarray(held)
+
+    def _draw(self, n: int | None) -> tuple[jax.Array, jax.Array]:
+        options = self.config.eval
+        return held_out.draw(self.env.family, n or options.test_tasks, options.seed, "test")
+
+    def returns(self, tasks: ArrayLike | None = None) -> np.ndarray:
+        """Returns (S, M, K) of every seed's learner in every episode of tasks, acting greedily.
+
+        Args:
+            tasks: (M, d); by default those of the run's final test.
+
+        Raises:
+            ConfigError: for tasks of another shape; one line.
+        """
+        default, key = self._draw(None)
+        wanted = default if tasks is None else np.asarray(tasks, np.float32)
+        if wanted.ndim != 2 or wanted.shape[1] != default.shape[1]:
+            names = ", ".join(self.env.family.names)
+            raise ConfigError(f"tasks must be of shape (M, {default.shape[1]}): {names}; got {wanted.shape}")
+        test = jax.jit(self._loaded.parts.learner.test)
+        places = range(len(self.config.plan))
+        return np.stack([np.asarray(test(self._loaded.one(i), wanted, key).returns) for i in places])
+
+    def summary(self) -> list[dict[str, float]]:
+        """Mean and CVaR of each seed on the tasks of the final test; see ``held_out.summarise``."""
+        found = []
+        for seed, own in zip(self.config.plan, self.returns(), strict=True):
+            alpha = seed.settings.get("alpha", self.config.alpha)
+            found.append({name: float(x) for name, x in held_out.summarise(own, alpha).items()})
+        return found
+
+    def policy(self, seed: str | int | None = None) -> deployed.Policy:
+        """A seed's policy, for one robot or a batch; by default the first seed's.
+
+        Raises:
+            ConfigError: for a seed that the run does not have, or a learner that does not act; one line.
+        """
+        run = self._loaded
+        return deployed.make(run.parts, run.config.protocol, run.one(run.place(seed)))
+
+    def save(self, folder: Path | str) -> Path:
+        """Copies the run to a new folder, which ``open`` and every command read.
+
+        Raises:
+            ConfigError: if there is something already; one line.
+        """
+        folder = Path(folder)
+        if folder.exists():
+            raise ConfigError(f"{folder} exists; nothing is overwritten")
+        shutil.copytree(self.folder, folder)
+        return folder
+
+
+def train(
+    env: str | envs.Env,
+    *,
+    sampler: str = "cem",
+    agent: str = "varibad",
+    seeds: Iterable[int] = (0,),
+    out: Path | str | None = None,
+    quiet: bool = False,
+    on_chunk: loop.OnChunk | None = None,
+    **options: Any,
+) -> Run:
+    """Trains a meta-learner and tests it on held-out tasks.
+
+    Args:
+        env: a registered name, or an environment of your own.
+        sampler: how training tasks are chosen: "cem" is RoML, "uniform" the plain meta-learner.
+        agent: the meta-learner.
+        seeds: one learner each, all in one program.
+        out: the run's new folder; by default a temporary one, which ``Run.save`` copies.
+        quiet: print nothing.
+        on_chunk: (iterations made, a row of metrics per seed), called after every chunk of iterations.
+        **options: options by dotted name, as on the command line: ``alpha=0.05``, ``**{"ppo.lr": 1e-3}``.
+
+    Raises:
+        ConfigError: for options that do not go together; one line.
+        RunError: if every seed diverged.
+    """
+    temporary = None if out is not None else tempfile.TemporaryDirectory(prefix="roml_jax-")
+    folder = Path(out) if temporary is None else Path(temporary.name) / "run"
+    config = configs.make(env, sampler, agent, seeds=list(seeds), out=folder, **options)
+    if config.compile_cache:
+        compile_cache.enable()
+    own = None if isinstance(env, str) else env
+    loop.run(config, Console(quiet=quiet), own, on_chunk)
+    return Run(folder, own, temporary=temporary)
+
+
+def open(folder: Path | str, which: str = "last", env: envs.Env | None = None) -> Run:
+    """Opens a run's folder.
+
+    Args:
+        folder: the run's.
+        which: of its learners: "last", or the best on validation tasks, "best_mean" or "best_cvar".
+        env: the run's environment, where it is one of your own that no module registers.
+
+    Raises:
+        ConfigError: if there is no such run or learner; one line.
+    """
+    run = Run(Path(folder), env, which)
+    run._loaded  # noqa: B018 - a folder that is no run is refused here
+    return run

@@ -1,0 +1,30 @@
+"""A run's configuration: frozen dataclasses, filled from presets, a file, code or the command line."""
+
+from roml_jax.config.layers import import_modules, make, parse, read, with_options
+from roml_jax.config.schema import (
+    FREE,
+    Config,
+    DistributedConfig,
+    EvalConfig,
+    check_same,
+    to_mapping,
+)
+from roml_jax.config.seed_plan import Seed
+from roml_jax.errors import ConfigError, UnknownNameError
+
+__all__ = [
+    "FREE",
+    "Config",
+    "ConfigError",
+    "DistributedConfig",
+    "EvalConfig",
+    "Seed",
+    "UnknownNameError",
+    "check_same",
+    "import_modules",
+    "make",
+    "parse",
+    "read",
+    "to_mapping",
+    "with_options",
+]

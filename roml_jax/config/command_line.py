@@ -1,0 +1,135 @@
+"""The command line of a training run: tokens to options by dotted name, and ``--help``."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, NoReturn
+
+from roml_jax import agents, envs, samplers
+from roml_jax.config import values
+from roml_jax.config.schema import ALIASES, SHORT, Config, rename
+from roml_jax.errors import ConfigError, nearest
+
+
+def options(tokens: Sequence[str], config: Config) -> dict[str, Any]:
+    """The options that tokens give, by dotted name; a repeated option has its last value.
+
+    Args:
+        tokens: as a shell splits them.
+        config: whose options are known.
+
+    Raises:
+        ConfigError: for an unknown option, a missing value or a word that belongs to no option; one line.
+    """
+    kinds = values.hints(config, rename=rename)
+    found: dict[str, Any] = {}
+    rest = list(tokens)
+    while rest:
+        token = rest.pop(0)
+        if not token.startswith("--"):
+            raise ConfigError(f"unexpected {token!r}: every option begins with -- (--help lists them all)")
+        written, equals, value = token[2:].partition("=")
+        name, kind = _known(written, kinds)
+        given = [value] if equals else []
+        if values.is_switch(kind):
+            found[name] = value if equals else not _is_negated(written, kinds)
+            continue
+        if not equals:
+            count = len(rest) if values.is_list(kind) else 1
+            while rest and count and not rest[0].startswith("--"):
+                given.append(rest.pop(0))
+                count -= 1
+        if not given and not values.is_list(kind):
+            raise ConfigError(f"--{written} needs a value")
+        found[name] = given if values.is_list(kind) else given[0]
+    return found
+
+
+def named(tokens: Sequence[str], name: str) -> str | None:
+    """The value of --name among tokens, the last one given; None where it is not given."""
+    value = None
+    for i, token in enumerate(tokens):
+        if token == f"--{name}" and i + 1 < len(tokens):
+            value = tokens[i + 1]
+        elif token.startswith(f"--{name}="):
+            value = token.split("=", 1)[1]
+    return value
+
+
+def imports(tokens: Sequence[str]) -> list[str]:
+    """The modules that --imports (--import) names, before anything else is known."""
+    found: list[str] = []
+    taking = False
+    for token in tokens:
+        head, equals, value = token.partition("=")
+        if head in ("--imports", "--import"):
+            taking, found = not equals, [value] if equals else []
+        elif token.startswith("--"):
+            taking = False
+        elif taking:
+            found.append(token)
+    return found
+
+
+def refuse(name: str, valid: Sequence[str], source: str = "") -> NoReturn:
+    """Raises ConfigError for an option that does not exist, with the nearest that does."""
+    near = nearest(name, valid)
+    hint = f"; did you mean {values.flag(near)}?" if near else ""
+    raise ConfigError(f"{source}unknown option {values.flag(name)}{hint} (--help lists them all)")
+
+
+def _plain(written: str) -> str:
+    return written.replace("-", "_")
+
+
+def _is_negated(written: str, kinds: Mapping[str, Any]) -> bool:
+    return _plain(written) not in kinds
+
+
+def _known(written: str, kinds: Mapping[str, Any]) -> tuple[str, Any]:
+    """The option that was written, and its type; ``no_`` before the last part negates a switch."""
+    name = _plain(written)
+    name = ALIASES.get(name, name)
+    if SHORT.get(name) in kinds:
+        name = SHORT[name]
+    if name in kinds:
+        return name, kinds[name]
+    head, _, last = name.rpartition(".")
+    positive = ".".join(part for part in (head, last.removeprefix("no_")) if part)
+    if last.startswith("no_") and values.is_switch(kinds.get(positive)):
+        return positive, kinds[positive]
+    refuse(name, [*kinds, *ALIASES])
+
+
+def show_help(config: Config) -> NoReturn:
+    """Prints every option with its default and ends the process.
+
+    Raises:
+        SystemExit: with code 0.
+    """
+    import tyro  # half a second that only --help needs
+
+    aliases = {full: [f"--{alias}"] for alias, full in ALIASES.items()}
+    fields = []
+    for one in dataclasses.fields(config):
+        part, value = rename(one.name), getattr(config, one.name)
+        kind = type(value) if dataclasses.is_dataclass(value) else values.hints(config)[one.name]
+        how = tyro.conf.arg(name=part, aliases=aliases.get(one.name))
+        fields.append((one.name, Annotated[kind, how], dataclasses.field(default=value)))
+    shown = dataclasses.make_dataclass("Config", fields, bases=(type(config),), frozen=True)
+    tyro.cli(shown, args=["--help"], prog="python -m roml_jax.train", description=_description())
+    raise SystemExit(0)
+
+
+def _description() -> str:
+    return f"""Trains a meta-learner that is robust to its hardest tasks (RoML).
+
+Example: python -m roml_jax.train --env khazad_dum --sampler cem --frames 2e6 --seeds 0 1 2
+
+Environments: {", ".join(envs.names())}.
+Samplers: {", ".join(samplers.names())}. Agents: {", ".join(agents.names())}.
+
+Defaults are the paper's for the chosen environment. The run's folder holds config.yaml, metrics.jsonl and a
+checkpoint of the whole state, from which --resume continues; nothing is ever overwritten. The options below
+are those of the environment, sampler and agent that the command names."""

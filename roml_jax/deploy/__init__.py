@@ -1,0 +1,1 @@
+"""Trained policies for use: NumPy in, NumPy out, and as files that run with JAX alone."""

@@ -1,0 +1,202 @@
+"""What a task sampler is, and the registry of samplers. Samplers know tasks, never learners."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax.numpy as jnp
+
+from roml_jax.registry import NoOptions, Registry, options_class
+from roml_jax.tasks import TaskFamily
+from roml_jax.types import Array, Metrics, TaskDraw, TaskWeights
+
+Schedule = Callable[[Array | float], Array]
+"""The risk level at a share of the run in [0, 1]."""
+
+
+class Init(Protocol):
+    """The state before the first task."""
+
+    def __call__(self, key: Array) -> Any:
+        """Returns S, a pytree."""
+
+
+class Sample(Protocol):
+    """Draws n tasks."""
+
+    def __call__(self, state: Any, key: Array, n: int) -> tuple[Any, TaskDraw]:
+        """Returns (S, draw of n tasks)."""
+
+
+class Update(Protocol):
+    """Takes the returns of drawn tasks."""
+
+    def __call__(
+        self, state: Any, draw: TaskDraw, returns: Array, key: Array, progress: Array | float = 1.0
+    ) -> tuple[Any, Metrics]:
+        """Returns (S, metrics).
+
+        Args:
+            state: S, as ``sample`` returned it.
+            draw: as ``sample`` returned it.
+            returns: (n,) in the draw's order; higher is better, NaN marks a diverged task.
+            key: randomness, for breaking ties and the like.
+            progress: () share of the run that is done, for schedules; 1, their end, if left out.
+        """
+
+
+class Weights(Protocol):
+    """How much each task teaches."""
+
+    def __call__(self, state: Any, returns: Array, progress: Array | float = 1.0) -> TaskWeights:
+        """Returns weights (n,); see ``TaskWeights``. Arguments as those of ``Update``."""
+
+
+class Phi(Protocol):
+    """The current distribution, for people to look at."""
+
+    def __call__(self, state: Any) -> Array:
+        """Returns parameters (p,)."""
+
+
+def all_count(state: Any, returns: Array, progress: Array | float = 1.0) -> TaskWeights:
+    """Every task teaches alike: the ``weights`` of samplers that do not filter."""
+    del state, progress
+    return TaskWeights(jnp.ones_like(returns), jnp.ones_like(returns))
+
+
+def no_phi(state: Any) -> Array:
+    """No parameters: the ``phi`` of samplers whose distribution has none."""
+    del state
+    return jnp.zeros(0)
+
+
+class TaskSampler(NamedTuple):
+    """A way to choose training tasks, as pure functions of its state S.
+
+    In somebody else's training loop::
+
+        sampler = samplers.cem(tasks.beta("load", 0.0, 7.0), alpha=0.05)
+        state = sampler.init(key)
+        state, draw = sampler.sample(state, key, 16)
+        returns = evaluate(draw.task)  # (16,)
+        state, metrics = sampler.update(state, draw, returns, key)
+
+    Attributes:
+        init: (key) -> S.
+        sample: (S, key, n) -> (S, TaskDraw) of n tasks.
+        update: (S, draw, returns (n,), key, progress) -> (S, metrics).
+        weights: (S, returns (n,), progress) -> TaskWeights (n,); all ones unless the sampler filters.
+        phi: (S) -> (p,) parameters of the current task distribution.
+        batch_size: scored tasks before the distribution first changes; 0 where it never changes.
+    """
+
+    init: Init
+    sample: Sample
+    update: Update
+    weights: Weights = all_count
+    phi: Phi = no_phi
+    batch_size: int = 0
+
+
+def constant(alpha: float) -> Schedule:
+    """The same risk level all along."""
+    return lambda progress: jnp.full_like(jnp.asarray(progress), alpha)
+
+
+def falling(alpha: float) -> Schedule:
+    """From 1 down to alpha, reached at four fifths of the run (the reference's soft variants)."""
+    return lambda progress: jnp.maximum(1 - (1 - alpha) * progress / 0.8, alpha)
+
+
+class WithAlpha(NamedTuple):
+    """A sampler's state with its risk level, ``rates["alpha"]`` (), so that seeds can differ in it."""
+
+    rates: dict[str, Array]
+    state: Any
+
+
+def with_alpha(build: Callable[[Any], TaskSampler], alpha: float) -> TaskSampler:
+    """A sampler whose risk level is a leaf of its state.
+
+    Args:
+        build: (alpha, a float or a traced number) -> TaskSampler.
+        alpha: where it starts.
+    """
+
+    def of(state: WithAlpha) -> TaskSampler:
+        return build(state.rates["alpha"])
+
+    def sample(state: WithAlpha, key: Array, n: int) -> tuple[WithAlpha, TaskDraw]:
+        inner, draw = of(state).sample(state.state, key, n)
+        return state._replace(state=inner), draw
+
+    def update(
+        state: WithAlpha, draw: TaskDraw, returns: Array, key: Array, progress: Array | float = 1.0
+    ) -> tuple[WithAlpha, Metrics]:
+        inner, metrics = of(state).update(state.state, draw, returns, key, progress)
+        return state._replace(state=inner), metrics
+
+    def weights(state: WithAlpha, returns: Array, progress: Array | float = 1.0) -> TaskWeights:
+        return of(state).weights(state.state, returns, progress)
+
+    fixed = build(alpha)
+    return TaskSampler(
+        init=lambda key: WithAlpha({"alpha": jnp.asarray(alpha, float)}, fixed.init(key)),
+        sample=sample,
+        update=update,
+        weights=weights,
+        phi=lambda state: of(state).phi(state.state),
+        batch_size=fixed.batch_size,
+    )
+
+
+_registry: Registry[TaskSampler] = Registry("sampler")
+register = _registry.register
+names = _registry.names
+get = _registry.get
+
+
+def make(name: str, family: TaskFamily, alpha: float, config: Any = None) -> TaskSampler:
+    """Builds a sampler by name; its risk level is a leaf of its state.
+
+    Args:
+        name: a registered name.
+        family: the environment's tasks.
+        alpha: risk level in (0, 1].
+        config: that sampler's options; its defaults if None.
+
+    Raises:
+        UnknownNameError: for a name that is not registered.
+        ValueError: for alpha outside (0, 1].
+    """
+    constructor = get(name)
+    if not 0 < alpha <= 1:
+        raise ValueError(f"alpha must lie in (0, 1], got {alpha}")
+    options = options_class(constructor)
+    if options is NoOptions:
+        return with_alpha(lambda level: constructor(family, level), alpha)
+    chosen = options() if config is None else config
+    return with_alpha(lambda level: constructor(family, level, chosen), alpha)
+
+
+__all__ = [
+    "Init",
+    "Phi",
+    "Sample",
+    "Schedule",
+    "TaskSampler",
+    "Update",
+    "Weights",
+    "WithAlpha",
+    "all_count",
+    "constant",
+    "falling",
+    "get",
+    "make",
+    "names",
+    "no_phi",
+    "register",
+    "with_alpha",
+]

@@ -1,0 +1,73 @@
+"""RoML: the cross-entropy method aims at the tasks with the lowest returns."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from roml_jax import cem as method
+from roml_jax import proposals
+from roml_jax.cem import CemConfig, CemState
+from roml_jax.samplers.base import Schedule, TaskSampler, constant, falling, register
+from roml_jax.tasks import TaskFamily
+from roml_jax.types import Array, Metrics, TaskDraw
+
+DEFAULTS = CemConfig()
+
+
+def _cross_entropy(
+    family: TaskFamily, proposal: proposals.Proposal, schedule: Schedule, config: CemConfig
+) -> TaskSampler:
+    if config.ref_mode == "valid" and config.threshold is None and not config.optimise:
+        raise ValueError(
+            "sampler.ref_mode=valid needs scores from outside (cem.set_reference), which a training run does "
+            "not have; take train or train_ref"
+        )
+
+    def init(key: Array) -> CemState:
+        return method.init(config, proposal, key)
+
+    def sample(state: CemState, key: Array, n: int) -> tuple[CemState, TaskDraw]:
+        state, draw = method.sample(config, proposal, state, key, n)
+        return state, draw._replace(task=family.decode(draw.u))
+
+    def update(
+        state: CemState, draw: TaskDraw, returns: Array, key: Array, progress: Array | float = 1.0
+    ) -> tuple[CemState, Metrics]:
+        alpha = schedule(jnp.asarray(progress, returns.dtype))
+        state, metrics = method.update(config, proposal, state, draw, returns, key, alpha)
+        return state, metrics._asdict() | {"updates": state.batch.astype(returns.dtype), "alpha": alpha}
+
+    return TaskSampler(init, sample, update, phi=lambda state: state.phi, batch_size=config.batch_size)
+
+
+@register("cem")
+def cem(family: TaskFamily, alpha: float, config: CemConfig = DEFAULTS) -> TaskSampler:
+    """RoML: the cross-entropy method moves the task distribution toward the lowest returns."""
+    return _cross_entropy(family, family.proposal, constant(alpha), config)
+
+
+@register("cem_soft")
+def cem_soft(family: TaskFamily, alpha: float, config: CemConfig = DEFAULTS) -> TaskSampler:
+    """As ``cem``, with a risk level that falls from 1 to alpha over the first four fifths of the run."""
+    return _cross_entropy(family, family.proposal, falling(alpha), config)
+
+
+@register("oracle")
+def oracle(family: TaskFamily, alpha: float, config: CemConfig = DEFAULTS) -> TaskSampler:
+    """Moves to the top alpha of the range, known to be hardest; references stay.
+
+    Raises:
+        ValueError: for a family of more than one dimension, a prior that is not uniform in u, or tasks
+            that are not known to be hardest at the top.
+    """
+    if not (family.proposal.uniform_prior and family.proposal.dims == 1):
+        raise ValueError(
+            "sampler=oracle needs one task dimension whose prior is uniform (or log-uniform) on a range, "
+            f"not {', '.join(family.names)}; take sampler=cem"
+        )
+    if family.hardest != "top":
+        raise ValueError(
+            "sampler=oracle needs tasks that are known to be hardest at the top of their range, which is not "
+            f"said of {family.names[0]}; take sampler=cem"
+        )
+    return _cross_entropy(family, proposals.top_of_unit_interval(alpha), constant(alpha), config)

@@ -1,0 +1,32 @@
+"""Tasks from the prior."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from roml_jax import risk
+from roml_jax.samplers.base import TaskSampler, register
+from roml_jax.tasks import TaskFamily
+from roml_jax.types import Array, Metrics, TaskDraw
+
+
+@register("uniform")
+def uniform(family: TaskFamily, alpha: float) -> TaskSampler:
+    """Tasks from the prior: the meta-learner as it was published."""
+    proposal = family.proposal
+
+    def sample(state: tuple[()], key: Array, n: int) -> tuple[tuple[()], TaskDraw]:
+        u = proposal.sample(proposal.phi0, key, n)
+        return state, TaskDraw(u, family.decode(u), jnp.zeros(n, u.dtype), jnp.ones(n, bool))
+
+    def update(
+        state: tuple[()], draw: TaskDraw, returns: Array, key: Array, progress: Array | float = 1.0
+    ) -> tuple[tuple[()], Metrics]:
+        del draw, key, progress
+        known = ~jnp.isnan(returns)
+        return state, {
+            "ref_mean": risk.masked_mean(returns, known),
+            "ref_cvar": risk.cvar(returns, alpha, known),
+        }
+
+    return TaskSampler(lambda key: (), sample, update, phi=lambda state: proposal.phi0)
