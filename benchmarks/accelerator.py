@@ -1,11 +1,11 @@
-"""The figures of an accelerator, in one command that stops when its time is up.
+"""Measures an accelerator in one command with a time limit.
 
     python -m benchmarks.accelerator --minutes 20 [--small] [--out benchmarks/results/accelerator.json]
 
-Frames per second of the whole loop and of the bare physics at 1, 10, 30 and 90 seeds on every engine, then
-of environments against the number of tasks. Each measurement runs in a process of its own, results are
-written after each, and the most important come first, so that a cut-off run is still of use. ``--small``
-is the same at a laptop's size, to check that it runs.
+Measures frames per second: first of the whole loop and of the bare physics at 1, 10, 30 and 90 seeds on every
+engine, then of environments against the number of tasks. Each measurement runs in its own process. Results
+are written after each measurement, the most important first, so that an interrupted run is still useful.
+``--small`` runs the same measurements at a laptop's size, to check that the command works.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rich.console import Console
 
 from benchmarks import machine, throughput
 
-_SECONDS_LEFT = 90  # a measurement that starts with less would be cut off
+_SECONDS_LEFT = 90  # least time left to start a measurement
 
 
 class Job(NamedTuple):
@@ -39,28 +39,35 @@ def jobs(small: bool) -> list[Job]:
     seeds = (1, 2) if small else (1, 10, 30, 90)
     tasks = (16, 64) if small else (16, 256, 4096, 16_384, 65_536)
     buffer = {"vae.buffer_trajectories": "64", "chunk": "1"} if small else {"vae.buffer_trajectories": "2000"}
-    found = [
+    planned = [
         Job("cheetah_mass", engine, {"seeds": f"0..{n - 1}", **buffer}, whole=True)
         for n, engine in itertools.product(seeds, engines)
     ]
-    found += [Job("khazad_dum", None, {"seeds": f"0..{n - 1}", **buffer}, whole=True) for n in seeds]
-    found += [
+    planned += [Job("khazad_dum", None, {"seeds": f"0..{n - 1}", **buffer}, whole=True) for n in seeds]
+    planned += [
         Job("cheetah_mass", engine, throughput.of_tasks(n), whole=False)
         for n, engine in itertools.product(tasks, engines)
     ]
     if not small:
-        found += [Job("humanoid_mass", engine, throughput.of_tasks(4096), whole=False) for engine in engines]
-    return found
+        planned += [
+            Job("humanoid_mass", engine, throughput.of_tasks(4096), whole=False) for engine in engines
+        ]
+    return planned
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs what fits into the time; 1 where a measurement failed."""
+    """Runs measurements until the time limit; returns 1 if a measurement failed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--minutes", type=float, default=20, help="when to stop starting measurements")
-    parser.add_argument("--repeats", type=int, default=3, help="rounds that the medians are taken over")
-    parser.add_argument("--small", action="store_true", help="a laptop's sizes")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=20,
+        help="time limit in minutes; no measurement starts in the last 90 seconds",
+    )
+    parser.add_argument("--repeats", type=int, default=3, help="rounds for the medians")
+    parser.add_argument("--small", action="store_true", help="use a laptop's sizes")
     parser.add_argument("--out", type=Path, default=Path("accelerator.json"), help="where to write JSON")
     args = parser.parse_args(argv)
     console, end = Console(), time.monotonic() + 60 * args.minutes
@@ -69,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     for i, job in enumerate(planned):
         left = end - time.monotonic()
         if left < _SECONDS_LEFT:
-            console.print(f"time is up: {len(planned) - i} of {len(planned)} measurements were not made")
+            console.print(f"time limit reached: {len(planned) - i} of {len(planned)} measurements not made")
             break
         options = [f"{name}={value}" for name, value in job.options.items()]
         options += [f"env.physics={job.engine}"] if job.engine else []

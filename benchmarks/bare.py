@@ -1,4 +1,4 @@
-"""The bare physics of an environment: loops of nothing but the engine's own batched step."""
+"""Loops that only step an environment, or only its engine, for the throughput benchmarks."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ from roml_jax.types import Discrete
 
 
 def random_actions(space: Any, key: jax.Array, n: int) -> jax.Array:
-    """Uniform over the actions, (n, ...)."""
+    """Uniformly random actions, (n, ...)."""
     if isinstance(space, Discrete):
         return jax.random.randint(key, (n,), 0, space.n)
     return jax.random.uniform(key, (n, space.size), minval=space.low, maxval=space.high)
 
 
 def physics_loop(env: TaskEnv, state: Any, keys: jax.Array) -> Callable[[], Any]:
-    """Runs as many control steps as there are keys, under random controls, each task with its own model."""
+    """The bare physics: a function that runs one control step per key with random controls.
+
+    It calls only the engine's batched step; each task has its own model.
+    """
     make = _mjx_loop if env.physics.name == "mjx" else _c_loop
     return make(env, state, keys)
 
@@ -72,7 +75,7 @@ def _c_loop(env: TaskEnv, state: Any, keys: jax.Array) -> Callable[[], Any]:
 
 
 def env_loop(env: Any, state: Any, keys: jax.Array) -> Callable[[], Any]:
-    """The environment's own step in a compiled loop, as many control steps as there are keys."""
+    """A function that runs one environment step per key with random actions, in a compiled loop."""
     n = state.reward.shape[0]
 
     @jax.jit

@@ -1,10 +1,10 @@
-"""The cross-entropy method by itself: against the PyPI package, and how it grows.
+"""Times the cross-entropy method: compared with the PyPI package, and against its size.
 
     python -m benchmarks.cem [--repeats 7] [--out FILE]
 
-A run is sample + update of one batch, ours once called from the host for each batch and once in a
-compiled loop over batches, as training runs it. The package and ours are timed in turn in the same
-process; figures are medians, ratios are taken pair by pair.
+A measurement is ``sample`` and ``update`` of one batch. ``roml_jax.cem`` is timed twice: called from the host
+for each batch, and in a compiled loop over batches, as in training. It and the package are timed in turn in
+the same process. Figures are medians; ratios are computed per pair of measurements.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SIZES = (
 
 
 def our_batch(size: int, dims: int, batches: int = 1) -> Callable[[], None]:
-    """Sample and update of so many batches in one compiled program; score = -sum(u)."""
+    """``sample`` and ``update`` of ``batches`` batches in one compiled program; score = -sum(u)."""
     config, proposal = cem.CemConfig(batch_size=size, history=1), proposals.beta(dims)
 
     def batch(state: cem.CemState, key: jax.Array) -> tuple[cem.CemState, None]:
@@ -69,14 +69,14 @@ def package_batch(size: int) -> Callable[[], None]:
 
 
 def seconds(run: Callable[[], None]) -> float:
-    """How long one run takes."""
+    """Seconds that one call takes."""
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
 
 
 def against_package(repeats: int, size: int = 128, batches: int = 200) -> dict[str, Any]:
-    """A batch in one dimension, the three in turn; ``batches`` of them in the compiled loop."""
+    """Times a batch in one dimension, the three variants in turn; the compiled loop has ``batches``."""
     single, loop, theirs = our_batch(size, 1), our_batch(size, 1, batches), package_batch(size)
     rows = [
         (statistics.mean(seconds(single) for _ in range(20)), seconds(loop) / batches, seconds(theirs))
@@ -93,7 +93,7 @@ def against_package(repeats: int, size: int = 128, batches: int = 200) -> dict[s
 
 
 def growth(repeats: int, sizes: Sequence[tuple[int, int]] = SIZES) -> list[dict[str, Any]]:
-    """One batch for each number of tasks and dimensions."""
+    """Times one batch for each number of tasks and dimensions."""
     rows = []
     for size, dims in sizes:
         run = our_batch(size, dims)
@@ -114,13 +114,13 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--repeats", type=int, default=7, help="runs that the medians are taken over")
+    parser.add_argument("--repeats", type=int, default=7, help="measurements for the medians")
     parser.add_argument("--out", type=Path, help="where to write JSON")
     args = parser.parse_args(argv)
     pair, rows = against_package(args.repeats), growth(args.repeats)
     console = Console()
     console.print(
-        f"batch of 128, one dimension: package {pair['package_ms']} ms; ours called from the host "
+        f"batch of 128, one dimension: package {pair['package_ms']} ms; roml_jax.cem called from the host "
         f"{pair['ours_called_ms']} ms (1/{pair['package_over_called']}), in a compiled loop "
         f"{pair['ours_in_loop_ms']} ms (1/{pair['package_over_loop']})"
     )

@@ -1,9 +1,9 @@
-"""How a half-cheetah's learners move: do they run, or go head over heels?
+"""Counts somersaults of trained half-cheetahs.
 
     python -m benchmarks.gaits RUN [RUN ...] [--tasks 32]
 
-Of every seed's last learner, on held-out tasks of the prior: its return, and how many times the torso turns
-over in an episode. Somersaults are a local optimum of this robot that a return alone does not show.
+For every seed's last learner, on held-out tasks from the prior: the mean return, and how many times the torso
+turns over in an episode. Somersaults are a local optimum of this robot that a return alone does not show.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ from roml_jax.errors import ConfigError
 from roml_jax.run import cli, saved
 from roml_jax.types import EnvSpec
 
-_PITCH = 1  # of the observed positions: the root's height, its pitch, the joints
+_PITCH = 1  # index of the pitch in the observed positions: the root's height, its pitch, the joints
 
 
 def is_cheetah(env: str) -> bool:
-    """Whether gaits are of this environment."""
+    """Whether the environment is a half-cheetah."""
     return env.startswith("cheetah")
 
 
 def turned(spec: EnvSpec, obs: jax.Array) -> jax.Array:
-    """Turns of the torso by an episode's end, mean over episodes (M,), from observations (M, K, H + 1, D)."""
+    """Net turns of the torso in an episode, mean over episodes (M,), from observations (M, K, H + 1, D)."""
     pitch = spec.obs_slices["position"].start + _PITCH
     return (jnp.abs(obs[:, :, -1, pitch] - obs[:, :, 0, pitch]) / (2 * jnp.pi)).mean(axis=1)
 
 
 def turns(run: saved.Saved, tasks: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of every seed: mean return of the tasks (S, M), and turns of the torso by its episodes' ends (S, M).
+    """Returns (the mean return of every seed and task (S, M), the mean turns of the torso (S, M)).
 
     Raises:
-        ConfigError: if it is no half-cheetah's run; one line.
+        ConfigError: if the run's environment is not a half-cheetah; one line.
     """
     parts, config = run.parts, run.config
     if not is_cheetah(config.env):
-        raise ConfigError(f"gaits are of half-cheetahs, and {run.folder} is of {config.env}")
+        raise ConfigError(f"gaits are for half-cheetahs only, but {run.folder} is a run on {config.env}")
     drawn, key = held_out.draw(parts.env.family, tasks, config.eval.seed, "test")
 
     @jax.jit
@@ -57,12 +57,12 @@ def turns(run: saved.Saved, tasks: int) -> tuple[np.ndarray, np.ndarray]:
         )
         return outcome.returns.mean(axis=1), turned(parts.env.spec, experience.obs)
 
-    found = [jax.device_get(act(run.one(place))) for place in range(len(config.plan))]
-    return np.stack([returns for returns, _ in found]), np.stack([turns for _, turns in found])
+    by_seed = [jax.device_get(act(run.one(place))) for place in range(len(config.plan))]
+    return np.stack([returns for returns, _ in by_seed]), np.stack([turns for _, turns in by_seed])
 
 
 def command(argv: Sequence[str]) -> None:
-    """Prints a table of every run's seeds.
+    """Prints a table with a row per seed of every run.
 
     Raises:
         ConfigError: for wrong input; one line.
@@ -71,18 +71,18 @@ def command(argv: Sequence[str]) -> None:
         prog="python -m benchmarks.gaits", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of runs")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
     parser.add_argument(
-        "--tasks", type=cli.positive, default=32, help="of the final test (default: %(default)s)"
+        "--tasks", type=cli.positive, default=32, help="number of held-out tasks (default: %(default)s)"
     )
-    given = parser.parse_args(argv)
-    shown = Table("run", "seed", "mean return", "turns per episode")
-    shown.columns[0].overflow = "fold"
-    for folder in given.runs:
+    args = parser.parse_args(argv)
+    table = Table("run", "seed", "mean return", "turns per episode")
+    table.columns[0].overflow = "fold"
+    for folder in args.runs:
         run = saved.load(folder)
-        for one, returns, turned in zip(run.config.plan, *turns(run, given.tasks), strict=True):
-            shown.add_row(str(folder), str(one.seed), f"{returns.mean():,.1f}", f"{turned.mean():.2f}")
-    Console().print(shown)
+        for one, returns, turned in zip(run.config.plan, *turns(run, args.tasks), strict=True):
+            table.add_row(str(folder), str(one.seed), f"{returns.mean():,.1f}", f"{turned.mean():.2f}")
+    Console().print(table)
 
 
 if __name__ == "__main__":

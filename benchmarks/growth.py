@@ -1,11 +1,12 @@
-"""Frames per second as tasks, seeds and devices grow: a table and a figure of each.
+"""Frames per second against the number of tasks, seeds and devices: a table and a figure.
 
     python -m benchmarks.growth [--out benchmarks/results/growth-cpu.json] [--figure docs/images/growth.png]
     python -m benchmarks.growth --plot benchmarks/results/growth-cpu.json --figure FILE
 
-Tasks: the environment under random actions. Seeds: the whole loop, all in one program. Devices: the whole
-loop of eight seeds on forced host devices, which share this machine's cores: the best is to lose nothing.
-Each measurement runs in a process of its own; those that --out holds already are not made again.
+Tasks: the environment under random actions. Seeds: the whole loop, all seeds in one program. Devices: the
+whole loop of eight seeds on forced host devices, which share this machine's cores, so the best possible
+result is a constant speed. Each measurement runs in its own process. Measurements that --out already contains
+are skipped.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ class Series(NamedTuple):
 
     Attributes:
         axis: "tasks", "seeds" or "devices".
-        env: environment.
-        sizes: along the axis.
-        options: training options at a size.
-        layer: of ``benchmarks.throughput``.
+        env: name of the environment.
+        sizes: numbers of tasks, seeds or devices.
+        options: (size) -> training options.
+        layer: name of a layer of ``benchmarks.throughput``.
     """
 
     axis: str
@@ -65,7 +66,7 @@ SERIES = (
 
 
 def measure(series: Series, size: int, repeats: int) -> dict[str, Any] | None:
-    """One point, or None where it failed."""
+    """Measures one point; None if it failed."""
     options = [f"{name}={value}" for name, value in series.options(size).items()]
     before = os.environ.get("XLA_FLAGS")
     if series.axis == "devices":
@@ -88,20 +89,20 @@ def measure(series: Series, size: int, repeats: int) -> dict[str, Any] | None:
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
-    """The figures, for people; cost per frame beside that of the smallest size."""
-    shown = Table("axis", "env", "size", "layer", "frames/s", "cost of a frame", "peak GiB")
+    """A table of the results; a frame's cost is relative to that at the smallest size."""
+    results = Table("axis", "env", "size", "layer", "frames/s", "cost of a frame", "peak GiB")
     first: dict[tuple[str, str], int] = {}
     for row in rows:
         start = first.setdefault((row["axis"], row["env"]), row["frames_per_s"])
-        shown.add_row(
+        results.add_row(
             row["axis"], row["env"], f"{row['size']:,}", row["layer"], f"{row['frames_per_s']:,}",
             f"{start / row['frames_per_s']:.2f}", f"{row['peak_memory_gib']:.1f}",
         )  # fmt: skip
-    return shown
+    return results
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """A panel per axis, frames per second against size."""
+    """Draws a panel per axis: frames per second against size."""
     axes_names = list(dict.fromkeys(row["axis"] for row in rows))
     colours = {env: f"C{i}" for i, env in enumerate(dict.fromkeys(row["env"] for row in rows))}
     figure, axes = plt.subplots(1, len(axes_names), figsize=(4 * len(axes_names), 3.2), squeeze=False)
@@ -117,7 +118,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
                 color=colours[env],
             )  # fmt: skip
         sizes = sorted({row["size"] for row in rows if row["axis"] == name})
-        # tasks speed up by orders of magnitude; of seeds and devices, whether a line is level is to be seen
+        # the speed grows by orders of magnitude with tasks; with seeds and devices it should be constant
         axis.set(xscale="log", yscale="log" if name == "tasks" else "linear", xlabel=name)
         axis.set_title(f"{points[0]['layer']}, steps/s")
         if name != "tasks":
@@ -134,13 +135,13 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def measure_all(axes: list[str], repeats: int, out: Path | None, console: Console) -> list[dict[str, Any]]:
-    """Every point that ``out`` does not hold yet, written there one by one.
+    """Measures every point that ``out`` does not contain yet, and writes it there after each.
 
     Raises:
-        SystemExit: where one cannot be measured; those before it are kept.
+        SystemExit: if a measurement fails; the earlier ones are in ``out``.
     """
-    held = json.loads(out.read_text()) if out and out.exists() else {"results": []}
-    rows, described = held["results"], held.get("machine") or machine.describe()
+    earlier = json.loads(out.read_text()) if out and out.exists() else {"results": []}
+    rows, described = earlier["results"], earlier.get("machine") or machine.describe()
     order = [(series.axis, series.env) for series in SERIES]
     done = {(row["axis"], row["env"], row["size"]) for row in rows}
     for series in SERIES:
@@ -151,7 +152,7 @@ def measure_all(axes: list[str], repeats: int, out: Path | None, console: Consol
             if row is None:
                 raise SystemExit(f"{series.env} with {size} {series.axis} failed")
             rows.append(row)
-            # a point that was missing goes to its place on the line
+            # a point that was missing is inserted at its place in the series
             rows.sort(key=lambda row: (order.index((row["axis"], row["env"])), row["size"]))
             if out:
                 out.write_text(json.dumps({"machine": described, "results": rows}, indent=1) + "\n")
@@ -160,15 +161,19 @@ def measure_all(axes: list[str], repeats: int, out: Path | None, console: Consol
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measures, prints, writes JSON and the figure."""
+    """Measures, prints the table, writes JSON and draws the figure."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--repeats", type=int, default=3, help="rounds that the medians are taken over")
-    parser.add_argument("--axes", nargs="+", default=["tasks", "seeds", "devices"], help="what grows")
-    parser.add_argument("--out", type=Path, help="where to write JSON")
-    parser.add_argument("--plot", type=Path, help="JSON of an earlier run to draw, in place of measuring")
-    parser.add_argument("--figure", type=Path, help="where to draw it")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds for the medians")
+    parser.add_argument(
+        "--axes", nargs="+", default=["tasks", "seeds", "devices"], help="axes to measure (default: all)"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="JSON file for the results; its results are not measured again"
+    )
+    parser.add_argument("--plot", type=Path, help="JSON file of an earlier run to draw instead of measuring")
+    parser.add_argument("--figure", type=Path, help="file for the figure")
     args = parser.parse_args(argv)
     console = Console()
     if args.plot:

@@ -1,4 +1,4 @@
-"""What a figure was measured on."""
+"""Description and speed of the machine, for the benchmarks' results."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 
 def describe() -> dict[str, Any]:
-    """Processor, accelerator and library versions."""
+    """Processor, accelerator, library versions and calibration."""
     cpuinfo = Path("/proc/cpuinfo")
     names = (
         [line for line in cpuinfo.read_text().splitlines() if "model name" in line]
@@ -36,7 +36,7 @@ def describe() -> dict[str, Any]:
 
 
 def calibrate(rounds: int = 7) -> float:
-    """Rounds per second of a fixed workload, the median: what other figures are divided by."""
+    """Median speed of a fixed workload, in rounds per second; other figures are divided by it."""
 
     def body(x: jax.Array, _: None) -> tuple[jax.Array, None]:
         x = jnp.tanh(x @ x.T / 64)
@@ -54,6 +54,6 @@ def calibrate(rounds: int = 7) -> float:
 
 
 def peak_memory_gib() -> float:
-    """The most memory this process has held so far."""
+    """Peak memory of this process so far, in GiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**30 if platform.system() == "Darwin" else 2**20)

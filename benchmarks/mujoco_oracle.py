@@ -1,7 +1,7 @@
-"""The paper's MuJoCo environments once more, in NumPy and plain MuJoCo C, written from their description.
+"""An independent implementation of the paper's MuJoCo environments, in NumPy and MuJoCo's C engine.
 
-Nothing here uses the package: models are edited by hand, with collision boxes so large that they cull
-nothing; the solver runs to convergence in double precision.
+It does not use roml_jax. Models are edited by hand, collision boxes are so large that they cull nothing, and
+the solver runs to convergence in double precision.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MULTI = {
     "c": ("body_ipos", "body_mass", "body_pos", "geom_gap", "geom_margin", "jnt_range", "jnt_solref",
           "jnt_stiffness"),
 }  # fmt: skip
-MULTI_INDEX = {  # where those stand among the ten
+MULTI_INDEX = {  # their indices among the task's ten dimensions
     "a": (0, 2, 4, 5, 6, 7),
     "b": (2, 3, 4, 5, 7),
     "c": (0, 1, 2, 3, 4, 5, 6, 7),
@@ -42,14 +42,15 @@ def base_model(robot: str) -> mujoco.MjModel:
     if robot == "cheetah":
         mujoco.mj_setTotalmass(model, 14.0)
         mujoco.mj_setConst(model, mujoco.MjData(model))
-    model.geom_margin[:] /= 2  # today's engines add the margins of two geoms, the reference's took the larger
+    model.geom_margin[:] /= 2  # this engine adds two geoms' margins, the reference's uses the larger
     return model
 
 
 def task_model(name: str, task: np.ndarray, option: str | None = None) -> mujoco.MjModel:
-    """The model of a task, edited after compiling as the reference does, ``option`` its set of arrays.
+    """The model of a task, edited after compilation as in the reference.
 
-    What MuJoCo derived when it compiled the model stays, the marks of geoms in inertial frames included.
+    Quantities that MuJoCo derived at compilation are not updated, including the marks of geoms in inertial
+    frames. ``option`` is cheetah_multi's set of arrays.
     """
     robot, kind = name.split("_")
     model = copy.copy(base_model(robot))
@@ -109,7 +110,7 @@ def reward(
     action: np.ndarray,
     before: Mapping[str, float],
 ) -> float:
-    """The reward of a step; ``before`` holds x of root, torso and center of mass as they were."""
+    """The reward of a step; ``before`` has the x of root, torso and center of mass before the step."""
     robot, kind = name.split("_")
     if robot == "cheetah":
         speed = (data.qpos[0] - before["root"]) / 0.05
@@ -127,7 +128,7 @@ def reward(
 
 
 def step(model: mujoco.MjModel, data: mujoco.MjData, state: State, action: np.ndarray) -> None:
-    """One control step from a state of ours, (qpos, qvel, warm start)."""
+    """One control step from an environment's state (qpos, qvel, warm start)."""
     mujoco.mj_resetData(model, data)
     data.qpos[:], data.qvel[:], data.qacc_warmstart[:] = state
     data.ctrl[:] = action

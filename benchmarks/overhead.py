@@ -1,11 +1,11 @@
-"""What logging and checkpoints cost beside the training itself.
+"""The cost of metrics and checkpoints, relative to training.
 
     python -m benchmarks.overhead [--env khazad_dum cheetah_mass] [--repeats 10] [--out FILE]
 
-Per environment, in one process: the time of a chunk of iterations; of what is done with its metrics
-(file and TensorBoard); and of a checkpoint, which is how much longer a number of chunks take when a
-checkpoint is written in the background at their start, waiting for it included. The share is that of metrics
-per chunk, and of a checkpoint every ten minutes (the default).
+Measures, per environment and in one process: the time of a chunk of iterations; the time of writing its
+metrics (to a file and to TensorBoard); and the time of a checkpoint. The last is the additional time of a
+number of chunks while a checkpoint is written in the background, including the wait for its end. The share is
+the time of the metrics per chunk plus that of a checkpoint every ten minutes (the default).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from roml_jax.run import checkpoint, memory, progress, sinks
 
 
 def measure(env: str, repeats: int, options: dict[str, Any]) -> dict[str, Any]:
-    """The costs on one environment, in seconds."""
+    """Measures the costs on one environment, in seconds."""
     config = configs.make(env, "cem", **options)
     parts = experiment.make(config)
     state = jax.jit(parts.train.init)(*seed_plan.leaves(config.plan))
@@ -68,7 +68,7 @@ def measure(env: str, repeats: int, options: dict[str, Any]) -> dict[str, Any]:
                 chunk()
             written = writer.wait()
             saves.append(time.perf_counter() - began - several * chunk_time)
-        assert written == len(saves) - 1, "a checkpoint was not written"
+        assert written == len(saves) - 1, "a checkpoint failed"
         writer.close()
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     chunk_s, log_s, save_s = (statistics.median(x) for x in (chunks, logs, saves))
@@ -90,9 +90,9 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--env", nargs="+", default=["khazad_dum", "cheetah_mass"], help="environments")
-    parser.add_argument("--repeats", type=int, default=10, help="chunks that the medians are taken over")
+    parser.add_argument("--repeats", type=int, default=10, help="chunks for the medians")
     parser.add_argument("--option", nargs="*", default=[], metavar="NAME=VALUE", help="training options")
-    parser.add_argument("--out", type=Path, help="where to write JSON")
+    parser.add_argument("--out", type=Path, help="JSON file for the results")
     args = parser.parse_args(argv)
     options = dict(option.split("=", 1) for option in args.option)
     results = [measure(env, args.repeats, options) for env in args.env]

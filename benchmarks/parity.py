@@ -1,11 +1,11 @@
-"""How far one control step of the environments is from MuJoCo's C engine in double precision.
+"""The error of one control step of the environments, compared with MuJoCo's C engine in double precision.
 
     python -m benchmarks.parity [--env ant_mass cheetah_multi:a ...] [--physics mujoco mjx]
                                 [--limits 2/4 4/8 ...] [--out FILE]
 
-States are those that a random and a sinusoidal policy visit in 32 tasks, corners of the range among
-them. From each, the environment makes one step (5 physics steps, float32 states) and so does
-``mujoco_oracle``, which shares no code with it. ``--limits`` are solver and line-search iterations.
+A random and a sinusoidal policy visit the states, in 32 tasks that include the corners of the task range.
+From each state, the environment makes one step (5 physics steps, float32 states), and so does
+``mujoco_oracle``, which shares no code with it. ``--limits`` are maximum solver and line-search iterations.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ TASKS, STEPS, SKIPPED, STRIDE = 32, 96, 3, 3
 
 
 class Step(NamedTuple):
-    """Control steps of n environments, axes (n, ...).
+    """Results of a control step of n environments.
 
     Attributes:
-        qpos: (n, nq) positions after them.
-        qvel: (n, nv) velocities.
+        qpos: (n, nq) positions after the step.
+        qvel: (n, nv) velocities after the step.
         obs: (n, D) observations.
-        reward: (n,).
+        reward: (n,) rewards.
     """
 
     qpos: np.ndarray
@@ -55,10 +55,10 @@ class Step(NamedTuple):
 
 
 class Visits(NamedTuple):
-    """States on the way, axes (time, task, ...).
+    """Visited states and the next actions, axes (time, task, ...).
 
     Attributes:
-        states: the environments' own.
+        states: the environments' states.
         actions: (time, task, nu).
     """
 
@@ -73,7 +73,7 @@ def make(label: str, **options: Any) -> TaskEnv:
 
 
 def tasks_of(env: TaskEnv, n: int = TASKS, seed: int = 0) -> np.ndarray:
-    """(n, d) tasks of the prior; the first are the range's corners, or its two ends where it has many."""
+    """Tasks (n, d) from the prior; the first are the range's corners (for d > 4, its two ends)."""
     tasks = np.array(env.family.sample_prior(jax.random.key(seed), n))
     ranges = np.array(env.family.ranges)
     few = len(ranges) <= 4
@@ -83,7 +83,7 @@ def tasks_of(env: TaskEnv, n: int = TASKS, seed: int = 0) -> np.ndarray:
 
 
 def visit(env: TaskEnv, tasks: np.ndarray, steps: int = STEPS, seed: int = 0) -> Visits:
-    """States under normal actions and under sinusoidal ones; each task sees both, in turn."""
+    """States under normal and under sinusoidal actions; each task has both, one after the other."""
     n, nu = len(tasks), env.spec.action.size
     rng = np.random.default_rng(seed)
     actions = rng.normal(size=(steps, n, nu))
@@ -100,12 +100,12 @@ def visit(env: TaskEnv, tasks: np.ndarray, steps: int = STEPS, seed: int = 0) ->
         return jax.lax.scan(move, jax.vmap(env.reset)(keys, tasks), actions)[1]
 
     states = roll(jax.random.split(jax.random.key(seed), n), jnp.asarray(tasks), actions)
-    kept = slice(SKIPPED, None, STRIDE)
-    return Visits(jax.tree.map(lambda x: x[kept], states), actions[kept])
+    selected = slice(SKIPPED, None, STRIDE)
+    return Visits(jax.tree.map(lambda x: x[selected], states), actions[selected])
 
 
 def ours(env: TaskEnv, visits: Visits) -> Step:
-    """One step of an environment from every state; who visited them does not matter."""
+    """One step of an environment from every state, which another engine may have visited."""
     times, tasks, nu = visits.actions.shape
     flat = jax.tree.map(lambda x: x.reshape(times * tasks, *x.shape[2:]), visits.states)
     actions = visits.actions.reshape(times * tasks, nu)
@@ -141,7 +141,7 @@ def oracle(label: str, tasks: np.ndarray, visits: Visits) -> Step:
 
 
 def errors(step: Step, expected: Step) -> dict[str, np.ndarray]:
-    """The largest absolute difference of every step, (n,) by quantity."""
+    """The largest absolute difference of each step, (n,) by quantity."""
     return {
         name: abs(mine - theirs).reshape(len(mine), -1).max(axis=1)
         for name, mine, theirs in zip(QUANTITIES, step, expected, strict=True)
@@ -157,7 +157,7 @@ def summary(found: dict[str, np.ndarray]) -> dict[str, list[float]]:
 
 
 def measure(label: str, engines: list[str], limits: list[tuple[int | None, int | None]]) -> list[dict]:
-    """All engines and limits on the same states of one environment."""
+    """Measures all engines and limits on the same states of one environment."""
     guide = make(label, physics="mujoco")
     tasks = tasks_of(guide)
     visits = visit(guide, tasks)
@@ -166,7 +166,7 @@ def measure(label: str, engines: list[str], limits: list[tuple[int | None, int |
     for engine, (iterations, ls_iterations) in itertools.product(engines, limits):
         begin = time.monotonic()
         env = make(label, physics=engine, iterations=iterations, ls_iterations=ls_iterations)
-        found = errors(ours(env, visits), expected)
+        differences = errors(ours(env, visits), expected)
         option = env.physics.model.opt
         rows.append(
             {
@@ -174,7 +174,7 @@ def measure(label: str, engines: list[str], limits: list[tuple[int | None, int |
                 "physics": engine,
                 "limits": f"{option.iterations}/{option.ls_iterations}",
                 "states": len(expected.reward),
-                **summary(found),
+                **summary(differences),
                 "seconds": round(time.monotonic() - begin, 1),
             }
         )
@@ -182,34 +182,43 @@ def measure(label: str, engines: list[str], limits: list[tuple[int | None, int |
 
 
 def table(rows: list[dict]) -> Table:
-    """The figures, for people: median / 99th percentile / maximum."""
-    shown = Table(title="one control step: median / p99 / max of the largest absolute difference")
+    """A table of the results: median / 99th percentile / maximum."""
+    results = Table(title="one control step: median / p99 / max of the largest absolute difference")
     for heading in ("env", "physics", "limits", "states", *QUANTITIES):
-        shown.add_column(heading)
+        results.add_column(heading)
     for row in rows:
         figures = (" / ".join(f"{value:.0e}" for value in row[name]) for name in QUANTITIES)
-        shown.add_row(row["env"], row["physics"], row["limits"], str(row["states"]), *figures)
-    return shown
+        results.add_row(row["env"], row["physics"], row["limits"], str(row["states"]), *figures)
+    return results
 
 
 def _limits(text: str) -> tuple[int, int]:
     iterations, _, ls_iterations = text.partition("/")
     if not (iterations.isdigit() and ls_iterations.isdigit()):
         raise argparse.ArgumentTypeError(
-            f"limits are iterations/line-search iterations, as 4/8; got {text!r}"
+            f"must be solver iterations/line-search iterations, e.g. 4/8, got {text!r}"
         )
     return int(iterations), int(ls_iterations)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measures, prints a table, writes JSON."""
+    """Measures, prints a table per environment, writes JSON."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--env", nargs="+", default=list(ENVS), choices=ENVS, metavar="NAME")
-    parser.add_argument("--physics", nargs="+", default=["mujoco", "mjx"], choices=["mujoco", "mjx"])
-    parser.add_argument("--limits", nargs="+", type=_limits, default=[(None, None)], metavar="N/M")
-    parser.add_argument("--out", type=Path, help="where to write JSON")
+    parser.add_argument(
+        "--env", nargs="+", default=list(ENVS), choices=ENVS, metavar="NAME",
+        help=f"environments (default: all of {', '.join(ENVS)})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--physics", nargs="+", default=["mujoco", "mjx"], choices=["mujoco", "mjx"],
+        help="engines (default: both)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--limits", nargs="+", type=_limits, default=[(None, None)], metavar="N/M",
+        help="maximum solver and line-search iterations (default: the environment's)",
+    )  # fmt: skip
+    parser.add_argument("--out", type=Path, help="JSON file for the results")
     args = parser.parse_args(argv)
     console = Console(width=None if sys.stdout.isatty() else 170)
     rows = []

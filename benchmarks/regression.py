@@ -1,11 +1,11 @@
-"""Is this checkout as fast as the committed figures? Compared as ratios to a calibration in the same run.
+"""Checks that this checkout is as fast as the committed figures, as ratios to a calibration.
 
     python -m benchmarks.regression [--results benchmarks/results/throughput-cpu.json] [--tolerance 0.75]
 
-A machine's speed is taken as that of a fixed workload (small matrix products and sorts in a compiled
-loop) just before each measurement; the whole loop's frames per second, divided by it, must not fall
-below the tolerance times the committed ratio. What does is measured once more, as a machine's bad minute
-only ever makes it slower. Exit code 1 where it still does.
+The machine's speed is that of a fixed workload (small matrix products and sorts in a compiled loop), measured
+just before each measurement. The ratio of the whole loop's frames per second to it must be at least the
+tolerance times the committed ratio. A measurement below that is repeated once, since disturbances only make
+the loop slower. The exit code is 1 if it is still below.
 """
 
 from __future__ import annotations
@@ -25,7 +25,13 @@ _LAYER = "whole iteration"
 
 
 class _Found(NamedTuple):
-    """A measurement: its ratio to the committed one, the machine's speed (committed is 1), frames/s."""
+    """A measurement.
+
+    Attributes:
+        ratio: calibrated speed divided by the committed one.
+        speed: the machine's speed divided by that of the committed results' machine.
+        frames_per_s: frames per second.
+    """
 
     ratio: float
     speed: float
@@ -33,7 +39,7 @@ class _Found(NamedTuple):
 
 
 def _measure(entry: dict[str, Any], repeats: int, reference: float) -> _Found | None:
-    """A committed entry, measured again; None where that failed."""
+    """Measures a committed entry again; None if that failed."""
     speed = machine.calibrate() / reference
     now = throughput.in_own_process(entry["env"], entry["options"], repeats=repeats)
     if now is None:
@@ -43,39 +49,41 @@ def _measure(entry: dict[str, Any], repeats: int, reference: float) -> _Found | 
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measures every entry of a committed file again."""
+    """Measures every entry of a committed file again; returns the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--results", type=Path, default=_RESULTS, help="committed figures")
-    parser.add_argument("--tolerance", type=float, default=0.75, help="least acceptable ratio of ratios")
-    parser.add_argument("--repeats", type=int, default=3, help="rounds that the medians are taken over")
-    parser.add_argument("--env", nargs="+", help="only these environments")
+    parser.add_argument("--results", type=Path, default=_RESULTS, help="JSON file of the committed figures")
+    parser.add_argument(
+        "--tolerance", type=float, default=0.75, help="least accepted ratio to the committed one"
+    )
+    parser.add_argument("--repeats", type=int, default=3, help="rounds for the medians")
+    parser.add_argument("--env", nargs="+", help="measure these environments only")
     args = parser.parse_args(argv)
     committed = json.loads(args.results.read_text())
     if "calibration_per_s" not in committed["machine"]:
-        parser.error(f"{args.results} knows no calibration: take it anew with benchmarks.throughput --out")
+        parser.error(f"{args.results} has no calibration: make it again with benchmarks.throughput --out")
     reference = committed["machine"]["calibration_per_s"]
     console = Console()
     table, worst = Table("environment", "committed", "now", "machine", "now / committed"), 1.0
     for entry in committed["results"]:
         if _LAYER not in entry["layers"] or (args.env and entry["env"] not in args.env):
             continue
-        found = _measure(entry, args.repeats, reference)
-        if found is not None and found.ratio < args.tolerance:
-            console.print(f"{entry['env']} at {found.ratio:.2f}: once more")
-            found = max(found, _measure(entry, args.repeats, reference) or found)
-        if found is None:
-            console.print(f"{entry['env']} failed")
+        now = _measure(entry, args.repeats, reference)
+        if now is not None and now.ratio < args.tolerance:
+            console.print(f"{entry['env']}: ratio {now.ratio:.2f} is below the tolerance, measuring again")
+            now = max(now, _measure(entry, args.repeats, reference) or now)
+        if now is None:
+            console.print(f"{entry['env']}: the measurement failed")
             return 1
-        worst = min(worst, found.ratio)
+        worst = min(worst, now.ratio)
         before = entry["layers"][_LAYER]["frames_per_s"]
         table.add_row(
-            entry["env"], f"{before:,}", f"{found.frames_per_s:,}", f"{found.speed:.2f}", f"{found.ratio:.2f}"
+            entry["env"], f"{before:,}", f"{now.frames_per_s:,}", f"{now.speed:.2f}", f"{now.ratio:.2f}"
         )
     console.print(table)
     if worst < args.tolerance:
-        console.print(f"slower than {args.tolerance:g} of the committed figures", style="red")
+        console.print(f"slower than {args.tolerance:g} times the committed figures", style="red")
     return int(worst < args.tolerance)
 
 

@@ -1,11 +1,11 @@
-"""Robust sine regression: RoML-MAML beside MAML and CVaR-ML, losses after one and four gradient steps.
+"""Robust sine regression: compares RoML-MAML with MAML and CVaR-ML, after one and four gradient steps.
 
     python -m benchmarks.sine [--seeds 5] [--out benchmarks/results/sine.json]
 
-Every method trains for the paper's 10,000 iterations, its seeds in one program. As the reference does, the
-model that is tested is the best of the validations every 2,000 iterations (100 tasks; by its mean after one
-step for MAML, by its worst 5 % for the others); the final one is reported beside it. Tests are 10,000 tasks,
-the same for every method and seed. CVaR is the mean of the largest 5 % of losses.
+Every method trains for the paper's 10,000 iterations, all its seeds in one program. As in the reference, the
+tested model is the best of the validations every 2,000 iterations, on 100 tasks, by the loss after one step:
+the mean for MAML, the mean of the worst 5 % for the others. The final model is reported too. Tests have
+10,000 tasks, the same for every method and seed. CVaR is the mean of the largest 5 % of losses.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from roml_jax import config as configs
 from roml_jax import experiment, risk
 from roml_jax.config import seed_plan
 
-# sampler, and what the paper's figures show (30 seeds): mean and CVaR after one step, then after four
+# the sampler and the paper's figures (30 seeds): mean and CVaR after one step, mean and CVaR after four steps
 METHODS = {
     "MAML": ("uniform", (2.94, 11.1, 2.70, 13.1)),
     "RoML-MAML": ("cem", (3.33, 10.85, 2.97, 11.05)),
@@ -38,13 +38,13 @@ FIGURES = ("mean_1", "cvar_1", "mean_4", "cvar_4")
 
 
 def _summary(losses: np.ndarray, alpha: float) -> list[float]:
-    """Mean and CVaR of losses (M, 2), by number of steps."""
+    """Mean and CVaR of losses (M, 2), for each number of steps."""
     tails = -np.asarray(risk.cvar(-jnp.asarray(losses), alpha))
     return [float(x) for pair in zip(losses.mean(axis=0), tails, strict=True) for x in pair]
 
 
 def train(sampler: str, seeds: int, options: dict[str, Any]) -> dict[str, Any]:
-    """Trains one method; per seed, the test's figures of the final and of the best validated model."""
+    """Trains and tests one method; returns each seed's figures for the final and the best validated model."""
     config = configs.make("sine", sampler, "maml", seeds=list(range(seeds)), **options)
     parts = experiment.make(config)
     state = jax.jit(parts.train.init)(*seed_plan.leaves(config.plan))
@@ -88,7 +88,7 @@ def train(sampler: str, seeds: int, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def summarise(result: dict[str, Any], model: str) -> dict[str, Any]:
-    """Means over seeds, and 95 % intervals of the means by bootstrap."""
+    """Means over seeds with 95 % bootstrap intervals."""
     values = np.asarray(result[model])
     index = np.random.default_rng(0).integers(0, len(values), (10_000, len(values)))
     low, high = np.percentile(values[index].mean(axis=1), [2.5, 97.5], axis=0)
@@ -99,18 +99,18 @@ def summarise(result: dict[str, Any], model: str) -> dict[str, Any]:
 
 
 def table(results: dict[str, Any]) -> Table:
-    """All methods beside the paper's."""
-    shown = Table(title="sine regression: loss, mean over seeds [95 % interval]")
+    """A table of all methods, with the paper's figures."""
+    rows = Table(title="sine regression: loss, mean over seeds [95 % interval]")
     for heading in ("method", "model", *FIGURES):
-        shown.add_column(heading)
+        rows.add_column(heading)
     for method, result in results.items():
         for model in ("final", "best"):
             cells = summarise(result, model).values()
-            shown.add_row(
+            rows.add_row(
                 method, model, *(f"{c['mean']:.2f} [{c['ci95'][0]:.2f}, {c['ci95'][1]:.2f}]" for c in cells)
             )
-        shown.add_row(method, "paper", *(f"{x:.2f}" for x in METHODS[method][1]))
-    return shown
+        rows.add_row(method, "paper", *(f"{x:.2f}" for x in METHODS[method][1]))
+    return rows
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -118,10 +118,12 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--seeds", type=int, default=5, help="seeds per method (default: %(default)s)")
+    parser.add_argument(
+        "--methods", nargs="+", choices=METHODS, default=list(METHODS), help="methods (default: all)"
+    )
     parser.add_argument("--option", nargs="*", default=[], metavar="NAME=VALUE", help="training options")
-    parser.add_argument("--out", type=Path, help="where to write JSON")
+    parser.add_argument("--out", type=Path, help="JSON file for the results")
     args = parser.parse_args(argv)
     options = dict(option.split("=", 1) for option in args.option)
     results: dict[str, Any] = {}
@@ -130,7 +132,7 @@ def main(argv: list[str] | None = None) -> int:
         summary = {model: summarise(result, model) for model in ("final", "best")}
         paper = dict(zip(FIGURES, METHODS[method][1], strict=True))
         results[method] = result | {"summary": summary, "paper": paper}
-        if args.out:  # after each, since they take minutes
+        if args.out:  # after each method, since a method takes minutes
             args.out.parent.mkdir(parents=True, exist_ok=True)
             content = {"machine": machine.describe(), "seeds": args.seeds, "options": args.option}
             args.out.write_text(json.dumps(content | {"results": results}, indent=1) + "\n")

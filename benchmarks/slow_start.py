@@ -1,11 +1,12 @@
-"""Why half-cheetahs learn more slowly at first than the published curve: one difference at a time.
+"""Tests possible reasons why half-cheetahs initially learn more slowly than in the published curve.
 
     python -m benchmarks.slow_start [--variants base newest ...] [--seeds 10] [--first-seed 10]
     python -m benchmarks.slow_start --tables
 
-VariBAD on cheetah_vel to iteration 160 of the paper's settings (1e6 frames), where the published curve is at
--530. Every variant is the reference's way where ours differs. The command may run several times at once: each
-process takes what no other works on, and what has a result is not run again.
+Trains VariBAD on cheetah_vel until iteration 160 with the paper's settings (1e6 frames), where the published
+curve is at -530. Each variant changes one difference between this implementation and the reference to the
+reference's choice. Several processes of this command may run at once: each takes groups that no other process
+works on, and skips groups that have a result.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ _ROOT = Path(__file__).parent.parent
 RESULTS = _ROOT / "benchmarks" / "results" / "slow_start"
 _ITERATIONS, _BETWEEN_EVALUATIONS = 160, 25
 _EVALUATED = 32  # tasks of each of the reference's evaluations
-_GROUP = 2  # seeds of a program, one program a core
+_GROUP = 2  # seeds per program, with one program per core
 PUBLISHED = -530.0
 
-# Options that are not the default, and what a table says of the difference.
+# Options that are not the default, and the description for the table.
 VARIANTS: dict[str, tuple[dict[str, Any], str]] = {
     "base": ({}, "as shipped"),
     "evaluations": ({}, "reward statistics also see evaluations, 12,800 greedy frames at the start and after "
@@ -56,7 +57,7 @@ def _config(variant: str, seeds: Sequence[int]) -> Config:
 
 
 def _with_small_count(state: meta.MetaState) -> meta.MetaState:
-    """Statistics as if 1e-4 samples of mean 0 and variance 1 had been counted."""
+    """Initial statistics that contain 1e-4 samples with mean 0 and variance 1."""
     small = jax.tree.map(
         lambda one: one.replace(summed_variance=jax.tree.map(lambda x: x + 1e-4, one.summed_variance)),
         state.learner.statistics,
@@ -66,7 +67,7 @@ def _with_small_count(state: meta.MetaState) -> meta.MetaState:
 
 
 def _watch(parts: experiment.Experiment, made: Config, learner: Any, key: jax.Array) -> Any:
-    """A learner whose reward statistics have seen an evaluation of its greedy behaviour."""
+    """The learner with reward statistics that include an evaluation of its greedy behaviour."""
     task_key, run_key = jax.random.split(key)
     drawn = parts.env.family.sample_prior(task_key, _EVALUATED)
     greedy = jnp.ones(made.protocol.agent_spec(parts.env.spec).episodes, bool)
@@ -78,16 +79,16 @@ def _watch(parts: experiment.Experiment, made: Config, learner: Any, key: jax.Ar
 
 
 def measure(variant: str, seeds: Sequence[int], console: Console) -> dict[str, Any]:
-    """Held-out mean and CVaR of every seed after 40, 80, 120 and 160 iterations."""
-    made = _config(variant, seeds)
-    parts, began = experiment.make(made), time.monotonic()
+    """Trains a group of seeds; held-out mean and CVaR of each seed after 40, 80, 120 and 160 iterations."""
+    chosen = _config(variant, seeds)
+    parts, began = experiment.make(chosen), time.monotonic()
     chunk = jax.jit(parts.train.chunk, donate_argnums=0)
     evaluate = jax.jit(parts.evaluate)
-    watch = jax.jit(jax.vmap(lambda learner, key: _watch(parts, made, learner, key)))
-    state = jax.jit(parts.train.init)(*seed_plan.leaves(made.plan))
+    watch = jax.jit(jax.vmap(lambda learner, key: _watch(parts, chosen, learner, key)))
+    state = jax.jit(parts.train.init)(*seed_plan.leaves(chosen.plan))
     if variant == "start":
         state = _with_small_count(state)
-    found: dict[str, Any] = {"variant": variant, "seeds": list(seeds), "curve": []}
+    result: dict[str, Any] = {"variant": variant, "seeds": list(seeds), "curve": []}
     stops = sorted({*range(0, _ITERATIONS, _BETWEEN_EVALUATIONS), 40, 80, 120, _ITERATIONS})
     for start, stop in zip([0, *stops[:-1]], stops, strict=True):
         for at in range(start, stop, parts.train.chunk_length):
@@ -97,33 +98,32 @@ def measure(variant: str, seeds: Sequence[int], console: Console) -> dict[str, A
             state = state._replace(learner=watch(state.learner, keys))
         if stop and stop % 40 == 0:
             by_task = np.asarray(evaluate(state.learner).returns).mean(axis=-1)
-            cvar = [float(risk.cvar(one, made.alpha)) for one in by_task]
-            found["curve"].append({"iteration": stop, "mean": by_task.mean(axis=1).tolist(), "cvar": cvar})
+            cvar = [float(risk.cvar(one, chosen.alpha)) for one in by_task]
+            result["curve"].append({"iteration": stop, "mean": by_task.mean(axis=1).tolist(), "cvar": cvar})
             console.print(f"{variant} {list(seeds)} {stop}: {by_task.mean(axis=1).round(1)}", soft_wrap=True)
-    return found | {"minutes": round((time.monotonic() - began) / 60, 1), "machine": machine.describe()}
+    return result | {"minutes": round((time.monotonic() - began) / 60, 1), "machine": machine.describe()}
 
 
 def _pooled(variant: str) -> dict[int, float]:
-    """By seed: the mean after the last iteration."""
-    found = {}
+    """The mean return after the last iteration, by seed."""
+    by_seed = {}
     for path in sorted(RESULTS.glob(f"{variant}-*.json")):
         result = json.loads(path.read_text())
-        found |= dict(zip(result["seeds"], result["curve"][-1]["mean"], strict=True))
-    return found
+        by_seed |= dict(zip(result["seeds"], result["curve"][-1]["mean"], strict=True))
+    return by_seed
 
 
 def table() -> str:
-    """A row per variant: mean over seeds with its standard error, and the paired difference to ``base``."""
+    """A row per variant: mean over seeds with standard error, and the paired difference from ``base``."""
     base, rows = _pooled("base"), []
     for name, (_, words) in VARIANTS.items():
         values = _pooled(name)
         if not values:
             continue
-        own = np.array(list(values.values()))
+        returns = np.array(list(values.values()))
         both = sorted(values.keys() & base.keys())
-        apart = np.array([values[seed] - base[seed] for seed in both])
-        cells = [name, words, str(len(own)), _with_error(own), "" if name == "base" else _with_error(apart)]
-        rows.append(cells)
+        difference = "" if name == "base" else _with_error(np.array([values[s] - base[s] for s in both]))
+        rows.append([name, words, str(len(returns)), _with_error(returns), difference])
     heads = ["variant", "difference", "seeds", "mean after 160 iterations", "- base, paired"]
     return tables.markdown(heads, rows)
 
@@ -133,7 +133,7 @@ def _with_error(values: np.ndarray) -> str:
 
 
 def command(argv: Sequence[str]) -> None:
-    """Trains what has no result yet, or prints the table.
+    """Trains the groups without a result, or prints the table.
 
     Raises:
         ConfigError: for wrong input; one line.
@@ -142,27 +142,30 @@ def command(argv: Sequence[str]) -> None:
         prog="python -m benchmarks.slow_start", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), metavar="VARIANT")
-    parser.add_argument("--seeds", type=cli.positive, default=10, help="of each variant (default: 10)")
-    parser.add_argument("--first-seed", type=cli.not_negative, default=10, help="(default: 10)")
-    parser.add_argument("--tables", action="store_true", help="only make the table")
-    given = parser.parse_args(argv)
-    for name in given.variants:
+    parser.add_argument(
+        "--variants", nargs="+", default=list(VARIANTS), metavar="VARIANT",
+        help=f"of {', '.join(VARIANTS)} (default: all)",
+    )  # fmt: skip
+    parser.add_argument("--seeds", type=cli.positive, default=10, help="seeds per variant (default: 10)")
+    parser.add_argument("--first-seed", type=cli.not_negative, default=10, help="first seed (default: 10)")
+    parser.add_argument("--tables", action="store_true", help="do not train; make the table from the results")
+    args = parser.parse_args(argv)
+    for name in args.variants:
         if name not in VARIANTS:
             raise unknown("variant", name, VARIANTS)
     console = Console()
-    if given.tables:
+    if args.tables:
         text = table()
         console.print(text)
         tables.fill(_ROOT / "docs" / "results.md", "slow_start", text)
         return
-    last = given.first_seed + given.seeds
-    for start in range(given.first_seed, last, _GROUP):
+    last = args.first_seed + args.seeds
+    for start in range(args.first_seed, last, _GROUP):
         seeds = range(start, min(start + _GROUP, last))
-        for name in given.variants:
+        for name in args.variants:
             path = RESULTS / f"{name}-{seeds[0]}-{seeds[-1]}.json"
-            with campaign.claimed(path) as mine:
-                if mine and not path.exists():
+            with campaign.claimed(path) as is_claimed:
+                if is_claimed and not path.exists():
                     path.write_text(json.dumps(measure(name, seeds, console), indent=1) + "\n")
 
 

@@ -1,12 +1,12 @@
-"""How fast each layer runs, from the bare physics to the whole meta-iteration.
+"""The speed of each layer, from the bare physics to the whole meta-iteration.
 
     python -m benchmarks.throughput [--env khazad_dum cheetah_mass] [--repeats 5] [--out FILE]
     python -m benchmarks.throughput --env khazad_dum --agent varibad rl2 maml multitask oracle
     python -m benchmarks.throughput --layers env --physics mujoco mjx --env ant_mass --option num_tasks=256
 
-Every layer is compiled once (timed apart), then all layers are timed in turn, round after round, so
-that a machine whose speed drifts drifts under all of them; figures are medians. Each environment
-runs in a process of its own, so that its peak memory is its own.
+Every layer is compiled once; the compile time is reported separately. Then all layers are timed in turn in
+each round, so that a drift of the machine's speed affects all of them alike. Figures are medians over rounds.
+Each environment runs in its own process, so that peak memory is that of one environment.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ ENVS = ("khazad_dum", "cheetah_mass")
 
 
 class Layer(NamedTuple):
-    """Something to time: a function of no arguments that waits for its result.
+    """A part of an iteration to time.
 
     Attributes:
-        name: what it is.
-        run: does the work once.
-        frames: environment steps that one run stands for.
+        name: name of the layer.
+        run: () -> runs the layer once and waits for its result.
+        frames: number of environment steps of one run.
     """
 
     name: str
@@ -62,7 +62,7 @@ def _jitted(function: Callable[..., Any], *args: Any) -> Callable[[], Any]:
 
 
 def _env_layers(env: Any, tasks: jax.Array, steps: int) -> list[Layer]:
-    """The bare physics (where there is one) and the environment, under random actions."""
+    """The environment and, if it has an engine, the bare physics; with random actions."""
     keys = jax.random.split(jax.random.key(2), steps)
     state, frames = bare.start(env, tasks), tasks.shape[0] * steps
     layers = [Layer("env", bare.env_loop(env, state, keys), frames)]
@@ -74,7 +74,7 @@ def _env_layers(env: Any, tasks: jax.Array, steps: int) -> list[Layer]:
 def _varibad_layers(
     parts: experiment.Experiment, config: configs.Config, learner: Any, rollout: Any
 ) -> list[Layer]:
-    """PPO and VAE apart from each other."""
+    """VariBAD's updates: PPO and VAE, as separate layers."""
     frames, key, n = parts.frames_per_iteration, jax.random.key(3), config.num_tasks
     agent_config = config.agent_options
     spec = replace(config.protocol.agent_spec(parts.env.spec), task_size=len(parts.env.family.names))
@@ -103,7 +103,7 @@ def _varibad_layers(
 def _update_layer(
     parts: experiment.Experiment, config: configs.Config, learner: Any, experience: Any
 ) -> Layer:
-    """All that a learner learns from an iteration; its state is donated, so that a replay is not copied."""
+    """A learner's update from one iteration; its state is donated, so that a replay buffer is not copied."""
     weights, key = TaskWeights(*[jnp.ones(config.num_tasks)] * 2), jax.random.key(3)
 
     @partial(jax.jit, donate_argnums=0)
@@ -122,7 +122,7 @@ def _update_layer(
 def _learner_layers(
     parts: experiment.Experiment, config: configs.Config, state: Any, tasks: jax.Array
 ) -> list[Layer]:
-    """Rollout, the learner's updates and the sampler, as one iteration runs them."""
+    """Rollout, the learner's updates and the sampler, as in one iteration."""
     frames, key = parts.frames_per_iteration, jax.random.key(3)
     _, experience, _ = jax.jit(parts.learner.collect)(state.learner, tasks, key)
 
@@ -157,7 +157,7 @@ def _iteration_layer(parts: experiment.Experiment, state: Any, num_seeds: int) -
 
 
 def _layers(parts: experiment.Experiment, config: configs.Config, whole: bool) -> list[Layer]:
-    """All layers of a run, or only physics and environment."""
+    """All layers, or only physics and environment."""
     tasks = parts.env.family.sample_prior(jax.random.key(1), config.num_tasks * len(config.plan))
     layers = _env_layers(parts.env, tasks, steps=100)
     if not whole:
@@ -165,12 +165,12 @@ def _layers(parts: experiment.Experiment, config: configs.Config, whole: bool) -
     state = jax.jit(parts.train.init)(*seed_plan.leaves(config.plan))
     if len(config.plan) == 1:
         layers += _learner_layers(parts, config, state, tasks)
-        state = jax.tree.map(jnp.copy, state)  # the whole iteration donates what the others read
+        state = jax.tree.map(jnp.copy, state)  # copied, since the whole iteration donates its state
     return [*layers, _iteration_layer(parts, state, len(config.plan))]
 
 
 def of_tasks(n: int) -> dict[str, str]:
-    """Options with which an environment is timed by itself at ``n`` tasks: a run of one iteration."""
+    """Options for timing an environment alone with ``n`` tasks: a training of one iteration."""
     return {
         "num_tasks": str(n), "frames": str(400 * n), "sampler.batch_size": str(n),
         "vae.buffer_trajectories": str(n),
@@ -180,7 +180,7 @@ def of_tasks(n: int) -> dict[str, str]:
 def measure(
     env: str, repeats: int, options: dict[str, Any], whole: bool = True, agent: str = "varibad"
 ) -> dict[str, Any]:
-    """Times the layers of one environment under one agent in this process, which learns from the start."""
+    """Times the layers of one environment and one agent in this process; ``learning_starts`` is set to 0."""
     if "learning_starts" in configs.to_mapping(configs.make(env, "cem", agent)):
         options = {"learning_starts": 0} | options
     config = configs.make(env, "cem", agent, **options)
@@ -191,7 +191,7 @@ def measure(
         start = time.perf_counter()
         layer.run()
         first[layer.name] = time.perf_counter() - start
-    layers[-1].run()  # touches the rest of the replay's pages
+    layers[-1].run()  # so that the remaining memory pages of the replay buffer are in use
     seconds: dict[str, list[float]] = {layer.name: [] for layer in layers}
     for _ in range(repeats):
         for layer in layers:
@@ -211,8 +211,8 @@ def measure(
     if layers[0].name == "physics":
         for layer in (layers[1], layers[-1]):
             ratios = [
-                (layer.frames / own) / (layers[0].frames / bare_time)
-                for own, bare_time in zip(seconds[layer.name], seconds["physics"], strict=True)
+                (layer.frames / layer_time) / (layers[0].frames / bare_time)
+                for layer_time, bare_time in zip(seconds[layer.name], seconds["physics"], strict=True)
             ]
             result[f"{layer.name} over physics"] = round(statistics.median(ratios), 3)
     return result | {"peak_memory_gib": round(machine.peak_memory_gib(), 2)}
@@ -229,19 +229,19 @@ def _row(layer: Layer, first: float, seconds: list[float]) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> Table:
-    """One environment's figures, for people."""
+    """A table of one environment's results."""
     ratios = [f"{name} {value:.0%}" for name, value in result.items() if name.endswith("over physics")]
     engine = f" on {result['physics']}" if result["physics"] else ""
     title = (
-        f"{result['env']}{engine}, {result['agent']}: {result['runs']} run(s) x {result['num_tasks']} tasks, "
+        f"{result['env']}{engine}, {result['agent']}: {result['runs']} seeds x {result['num_tasks']} tasks, "
         + ", ".join([f"peak {result['peak_memory_gib']} GiB", *ratios])
     )
-    shown = Table(title=title)
+    layers = Table(title=title)
     for heading in ("layer", "compile s", "run ms", "frames/s", "slowest", "fastest"):
-        shown.add_column(heading, justify="left" if heading == "layer" else "right")
+        layers.add_column(heading, justify="left" if heading == "layer" else "right")
     for name, row in result["layers"].items():
         slow, fast = row["frames_per_s_min_max"]
-        shown.add_row(
+        layers.add_row(
             name,
             f"{row['compile_s']:.1f}",
             f"{row['run_ms']:,.1f}",
@@ -249,7 +249,7 @@ def table(result: dict[str, Any]) -> Table:
             f"{slow:,}",
             f"{fast:,}",
         )
-    return shown
+    return layers
 
 
 def in_own_process(
@@ -261,15 +261,15 @@ def in_own_process(
     seconds: float | None = None,
     agent: str = "varibad",
 ) -> dict[str, Any] | None:
-    """One measurement in a new process; None where it failed or took too long.
+    """Runs ``measure`` in a new process; None if it failed or exceeded the time limit.
 
     Args:
-        env: to measure.
-        options: NAME=VALUE of the training run.
+        env: the environment.
+        options: training options as NAME=VALUE.
         repeats: rounds.
-        layers: "all", or "env" for physics and environment alone.
-        seconds: how long it may take.
-        agent: to measure.
+        layers: "all", or "env" for physics and environment only.
+        seconds: time limit; None for no limit.
+        agent: the agent.
     """
     with tempfile.TemporaryDirectory() as folder:
         part = Path(folder) / "result.json"
@@ -293,25 +293,25 @@ def in_own_process(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs each environment in its own process, prints the tables, writes JSON."""
+    """Measures each environment in its own process, prints tables, writes JSON; returns the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--env", nargs="+", default=list(ENVS), help="environments to measure")
     parser.add_argument("--agent", nargs="+", default=["varibad"], help="agents to measure")
-    parser.add_argument("--physics", nargs="+", default=["auto"], help="engines to measure them on")
+    parser.add_argument("--physics", nargs="+", default=["auto"], help="physics engines to measure")
     parser.add_argument(
         "--layers", choices=("all", "env"), default="all", help="env: only physics and environment"
     )
-    parser.add_argument("--repeats", type=int, default=5, help="rounds that the medians are taken over")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds for the medians")
     parser.add_argument(
         "--option",
         nargs="*",
         default=[],
         metavar="NAME=VALUE",
-        help="training options; several values as [1,2]",
+        help="training options; write several values as [1,2]",
     )
-    parser.add_argument("--out", type=Path, help="where to write JSON")
+    parser.add_argument("--out", type=Path, help="JSON file for the results")
     parser.add_argument("--in-process", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     console = Console()
@@ -329,8 +329,8 @@ def main(argv: list[str] | None = None) -> int:
         has_physics = "env.physics" in configs.to_mapping(configs.make(env))
         for engine in args.physics if has_physics else [None]:
             with console.status(f"measuring {env}, {agent} ..."):
-                chosen = [f"env.physics={engine}"] if engine else []
-                options = [*args.option, *chosen]
+                physics = [f"env.physics={engine}"] if engine else []
+                options = [*args.option, *physics]
                 result = in_own_process(env, options, repeats=args.repeats, layers=args.layers, agent=agent)
             if result is None:
                 return 1

@@ -1,10 +1,10 @@
-"""A trained policy meets a half-cheetah of unknown mass, in plain MuJoCo: nothing of roml_jax is imported.
+"""Runs an exported policy on a half-cheetah of unknown mass, in plain MuJoCo, without importing roml_jax.
 
     python -m roml_jax.train --env cheetah_mass --frames 3e6 --out runs/cheetah
     python -m roml_jax.export runs/cheetah --out policy.zip
     python examples/deploy.py policy.zip --mass 1.7
 
-The exported file needs JAX alone. It is told observations and rewards, never the mass.
+The exported file needs only JAX. The policy gets observations and rewards, but not the mass.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""An agent of one's own: evolution strategies, made robust by any sampler like every other.
+"""An agent of your own: evolution strategies, which work with any sampler like every other agent.
 
-Each task of an iteration is met with parameters of its own, a little beside the mean; the mean moves toward
-those that earned more. From the repository's root, seconds each:
+Each task of an iteration gets its own perturbation of the mean parameters. The mean moves toward
+perturbations with higher returns. Run these from the root of the repository; each takes seconds:
 
     python -m roml_jax.train --import examples.own_agent --agent evolution --env probe_risk --sampler cem
     python -m roml_jax.train --import examples.own_agent --agent evolution --env probe_risk --sampler uniform
@@ -47,7 +47,7 @@ def make(spec: EnvSpec, num_tasks: int, config: EvolutionConfig) -> agents.Agent
     def init(key: Array) -> State:
         return State(network.init(key, jnp.zeros(spec.obs_size)), jax.random.key_data(key))
 
-    def begin(state: State, n: int, key: Array) -> Any:
+    def begin(state: State, key: Array, n: int) -> Any:
         """The belief (N, ...) is the task's perturbation: ``update`` draws the same again."""
         leaves, tree = jax.tree.flatten(state.params)
         keys = jax.random.split(jax.random.wrap_key_data(state.key), len(leaves))
@@ -68,7 +68,7 @@ def make(spec: EnvSpec, num_tasks: int, config: EvolutionConfig) -> agents.Agent
         mean = (count * returns).sum() / jnp.maximum(count.sum(), 1)
         gain = count * (returns - mean) / (returns.std() + 1e-5)
         follow = lambda p, e: p + config.lr * jnp.tensordot(gain, e, axes=1) / num_tasks  # noqa: E731
-        params = jax.tree.map(follow, state.params, begin(state, num_tasks, key))
+        params = jax.tree.map(follow, state.params, begin(state, key, num_tasks))
         return State(params, jax.random.key_data(key)), {"evolution/loss": -mean}
 
     return agents.Agent(

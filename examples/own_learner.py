@@ -1,7 +1,7 @@
-"""Somebody else's training loop, made robust to its hardest 5 % of tasks: twice, in NumPy and compiled.
+"""RoML in a training loop of your own, once in NumPy and once compiled: robust to the hardest 5 % of tasks.
 
-The learner chooses a strength x, which costs x; a task is a load in [0, 7], and a load above x costs the
-square of what is missing. On average x = 4.35 is best, for the worst 5 % of loads x = 6.33.
+The learner chooses a strength x, at cost x. A task is a load in [0, 7]. A load above x costs the square of
+the difference. The best x is 4.35 for the mean, and 6.33 for the worst 5 % of loads.
 
     python examples/own_learner.py
 """

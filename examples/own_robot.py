@@ -1,9 +1,9 @@
-"""Your own robot, made robust: a cart that carries a crate which slides off if the cart is too hasty.
+"""A robot of your own: a cart carries a crate, which slides off if the cart accelerates too fast.
 
 The tasks are two edits of the model: a payload that is added to the crate's mass, and a factor on the
-friction between crate and bed. Neither is observed. The cart earns what it travels in its two seconds;
-a crate that is lost ends the episode and costs half a metre. On most loads haste pays, on slippery ones
-it does not: the plain meta-learner and the robust one should choose different speeds.
+friction between crate and bed. The robot observes neither. The reward is the distance travelled in two
+seconds. Losing the crate ends the episode and costs half a metre. High speed pays off on most tasks but not
+on slippery ones, so the plain and the robust meta-learner should choose different speeds.
 
     python examples/own_robot.py
     python -m roml_jax.train --import examples.own_robot --env own_robot --sampler cem --frames 5e5

@@ -1,4 +1,4 @@
-"""The command ``roml-jax``, and ``python -m roml_jax``: lists the commands, or runs one."""
+"""Command line ``roml-jax`` or ``python -m roml_jax``: lists the commands, or runs one."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from roml_jax.errors import unknown
 COMMANDS = {
     "train": ("roml_jax.train", "train a meta-learner that is robust to its hardest tasks"),
     "evaluate": ("roml_jax.evaluate.__main__", "test a run's learners on held-out tasks"),
-    "report": ("roml_jax.report.__main__", "compare runs on one page"),
+    "report": ("roml_jax.report.__main__", "compare runs on one HTML page"),
     "render": ("roml_jax.render.__main__", "show a run's policy in the browser or as a film"),
-    "export": ("roml_jax.export", "write a run's policy to a file that needs JAX alone"),
+    "export": ("roml_jax.export", "write a run's policy to a file that needs only JAX"),
     "envs": ("roml_jax.envs.__main__", "list the environments, or describe one"),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs ``COMMAND [OPTIONS]``; returns the exit code."""
-    given = list(sys.argv[1:] if argv is None else argv)
-    if not given or given[0] in ("-h", "--help"):
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: roml-jax COMMAND [OPTIONS]    (COMMAND --help lists its options)\n")
-        for name, (_, words) in COMMANDS.items():
-            print(f"  {name:9} {words}")
+        for name, (_, purpose) in COMMANDS.items():
+            print(f"  {name:9} {purpose}")
         return 0
-    if given[0] not in COMMANDS:
-        print(f"error: {unknown('command', given[0], COMMANDS)}", file=sys.stderr)
+    if arguments[0] not in COMMANDS:
+        print(f"error: {unknown('command', arguments[0], COMMANDS)}", file=sys.stderr)
         return 2
-    return importlib.import_module(COMMANDS[given[0]][0]).main(given[1:])
+    return importlib.import_module(COMMANDS[arguments[0]][0]).main(arguments[1:])
 
 
 if __name__ == "__main__":

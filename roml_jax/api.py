@@ -1,4 +1,4 @@
-"""Training and finished runs in code: ``roml_jax.train(...)`` and ``roml_jax.open(...)``."""
+"""Python interface to training and to finished runs: ``roml_jax.train(...)`` and ``roml_jax.open(...)``."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from roml_jax.run import folder as run_folder
 
 
 class Run:
-    """A run that was trained: its learners, their returns and their policies.
+    """A trained run: its learners, their returns and their policies.
 
     Attributes:
-        folder: where its configuration, metrics and checkpoint are.
+        folder: the folder with the run's configuration, metrics and checkpoint.
     """
 
     def __init__(
         self, folder: Path, env: envs.Env | None = None, which: str = "last",
         temporary: tempfile.TemporaryDirectory | None = None,
     ) -> None:  # fmt: skip
-        """Made by ``train`` and ``open``; ``temporary`` is removed with the object."""
+        """Called by ``train`` and ``open``. The folder ``temporary`` is deleted with this object."""
         self.folder, self._env, self._which, self._temporary = folder, env, which, temporary
 
     def __repr__(self) -> str:
@@ -57,11 +57,11 @@ class Run:
 
     @property
     def env(self) -> envs.Env:
-        """The environment that it was trained on."""
+        """The environment that the run was trained on."""
         return self._loaded.parts.env
 
     def tasks(self, n: int | None = None) -> np.ndarray:
-        """Held-out tasks (n, d) from the prior: by default those of the run's final test."""
+        """Held-out tasks (n, d) drawn from the prior. By default: the tasks of the run's final test."""
         held, _ = self._draw(n)
         return np.asarray(held)
 
@@ -70,45 +70,45 @@ class Run:
         return held_out.draw(self.env.family, n or options.test_tasks, options.seed, "test")
 
     def returns(self, tasks: ArrayLike | None = None) -> np.ndarray:
-        """Returns (S, M, K) of every seed's learner in every episode of tasks, acting greedily.
+        """Returns (S, M, K) of each seed's learner on each task and episode, with greedy actions.
 
         Args:
-            tasks: (M, d); by default those of the run's final test.
+            tasks: (M, d). By default: the tasks of the run's final test.
 
         Raises:
-            ConfigError: for tasks of another shape; one line.
+            ConfigError: if ``tasks`` has another shape; one line.
         """
         default, key = self._draw(None)
-        wanted = default if tasks is None else np.asarray(tasks, np.float32)
-        if wanted.ndim != 2 or wanted.shape[1] != default.shape[1]:
+        chosen = default if tasks is None else np.asarray(tasks, np.float32)
+        if chosen.ndim != 2 or chosen.shape[1] != default.shape[1]:
             names = ", ".join(self.env.family.names)
-            raise ConfigError(f"tasks must be of shape (M, {default.shape[1]}): {names}; got {wanted.shape}")
+            raise ConfigError(f"tasks must be of shape (M, {default.shape[1]}): {names}; got {chosen.shape}")
         test = jax.jit(self._loaded.parts.learner.test)
         places = range(len(self.config.plan))
-        return np.stack([np.asarray(test(self._loaded.one(i), wanted, key).returns) for i in places])
+        return np.stack([np.asarray(test(self._loaded.one(i), chosen, key).returns) for i in places])
 
     def summary(self) -> list[dict[str, float]]:
-        """Mean and CVaR of each seed on the tasks of the final test; see ``held_out.summarise``."""
-        found = []
-        for seed, own in zip(self.config.plan, self.returns(), strict=True):
+        """Mean and CVaR of each seed's returns on the tasks of the final test; see ``held_out.summarise``."""
+        summaries = []
+        for seed, returns in zip(self.config.plan, self.returns(), strict=True):
             alpha = seed.settings.get("alpha", self.config.alpha)
-            found.append({name: float(x) for name, x in held_out.summarise(own, alpha).items()})
-        return found
+            summaries.append({name: float(x) for name, x in held_out.summarise(returns, alpha).items()})
+        return summaries
 
     def policy(self, seed: str | int | None = None) -> deployed.Policy:
-        """A seed's policy, for one robot or a batch; by default the first seed's.
+        """The policy of one seed, for one robot or a batch. By default: the first seed.
 
         Raises:
-            ConfigError: for a seed that the run does not have, or a learner that does not act; one line.
+            ConfigError: if the run has no such seed, or if its learner has no deployable policy; one line.
         """
         run = self._loaded
         return deployed.make(run.parts, run.config.protocol, run.one(run.place(seed)))
 
     def save(self, folder: Path | str) -> Path:
-        """Copies the run to a new folder, which ``open`` and every command read.
+        """Copies the run to a new folder. ``open`` and all commands can read the copy.
 
         Raises:
-            ConfigError: if there is something already; one line.
+            ConfigError: if the folder exists; one line.
         """
         folder = Path(folder)
         if folder.exists():
@@ -131,17 +131,18 @@ def train(
     """Trains a meta-learner and tests it on held-out tasks.
 
     Args:
-        env: a registered name, or an environment of your own.
+        env: the name of a registered environment, or an environment object.
         sampler: how training tasks are chosen: "cem" is RoML, "uniform" the plain meta-learner.
         agent: the meta-learner.
-        seeds: one learner each, all in one program.
-        out: the run's new folder; by default a temporary one, which ``Run.save`` copies.
+        seeds: one learner is trained per seed, all in one compiled program.
+        out: the new folder of the run. By default: a temporary folder, which ``Run.save`` copies.
         quiet: print nothing.
-        on_chunk: (iterations made, a row of metrics per seed), called after every chunk of iterations.
+        on_chunk: called after every chunk of iterations with the number of iterations done so far and one
+            row of metrics per seed.
         **options: options by dotted name, as on the command line: ``alpha=0.05``, ``**{"ppo.lr": 1e-3}``.
 
     Raises:
-        ConfigError: for options that do not go together; one line.
+        ConfigError: if an option is invalid or options are incompatible; one line.
         RunError: if every seed diverged.
     """
     temporary = None if out is not None else tempfile.TemporaryDirectory(prefix="roml_jax-")
@@ -149,22 +150,22 @@ def train(
     config = configs.make(env, sampler, agent, seeds=list(seeds), out=folder, **options)
     if config.compile_cache:
         compile_cache.enable()
-    own = None if isinstance(env, str) else env
-    loop.run(config, Console(quiet=quiet), own, on_chunk)
-    return Run(folder, own, temporary=temporary)
+    custom_env = None if isinstance(env, str) else env
+    loop.run(config, Console(quiet=quiet), custom_env, on_chunk)
+    return Run(folder, custom_env, temporary=temporary)
 
 
 def open(folder: Path | str, which: str = "last", env: envs.Env | None = None) -> Run:
     """Opens a run's folder.
 
     Args:
-        folder: the run's.
-        which: of its learners: "last", or the best on validation tasks, "best_mean" or "best_cvar".
-        env: the run's environment, where it is one of your own that no module registers.
+        folder: the folder of the run.
+        which: which learner: "last", or the best on the validation tasks, "best_mean" or "best_cvar".
+        env: the run's environment; required only if it is an object that no module registers.
 
     Raises:
-        ConfigError: if there is no such run or learner; one line.
+        ConfigError: if the run or the learner does not exist; one line.
     """
     run = Run(Path(folder), env, which)
-    run._loaded  # noqa: B018 - a folder that is no run is refused here
+    run._loaded  # noqa: B018 - raises ConfigError here if the folder is not a run
     return run

@@ -1,12 +1,12 @@
-"""The cross-entropy method over task distributions: pure functions over distribution parameters.
+"""The cross-entropy method over task distributions: pure functions of a state.
 
-Tasks are drawn from a proposal with parameters phi. Every ``batch_size`` scored tasks the batch
-closes: the worst of them, by the weighted quantile that estimates the prior's alpha-quantile, are
-fitted and phi moves toward the fit. Some slots of each batch are drawn from the prior itself (the
-references). Source: RoML's Algorithm 1 and its Dynamic CEM.
+Tasks are drawn from a proposal with parameters phi. A batch closes after ``batch_size`` scored tasks:
+the proposal is fitted to the batch's worst tasks and phi moves toward the fit. The worst tasks are those
+below a threshold, a weighted quantile that estimates the prior's alpha-quantile. Some slots of each batch
+are drawn from the prior (the references). Source: RoML's Algorithm 1 and its Dynamic CEM.
 
-A CEM batch is not an iteration's batch: ``sample`` and ``update`` take any number of tasks, fewer
-or more than a batch, and carry the leftovers with the weights they were drawn with.
+A CEM batch is independent of an iteration's batch: ``sample`` and ``update`` take any number of tasks.
+Tasks of an unfinished batch stay in the state with the weights they were drawn with.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = [
 
 
 class _Entries(NamedTuple):
-    """Draws with their scores: an open batch, or what is to join it."""
+    """Draws with their scores: the open batch, or new entries for it."""
 
     u: Array
     log_w: Array
@@ -47,14 +47,14 @@ class _Entries(NamedTuple):
 
 
 class _Sorted(NamedTuple):
-    """A closed batch by ascending score, NaN last: one sort serves every quantile and figure.
+    """A closed batch in ascending order of score, NaN last; every quantile and metric uses this one sort.
 
     Attributes:
-        score: (B,) as they came.
-        finite: (B,) with infinities as the largest numbers; +inf where there is none.
+        score: (B,) unchanged scores.
+        finite: (B,) scores with infinities clipped to large finite numbers; +inf in place of NaN.
         weights: (B,).
         is_ref: (B,) bool.
-        valid: (B,) bool, scores that are none are not.
+        valid: (B,) bool, False where the score is NaN.
     """
 
     score: Array
@@ -69,12 +69,12 @@ def _family(config: CemConfig, proposal: Proposal) -> Proposal:
 
 
 def init(config: CemConfig, proposal: Proposal, key: Array) -> CemState:
-    """The state before the first task: phi at the prior, an empty batch.
+    """The initial state: phi at the prior and an empty batch.
 
     Args:
-        config: sizes and shares.
+        config: options.
         proposal: the family of distributions.
-        key: fixes which slots of each batch are references.
+        key: determines which slots of each batch are references.
     """
     size, dtype = config.batch_size, proposal.phi0.dtype
     unknown = jnp.full((), jnp.nan, dtype)
@@ -100,10 +100,15 @@ def init(config: CemConfig, proposal: Proposal, key: Array) -> CemState:
 
 
 def set_reference(state: CemState, scores: Array, alpha: Array | float) -> CemState:
-    """Takes scores (n,) of tasks from the prior, from outside, for ``ref_mode="valid"``; NaN is left out.
+    """Sets the threshold of ``ref_mode="valid"`` from the scores of prior tasks that the caller evaluated.
+
+    Args:
+        state: before.
+        scores: (n,) NaN is left out.
+        alpha: risk level in (0, 1].
 
     Raises:
-        ValueError: if there are none.
+        ValueError: if n is 0.
     """
     if scores.shape[0] == 0:
         raise ValueError("set_reference needs at least one score")
@@ -113,7 +118,7 @@ def set_reference(state: CemState, scores: Array, alpha: Array | float) -> CemSt
 
 
 def reference_slots(config: CemConfig, slot_key: Array, batch: Array) -> Array:
-    """Which slots of a batch are references, (B,) bool: num_ref of them, without replacement."""
+    """The reference slots of a batch, (B,) bool: ``num_ref`` random ones, without replacement."""
     order = risk.order(jax.random.bits(jax.random.fold_in(slot_key, batch), config.batch_size))
     return order < config.num_ref
 
@@ -123,10 +128,10 @@ def sample(
 ) -> tuple[CemState, TaskDraw]:
     """Draws n tasks for the next n slots.
 
-    Slots beyond the open batch take the references of the batches to come, and the open batch's phi.
+    Slots after the open batch use the reference slots of their own batch and the current phi.
 
     Returns:
-        (state, draw of n tasks). Here a task is u itself; a family decodes it to the environment's units.
+        (state, draw of n tasks). The draw's ``task`` is u; a family decodes u to the environment's units.
     """
     size, proposal = config.batch_size, _family(config, proposal)
     ahead = (n - 1) // size + 1
@@ -137,8 +142,8 @@ def sample(
         later = state.batch + current + 1 + jnp.arange(ahead)
         return jax.vmap(lambda k: reference_slots(config, state.slot_key, k))(later).reshape(-1)
 
-    # a permutation is the dearest step of a small call: only where another batch begins
-    begins = (n >= size) | (offset + n >= size)  # the first is static: the compiler drops the branch
+    # sorting for the reference slots dominates a small call, so it runs only if another batch begins
+    begins = (n >= size) | (offset + n >= size)  # n >= size is static; if True, XLA removes the branch
     nothing = jnp.zeros(ahead * size, bool)
     slots = jnp.concatenate([state.slots, jax.lax.cond(begins, of_the_next_batches, lambda: nothing)])
     is_ref = jax.lax.dynamic_slice(slots, (offset,), (n,))
@@ -153,7 +158,7 @@ def sample(
 
 
 def weights_of(config: CemConfig, log_w: Array) -> Array:
-    """The weights that a batch's draws count with, from their log-weights."""
+    """Weights of a batch's draws, from their log-weights."""
     if config.optimise:
         return jnp.ones_like(log_w)
     weights = jnp.exp(log_w)
@@ -165,7 +170,7 @@ def weights_of(config: CemConfig, log_w: Array) -> Array:
 
 
 def _reference_quantile(config: CemConfig, batch: _Sorted, alpha: Array | float, outside: Array) -> Array:
-    """The threshold that references or outside scores give; -inf for none."""
+    """The threshold from the source that ``ref_mode`` names; -inf if there is none."""
     none = jnp.full((), -jnp.inf, batch.score.dtype)
     if config.optimise:
         return none
@@ -183,14 +188,14 @@ def _reference_quantile(config: CemConfig, batch: _Sorted, alpha: Array | float,
 
 
 def select(config: CemConfig, score: Array, threshold: Array) -> Array:
-    """Chooses the tasks of a closed batch that the next distribution is fitted to.
+    """Selects the tasks of a closed batch that the next distribution is fitted to.
 
-    Every score strictly under the threshold is chosen; where ties at it leave fewer than the least
-    share, the first of the tied tasks are added.
+    Every task with a score below the threshold is selected. With ``force_min_share``, tasks tied at the
+    threshold are added, in order, until the minimum share is reached.
 
     Args:
-        config: shares.
-        score: (B,) ascending, ties in random order; what does not count lies above every threshold.
+        config: options.
+        score: (B,) ascending, ties in random order; entries that do not count are +inf.
         threshold: () the larger of the batch's own quantile and the reference quantile.
 
     Returns:
@@ -223,23 +228,25 @@ def _figures(batch: _Sorted, chosen: Array, q_int: Array, q_ref: Array, alpha: A
 def _close(
     config: CemConfig, proposal: Proposal, state: CemState, batch: _Entries, alpha: Array | float, key: Array
 ) -> tuple[Array, CemMetrics]:
-    """The next phi, and the figures of the batch that closes."""
-    weights, known = weights_of(config, batch.log_w), ~jnp.isnan(batch.score)
-    score = jnp.where(known, risk.finite(batch.score), jnp.inf)
+    """Returns (the next phi, the metrics of the closing batch)."""
+    weights, valid = weights_of(config, batch.log_w), ~jnp.isnan(batch.score)
+    score = jnp.where(valid, risk.finite(batch.score), jnp.inf)
     order = risk.order(score, jax.random.uniform(key, score.shape))
-    ordered = _Sorted(batch.score[order], score[order], weights[order], batch.is_ref[order], known[order])
+    ordered = _Sorted(batch.score[order], score[order], weights[order], batch.is_ref[order], valid[order])
     q_int = risk.quantile(ordered.finite, config.effective_min_share, ordered.valid, assume_sorted=True)
     q_ref = _reference_quantile(config, ordered, alpha, state.outside)
     if config.quantile_soft:
         smoothed = config.quantile_soft * state.q_ref + (1 - config.quantile_soft) * q_ref
         q_ref = jnp.where(jnp.isfinite(state.q_ref) & jnp.isfinite(q_ref), smoothed, q_ref)
     chosen = select(config, ordered.finite, jnp.maximum(q_int, q_ref))
-    kept = jnp.zeros_like(weights).at[order].set(jnp.where(chosen, ordered.weights, 0.0), unique_indices=True)
-    # Weights far from the prior can be tiny; only their ratios matter to the fit.
-    kept = kept / jnp.maximum(kept.max(), jnp.finfo(kept.dtype).tiny)
-    fitted = proposal.fit(batch.u, kept)  # 0/0 where nothing was chosen, and not used then
+    # in the order of batch.u, 0 for tasks that were not selected
+    selected = jnp.zeros_like(weights)
+    selected = selected.at[order].set(jnp.where(chosen, ordered.weights, 0.0), unique_indices=True)
+    # Weights far from the prior can be tiny; the fit depends on their ratios only.
+    selected = selected / jnp.maximum(selected.max(), jnp.finfo(selected.dtype).tiny)
+    fitted = proposal.fit(batch.u, selected)  # NaN if no task was selected, but then not used
     moved = config.soft * state.phi + (1 - config.soft) * fitted
-    new_phi = jnp.where(kept.sum() > 0, moved, state.phi)
+    new_phi = jnp.where(selected.sum() > 0, moved, state.phi)
     return new_phi, _figures(ordered, chosen, q_int, q_ref, alpha)
 
 
@@ -250,7 +257,7 @@ def _empty_metrics(state: CemState) -> CemMetrics:
 def _append(
     config: CemConfig, proposal: Proposal, state: CemState, new: _Entries, alpha: Array | float, key: Array
 ) -> tuple[CemState, CemMetrics]:
-    """Adds at most a batch of entries; closes the open batch at most once."""
+    """Adds up to ``batch_size`` entries to the open batch and closes it if it is full."""
     size, n = config.batch_size, new.score.shape[0]
     held = _Entries(state.u, state.log_w, state.is_ref, state.score)
 
@@ -259,7 +266,7 @@ def _append(
         return jax.lax.dynamic_update_slice_in_dim(room, added.astype(old.dtype), state.cursor, axis=0)
 
     room = jax.tree.map(place, held, new)
-    closes = (n >= size) | (state.cursor + n >= size)  # the first is static: the compiler drops the branch
+    closes = (n >= size) | (state.cursor + n >= size)  # n >= size is static; if True, XLA removes the branch
     full = jax.tree.map(lambda x: x[:size], room)
     phi, metrics = jax.lax.cond(
         closes,
@@ -297,19 +304,19 @@ def update(
     key: Array,
     alpha: Array | float,
 ) -> tuple[CemState, CemMetrics]:
-    """Takes the scores of drawn tasks; closes as many batches as they fill.
+    """Adds the scores of drawn tasks and closes every batch that they fill.
 
     Args:
-        config: sizes, shares, mode.
+        config: options.
         proposal: the family of distributions.
-        state: what ``sample`` returned.
-        draw: of n tasks, as ``sample`` gave it; ``draw.task`` is not read.
-        score: (n,) returns in the draw's order, higher is better; a diverged task, NaN, is left out.
-        key: breaks ties.
+        state: as returned by ``sample``.
+        draw: n tasks, as returned by ``sample``; ``draw.task`` is not read.
+        score: (n,) returns in the draw's order, higher is better; NaN, a diverged task, is left out.
+        key: randomness for breaking ties.
         alpha: risk level in (0, 1].
 
     Returns:
-        (state, figures of the last batch that closed, NaN where none closed).
+        (state, metrics of the last batch that closed; NaN if none closed).
     """
     n, size = score.shape[0], config.batch_size
     entries, proposal = _Entries(draw.u, draw.log_w, draw.is_ref, score), _family(config, proposal)

@@ -1,4 +1,4 @@
-"""What the cross-entropy method is told and what it remembers: its options, figures and state."""
+"""Options, metrics and state of the cross-entropy method."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ RefMode = Literal["train", "train_ref", "valid", "none"]
 
 @dataclass(frozen=True)
 class CemConfig:
-    """How the cross-entropy method chooses and fits the hard tasks."""
+    """Options of the cross-entropy method."""
 
     batch_size: int = 128
     """Scored tasks per update of the task distribution."""
     ref_share: float = 0.2
-    """Share of a batch drawn from the prior: the reference tasks (rounded down); none when optimising."""
+    """Share of a batch drawn from the prior as reference tasks (rounded down); 0 with optimise."""
     min_share: float = 0.2
-    """Share of a batch that is always selected, however hard the tasks have become."""
+    """Minimum share of a batch that is selected for the fit."""
     soft: float = 0.5
-    """How much of the old phi an update keeps."""
+    """Weight of the old phi in an update: phi <- soft * phi + (1 - soft) * fit."""
     ref_mode: RefMode = "train"
-    """Where the threshold comes from: 'train', the weighted batch; 'train_ref', the reference tasks
-    alone; 'valid', scores from outside (set_reference); 'none', min_share alone."""
+    """Source of the threshold: 'train', the weighted batch; 'train_ref', only the reference tasks;
+    'valid', scores from the caller (cem.set_reference); 'none', only min_share."""
     threshold: float | None = None
-    """An absolute threshold in place of ref_mode's; None for none."""
+    """Absolute threshold on the score, instead of ref_mode's; None to use ref_mode."""
     weight_clip: float | None = None
     """Clip weights to [1 / weight_clip, weight_clip]; None for no clipping."""
     quantile_soft: float = 0.0
-    """How much of the last batch's reference quantile the next one keeps."""
+    """Weight of the previous batch's reference quantile in the next one (exponential smoothing)."""
     force_min_share: bool = True
-    """Add tasks tied at the threshold, at random, where fewer than min_share lie under it."""
+    """If ties at the threshold leave fewer than min_share selected, add tied tasks at random."""
     optimise: bool = False
-    """Seek the single hardest task: no reference tasks, no weights, no reference quantile."""
+    """Search for the single hardest task: no reference tasks, no weights, no reference quantile."""
     density: Literal["clipped", "exact"] = "clipped"
-    """Density that weights are taken with: 'clipped', as the family clips it (Beta families at 0.02, the
-    reference: bounded, biased weights); 'exact', the family's own: unbiased, with a heavier tail."""
+    """Density of the weights: 'clipped', bounded but biased (the reference; Beta families clip u at 0.02);
+    'exact', unbiased with a heavier tail."""
     history: int = 1000
-    """Batches whose phi and figures are kept in the state; later ones replace the oldest."""
+    """Number of latest batches whose phi and metrics are kept in the state."""
 
     def __post_init__(self) -> None:
         checks.at_least(self, "sampler", 2, "batch_size")
@@ -54,19 +54,20 @@ class CemConfig:
         checks.one_of(self, "sampler", "density", ("clipped", "exact"))
         if self.ref_mode == "train_ref" and self.num_ref < 1 and self.threshold is None:
             raise ValueError(
-                "sampler.ref_mode=train_ref needs reference tasks: raise sampler.ref_share above 0"
+                "sampler.ref_mode=train_ref needs reference tasks, at least one per batch: "
+                "raise sampler.ref_share"
             )
-        contradictions = {
+        unused = {
             "threshold": self.threshold is not None,
             "weight_clip": self.weight_clip is not None,
             "ref_mode": self.ref_mode != "train",
             "quantile_soft": self.quantile_soft > 0,
         }
-        given = [f"sampler.{name}" for name, contradicts in contradictions.items() if contradicts]
-        if self.optimise and given:
+        conflicting = [f"sampler.{name}" for name, is_set in unused.items() if is_set]
+        if self.optimise and conflicting:
             raise ValueError(
-                "sampler.optimise knows no threshold, weights or reference quantile: "
-                f"leave out {', '.join(given)}"
+                "sampler.optimise uses no threshold, weights or reference quantile: "
+                f"leave out {', '.join(conflicting)}"
             )
 
     @property
@@ -76,29 +77,29 @@ class CemConfig:
 
     @property
     def effective_min_share(self) -> float:
-        """The least share of a batch to select.
+        """The minimum share of a batch to select.
 
-        With 'train_ref' the share counts over the tasks that are no references, as in the package
-        that this mode comes from.
+        With 'train_ref', min_share is a share of the tasks that are not references, as in the
+        ``cross-entropy-method`` package, where this mode comes from.
         """
         counts_others = self.ref_mode == "train_ref" and self.threshold is None and not self.optimise
         return self.min_share * (1 - self.num_ref / self.batch_size) if counts_others else self.min_share
 
 
 class CemMetrics(NamedTuple):
-    """Figures of a closed batch, scalars.
+    """Metrics of a closed batch, scalars.
 
     Attributes:
-        q_int: the batch's own min_share-quantile.
+        q_int: the min_share-quantile of the batch itself.
         q_ref: the reference quantile, an estimate of the prior's alpha-quantile; -inf without one.
-        selected_share: share of the batch that was fitted.
+        selected_share: share of the batch that was selected for the fit.
         ess: effective sample size of the batch's weights, in tasks.
         ref_mean: mean score of the reference tasks.
         ref_cvar: their CVaR_alpha.
         sample_mean: mean score of the other tasks.
-        tail_level: the level at which the references' CVaR equals sample_mean; alpha is the aim, but it
-            cannot fall below one in the number of references.
-        diverged: tasks without a score (NaN), which were left out.
+        tail_level: the level at which the references' CVaR equals sample_mean. The target is alpha; the
+            least possible value is 1 / number of references.
+        diverged: number of tasks without a score (NaN), which were left out.
     """
 
     q_int: Array
@@ -113,9 +114,9 @@ class CemMetrics(NamedTuple):
 
 
 class CemHistory(NamedTuple):
-    """The last batches: phi (history, p) when each closed, before its update, and its figures (history,).
+    """The latest batches: phi (history, p) that each was drawn with, and its metrics (history,).
 
-    Batch number k stands in row k % history; rows not yet written are NaN.
+    Batch k is in row k % history; rows not yet written are NaN.
     """
 
     phi: Array
@@ -126,19 +127,19 @@ class CemState(NamedTuple):
     """The distribution parameters and the open batch.
 
     Attributes:
-        phi: (p,) parameters that tasks are drawn with; frozen until the batch closes.
-        u: (B, d) the open batch's draws, up to ``cursor``.
+        phi: (p,) parameters that tasks are drawn with; constant until the batch closes.
+        u: (B, d) the open batch's draws; the first ``cursor`` are filled.
         log_w: (B,) their log-weights, as drawn.
         is_ref: (B,) bool.
         score: (B,) their scores.
-        cursor: how many scores the open batch holds.
-        drawn: how many slots have been handed out, counted from the open batch's start.
-        batch: how many batches have closed.
-        slot_key: decides which slots of each batch are references.
-        slots: (B,) bool, the references of the batch that the next draw falls into.
-        q_ref: reference quantile of the last batch, NaN before the first.
-        outside: threshold from outside scores, -inf before ``set_reference``.
-        history: the last batches.
+        cursor: () number of scores in the open batch.
+        drawn: () number of tasks drawn since the open batch began.
+        batch: () number of closed batches.
+        slot_key: determines which slots of each batch are references.
+        slots: (B,) bool, the reference slots of the batch that the next draw belongs to.
+        q_ref: () reference quantile of the last closed batch, NaN before the first.
+        outside: () threshold that ``set_reference`` set, -inf before.
+        history: the latest batches.
     """
 
     phi: Array

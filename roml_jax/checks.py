@@ -1,4 +1,4 @@
-"""Range checks for configuration dataclasses: one clear line where a number cannot be."""
+"""Range checks for configuration dataclasses; a value out of range raises a one-line error."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def _numbers(owner: Any, name: str) -> tuple[float, ...]:
-    """A field's numbers: itself, its entries if a tuple, none if None."""
+    """The numbers in a field: the value itself, the entries of a tuple, or nothing for None."""
     value = getattr(owner, name)
     if value is None:
         return ()
@@ -44,10 +44,18 @@ def one_of(owner: Any, group: str, name: str, choices: tuple[str, ...]) -> None:
 
 
 def share(owner: Any, group: str, *names: str, zero: bool = True, one: bool = True) -> None:
-    """Raises ValueError unless the named fields lie in [0, 1], ends included only where told so."""
-    wanted = f"in {'[' if zero else '('}0, 1{']' if one else ')'}"
+    """Raises ValueError unless the named fields lie in [0, 1]; None passes.
+
+    Args:
+        owner: the dataclass instance.
+        group: prefix of the option names in the message.
+        *names: the fields to check.
+        zero: whether 0 is allowed.
+        one: whether 1 is allowed.
+    """
+    interval = f"in {'[' if zero else '('}0, 1{']' if one else ')'}"
 
     def holds(x: float) -> bool:
         return 0 <= x <= 1 and (zero or x > 0) and (one or x < 1)
 
-    _require(owner, group, names, holds, wanted)
+    _require(owner, group, names, holds, interval)

@@ -1,4 +1,4 @@
-"""Errors for people: one line that says what is wrong, what was expected and the nearest valid choice."""
+"""Errors shown to users: one line with the fault, the expected value and the nearest valid name."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ class UnknownNameError(ConfigError):
 
 
 def nearest(name: str, valid: Iterable[str]) -> str | None:
-    """The valid name that is spelled most alike, or None where none is close."""
-    found = difflib.get_close_matches(name, sorted(valid), n=1, cutoff=0.5)
-    return found[0] if found else None
+    """The valid name with the most similar spelling, or None if none is similar enough."""
+    matches = difflib.get_close_matches(name, sorted(valid), n=1, cutoff=0.5)
+    return matches[0] if matches else None
 
 
 def unknown(what: str, name: str, valid: Iterable[str]) -> UnknownNameError:
-    """The error for a name that is not among the valid ones.
+    """Builds the error for a name that does not exist.
 
     Args:
-        what: the kind of thing that is named, e.g. "environment".
-        name: as it was written.
+        what: the kind of name, e.g. "environment".
+        name: the name as the user wrote it.
         valid: the names that exist.
     """
     valid = sorted(valid)

@@ -1,4 +1,4 @@
-"""A configuration made into functions: environment, learner, sampler, training and evaluation."""
+"""Builds a run's parts from its configuration: environment, learner, sampler, training and evaluation."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ from roml_jax.types import Array, EnvSpec, Outcome
 
 
 class Placement(NamedTuple):
-    """Which device computes what. The default is one device; ``run.sharding`` makes one for a mesh.
+    """How a run's computation is split over devices.
+
+    The default is a single device; ``run.sharding`` builds the placement for a mesh.
 
     Attributes:
-        devices: how many there are.
-        seed_axis: the mesh axis that a vmap over seeds is cut along.
-        tasks: a constraint on pytrees with leaves (N, ...).
-        output: (function) -> the same function, its results whole on every device.
-        train: (Train, number of seeds) -> the same training, its state cut by seed.
-        mesh: the devices themselves, for what restores a state onto them; None for one.
+        devices: number of devices.
+        seed_axis: mesh axis along which a vmap over seeds is sharded; None for one device.
+        tasks: sharding constraint on pytrees with leaves (N, ...), N tasks.
+        output: (function) -> the same function, with its results replicated on every device.
+        train: (Train, number of seeds) -> the same training, with its state sharded by seed.
+        mesh: the device mesh, used to restore a state onto it; None for one device.
     """
 
     devices: int = 1
@@ -40,19 +42,20 @@ ONE_DEVICE = Placement()
 
 
 class Experiment(NamedTuple):
-    """Everything that a run, a test or a benchmark needs; nothing is compiled yet.
+    """The parts of a run, as a run, a test or a benchmark uses them. Nothing is compiled yet.
 
     Attributes:
         env: the environment.
-        agent: what acts; None for a learner from examples.
-        learner: what is made robust.
-        sampler: chooses tasks.
-        train: the run's functions.
-        evaluate: learner state -> Outcome, leaves (M, K), or (R, M, K) with R > 1 seeds, on few tasks.
-        test: the same on many tasks.
-        num_iterations: of the whole run.
+        agent: the agent that acts in it; None for a regression learner.
+        learner: the meta-learner.
+        sampler: the task sampler.
+        train: the training functions.
+        evaluate: learner state -> Outcome, leaves (M, K), or (R, M, K) with R > 1 seeds, on the M validation
+            tasks.
+        test: the same on the tasks of the final test.
+        num_iterations: number of iterations of the whole run.
         frames_per_iteration: environment steps per seed and iteration.
-        placement: the devices that the functions are written for.
+        placement: the devices that the functions are built for.
     """
 
     env: envs.Env
@@ -68,7 +71,7 @@ class Experiment(NamedTuple):
 
 
 def _check_weights(sampler: samplers.TaskSampler, num_tasks: int) -> None:
-    """Lets a sampler refuse a number of tasks that it cannot filter, before anything is compiled."""
+    """Traces the sampler's weights, so that it can reject a number of tasks before anything is compiled."""
 
     def weights(key: Array) -> Any:
         return sampler.weights(sampler.init(key), jnp.zeros(num_tasks), jnp.zeros(()))
@@ -77,7 +80,7 @@ def _check_weights(sampler: samplers.TaskSampler, num_tasks: int) -> None:
 
 
 def _check_sweep(config: Config, learner: agents.MetaLearner, sampler: samplers.TaskSampler) -> None:
-    """Refuses to sweep an option that is no leaf of the state, and values that the option itself refuses."""
+    """Rejects a sweep over an option that is not a leaf of the state, or over values that are not valid."""
     states = jax.eval_shape(lambda key: (learner.init(key), sampler.init(key)), jax.random.key(0))
     tunable = [name for state in states for name in registry.tunable(state)]
     for seed in config.plan:
@@ -91,30 +94,30 @@ def _check_batch(sampler: samplers.TaskSampler, num_tasks: int, num_iterations: 
     total = num_tasks * num_iterations
     if sampler.batch_size > total:
         raise ConfigError(
-            f"sampler.batch_size={sampler.batch_size} is more than the whole run's {total} tasks "
-            f"({num_iterations} iterations x {num_tasks}), so they would never get harder: lower it, raise "
-            "frames or take sampler=uniform"
+            f"sampler.batch_size={sampler.batch_size} exceeds the {total} tasks of the whole run "
+            f"({num_iterations} iterations x {num_tasks}), so the sampler would never be updated: lower it, "
+            "raise frames or use sampler=uniform"
         )
 
 
 def _check_engine(env: envs.Env, devices: int) -> None:
-    """Refuses to call one host for what several devices hold."""
+    """Rejects MuJoCo's C engine, which runs on one host, on a mesh of several devices."""
     if devices > 1 and isinstance(env, envs.TaskEnv) and env.physics.name == "mujoco":
         raise ConfigError(
             f"MuJoCo's C engine runs on one device and the mesh has {devices}: "
-            "--physics mjx, or --mesh none for one device"
+            "use --physics mjx, or --mesh none for one device"
         )
 
 
 def _make_learner(
     config: Config, env: envs.Env, spec: EnvSpec, placement: Placement
 ) -> tuple[agents.Agent | None, agents.MetaLearner]:
-    """The agent and the meta-learner that it makes with its environment, or a learner from examples alone."""
+    """The agent and its meta-learner; (None, learner) for a regression learner, which has no agent."""
     spec = dataclasses.replace(spec, task_size=len(env.family.names))
-    made = agents.make(config.agent, spec, config.num_tasks, config.agent_options, env)
-    if isinstance(made, agents.MetaLearner):
-        return None, made
-    return made, rollout.make_learner(made, env, config.protocol, placement.tasks)
+    agent_or_learner = agents.make(config.agent, spec, config.num_tasks, config.agent_options, env)
+    if isinstance(agent_or_learner, agents.MetaLearner):
+        return None, agent_or_learner
+    return agent_or_learner, rollout.make_learner(agent_or_learner, env, config.protocol, placement.tasks)
 
 
 def frames_per_iteration(config: Config, env: envs.Env) -> int:
@@ -124,10 +127,10 @@ def frames_per_iteration(config: Config, env: envs.Env) -> int:
 
 
 def make_env(config: Config) -> envs.Env:
-    """The environment that a configuration names.
+    """Builds the environment that a configuration names.
 
     Raises:
-        ConfigError: where its options cannot be; one line.
+        ConfigError: if the environment's options are invalid; one line.
     """
     try:
         return envs.from_options(config.env, config.env_options)
@@ -136,22 +139,22 @@ def make_env(config: Config) -> envs.Env:
 
 
 def make(config: Config, env: envs.Env | None = None, placement: Placement = ONE_DEVICE) -> Experiment:
-    """Builds what a configuration names.
+    """Builds the parts of a run.
 
     Args:
-        config: of the run.
-        env: an environment of your own in place of the one that the configuration names.
-        placement: the devices to write the functions for.
+        config: the run's configuration.
+        env: an environment object to use instead of the one that the configuration names.
+        placement: the devices to build the functions for.
 
     Raises:
-        ConfigError: where options do not go together; one line.
+        ConfigError: if options are invalid or incompatible; one line.
     """
     num_seeds = len(config.plan)
     env = make_env(config) if env is None else env
     spec, frames = config.protocol.agent_spec(env.spec), frames_per_iteration(config, env)
     if config.frames < frames:
         raise ConfigError(
-            f"frames={config.frames:g} is less than one iteration of {frames} "
+            f"frames={config.frames:g} is less than one iteration of {frames} frames "
             f"({config.num_tasks} tasks x {spec.episodes} episodes x {spec.horizon} steps)"
         )
     num_iterations = int(config.frames // frames)

@@ -1,4 +1,4 @@
-"""A seed that diverges is frozen at its last good state; the others go on."""
+"""Freezes a seed that diverges at its last finite state; the other seeds continue."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _OVERFLOWS = 1e30  # parameters above this count as diverged: their square overf
 
 
 def _split(learner: Any, storage: Storage | None) -> tuple[Any, Any]:
-    """A learner's state without its experience, and the experience."""
+    """Returns (a learner's state without its stored experience, the experience)."""
     return (learner, ()) if storage is None else (storage.put(learner, ()), storage.take(learner))
 
 
 def is_well(learner: Any, metrics: Metrics) -> Array:
-    """Whether everything that was learned is finite and no loss has exploded, () bool.
+    """Whether the learner's state is finite and no loss exceeds ``EXPLODED``, () bool.
 
-    A loss that was not computed is NaN and does not count.
+    A loss that was not computed is NaN and is ignored.
     """
     floats = [x for x in jax.tree.leaves(learner) if jnp.issubdtype(x.dtype, jnp.floating)]
     finite = [(abs(x) < _OVERFLOWS).all() for x in floats]
@@ -35,13 +35,14 @@ def is_well(learner: Any, metrics: Metrics) -> Array:
 def guarded(
     iteration: Callable[[Any], tuple[Any, Metrics]], storage: Storage | None
 ) -> Callable[[Any], tuple[Any, Metrics]]:
-    """The same iteration of a ``MetaState``, in which a seed that diverges keeps its state before that.
+    """Wraps an iteration so that a seed that diverges keeps its state from before the iteration.
 
-    The experience that the learner keeps is not restored, since choosing between two would copy it.
+    The learner's stored experience is not restored, since selecting between the old and the new one would
+    copy it.
 
     Args:
         iteration: (MetaState) -> (MetaState, metrics).
-        storage: where the learner keeps experience.
+        storage: where the learner's state holds experience; None for none.
     """
 
     def run(before: Any) -> tuple[Any, Metrics]:
@@ -52,7 +53,7 @@ def guarded(
         learner, sampler = jax.tree.map(
             lambda new, old: jnp.where(well, new, old), (learned, after.sampler), old
         )
-        # metrics of a frozen seed mean nothing
+        # a frozen seed has no meaningful metrics
         metrics = {name: jnp.where(well, value, jnp.nan) for name, value in metrics.items()}
         metrics["train/stopped"] = 1.0 - well
         stopped = jnp.where((before.stopped < 0) & ~well, before.iteration, before.stopped)

@@ -1,4 +1,4 @@
-"""Held-out tasks: fixed draws from the prior, greedy behaviour, mean and CVaR of the returns."""
+"""Evaluation on held-out tasks: fixed draws from the prior, greedy actions, mean and CVaR of returns."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ _PURPOSES = get_args(Purpose)
 
 
 def draw(family: TaskFamily, n: int, seed: int, purpose: Purpose) -> tuple[Array, Array]:
-    """Held-out tasks (n, d) from the prior, and the key of the environments' randomness on them.
+    """Draws held-out tasks (n, d) from the prior, and the random key for the environments on them.
 
     Args:
-        family: tasks come from its prior.
-        n: how many tasks.
-        seed: of the evaluation, not of the training.
-        purpose: "validation" during training and "test" afterwards have no task in common.
+        family: the task family; tasks are drawn from its prior.
+        n: number of tasks.
+        seed: seed of the evaluation, independent of the training seed.
+        purpose: "validation" (during training) or "test" (after training); the two share no task.
+
+    Returns:
+        (tasks (n, d), random key of the environments).
     """
     key = jax.random.fold_in(jax.random.key(seed), _PURPOSES.index(purpose))
     task_key, run_key = jax.random.split(key)
@@ -33,17 +36,17 @@ def draw(family: TaskFamily, n: int, seed: int, purpose: Purpose) -> tuple[Array
 def make_evaluate(
     learner: MetaLearner, family: TaskFamily, n: int, seed: int, purpose: Purpose
 ) -> Callable[[Any], Outcome]:
-    """A function of the learner's state to its outcome, leaves (n, K), on n held-out tasks.
+    """Returns a function from the learner's state to its outcome, leaves (n, K), on n held-out tasks.
 
-    The tasks and the environments' randomness are decided by ``seed`` and ``purpose`` alone: the same
-    for every method, so that differences between learners are not differences between draws.
+    ``seed`` and ``purpose`` alone determine the tasks and the environments' randomness. Both are therefore
+    the same for every method, and differences between methods are not caused by different draws.
 
     Args:
-        learner: whose ``test`` is run.
-        family: tasks come from its prior.
-        n: how many tasks.
-        seed: of the evaluation, not of the training.
-        purpose: "validation" during training and "test" afterwards have no task in common.
+        learner: the learner whose ``test`` is called.
+        family: the task family; tasks are drawn from its prior.
+        n: number of tasks.
+        seed: seed of the evaluation, independent of the training seed.
+        purpose: "validation" (during training) or "test" (after training); the two share no task.
     """
     tasks, run_key = draw(family, n, seed, purpose)
 
@@ -54,14 +57,14 @@ def make_evaluate(
 
 
 def summarise(returns: Array, alpha: float) -> Metrics:
-    """Mean and CVaR_alpha of a task's return, which is the mean over its K episodes.
+    """Mean and CVaR_alpha of the tasks' returns. A task's return is the mean over its K episodes.
 
     Args:
-        returns: (M, K).
+        returns: (M, K), M tasks and K episodes.
         alpha: risk level.
 
     Returns:
-        return_mean, cvar, and both for each episode by itself.
+        ``return_mean`` and ``cvar``, and for each episode k ``return_episode_k`` and ``cvar_episode_k``.
     """
     by_task = returns.mean(axis=1)
     summary = {"return_mean": by_task.mean(), "cvar": risk.cvar(by_task, alpha)}

@@ -1,4 +1,4 @@
-"""The loop: RoML's Algorithm 1. It knows tasks, a sampler and a learner, and nothing else."""
+"""RoML's Algorithm 1: the training loop over tasks, a sampler and a learner."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from roml_jax.types import Array, Metrics
 
 
 class MetaState(NamedTuple):
-    """The whole of a run between two iterations.
+    """The complete training state of one or several seeds between two iterations.
 
     Attributes:
-        learner: L.
+        learner: L, the learner's state.
         sampler: the sampler's state.
-        key: of all randomness to come.
-        stopped: () how many iterations the run had made when it diverged; -1 while it is well. What is
-            kept of a run that diverged is its state before that.
-        iteration: () iterations made, by all seeds alike.
+        key: for all later randomness.
+        stopped: () number of iterations done when the seed diverged; -1 if it has not. A diverged seed
+            keeps its state from before that iteration.
+        iteration: () number of iterations done, the same for all seeds.
     """
 
     learner: Any
@@ -34,14 +34,14 @@ class MetaState(NamedTuple):
 
 
 class Train(NamedTuple):
-    """A training run as functions, pure and not yet compiled.
+    """The training of S seeds, as pure functions that are not yet compiled.
 
     Attributes:
-        init: (keys (R,), settings by option name (R,)) -> MetaState, leaves (R, ...) but for the
-            iteration; without the axis of runs where there is one run.
-        chunk: (MetaState, n ()) -> (MetaState, metrics (chunk, R)) of the next n iterations, n at
-            most ``chunk_length``; rows beyond n are NaN.
-        chunk_length: rows of the metrics.
+        init: (keys (S,), settings by option name (S,)) -> MetaState. Its leaves are (S, ...), except the
+            iteration; one seed has no seed axis.
+        chunk: (MetaState, n ()) -> (MetaState, metrics (chunk_length, S)). Runs the next n iterations, n
+            at most ``chunk_length``; metrics rows from n on are NaN.
+        chunk_length: number of rows of the metrics.
     """
 
     init: Callable[..., MetaState]
@@ -52,13 +52,13 @@ class Train(NamedTuple):
 def make_iteration(
     learner: MetaLearner, sampler: TaskSampler, num_tasks: int, num_iterations: int
 ) -> Callable[[MetaState], tuple[MetaState, Metrics]]:
-    """One meta-iteration: draw tasks, collect experience, learn, update the sampler.
+    """One meta-iteration: draws tasks, collects experience, updates the learner, updates the sampler.
 
     Args:
-        learner: what is made robust.
-        sampler: chooses tasks.
+        learner: the meta-learner.
+        sampler: the task sampler.
         num_tasks: N, tasks per iteration.
-        num_iterations: length of the run, for the progress that schedules read.
+        num_iterations: length of the training, for the progress that schedules use.
     """
 
     def iteration(state: MetaState) -> tuple[MetaState, Metrics]:
@@ -87,15 +87,15 @@ def make_train(
     chunk_length: int = 10,
     seed_axis: str | None = None,
 ) -> Train:
-    """The training of one or several runs, as pure functions to be jitted.
+    """The training of one or several seeds, as pure functions to be jitted.
 
-    A chunk runs as many of its iterations as it is told to, so that the last, shorter one needs no
-    second compilation. Runs share one program: the iteration is vmapped over their states, its
-    counter left unbatched, since it is the same for all. On several devices ``seed_axis`` is the axis
-    of their mesh that runs are cut along.
+    The number of iterations of a chunk is an argument, so that the last, shorter chunk needs no second
+    compilation. All seeds share one program: the iteration is vmapped over their states, except for the
+    iteration counter, which is the same for all. On several devices, ``seed_axis`` is the mesh axis that
+    seeds are sharded over.
     """
     iteration = make_iteration(learner, sampler, num_tasks, num_iterations)
-    # jitted here, so that its shapes and the loop's body share one trace
+    # jitted here so that jax.eval_shape and the loop's body share one trace
     iteration = jax.jit(guard.guarded(iteration, learner.storage))
     axes = MetaState(learner=0, sampler=0, key=0, stopped=0, iteration=None)
     if num_seeds > 1:
@@ -103,22 +103,22 @@ def make_train(
             jax.vmap(iteration, in_axes=(axes,), out_axes=(axes, 0), spmd_axis_name=seed_axis)
         )
 
-    def init_one(run: tuple[Array, Mapping[str, Array]]) -> MetaState:
-        key, settings = run
+    def init_one(seed: tuple[Array, Mapping[str, Array]]) -> MetaState:
+        key, settings = seed
         key, learner_key, sampler_key = jax.random.split(key, 3)
         states = [learner.init(learner_key), sampler.init(sampler_key)]
         for i, state in enumerate(states):
-            own = {name: value for name, value in settings.items() if name in registry.tunable(state)}
-            states[i] = registry.tune(state, own) if own else state
+            its_settings = {k: value for k, value in settings.items() if k in registry.tunable(state)}
+            states[i] = registry.tune(state, its_settings) if its_settings else state
         return MetaState(*states, key, jnp.full((), -1, jnp.int32), jnp.zeros((), jnp.int32))
 
     def init(keys: Array, settings: Mapping[str, Array] | None = None) -> MetaState:
-        per_run = (keys, dict(settings or {}))
+        per_seed = (keys, dict(settings or {}))
         if num_seeds == 1:
-            return init_one(jax.tree.map(lambda x: x[0], per_run))
-        # Not vmapped: batched QR decompositions (orthogonal initialisers) that run side by side wait
-        # for each other for ever on XLA's CPU thread pool (jaxlib 0.10).
-        state = jax.lax.map(init_one, per_run)
+            return init_one(jax.tree.map(lambda x: x[0], per_seed))
+        # Not vmapped: concurrent batched QR decompositions (orthogonal initialisers) deadlock on XLA's CPU
+        # thread pool (jaxlib 0.10).
+        state = jax.lax.map(init_one, per_seed)
         return state._replace(iteration=jnp.zeros((), jnp.int32))
 
     def chunk(state: MetaState, n: Array) -> tuple[MetaState, Metrics]:

@@ -1,4 +1,4 @@
-"""Networks and their initialisers, as the reference's PyTorch layers behave."""
+"""Networks and initialisers that match the reference's PyTorch layers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TANH_GAIN = 5 / 3
 
 
 def fan_in_uniform(fan_in: int) -> Init:
-    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)): PyTorch's default for a layer's weight and bias."""
+    """Uniform on +-1 / sqrt(fan_in), PyTorch's default for a layer's weights and biases."""
     bound = fan_in**-0.5
 
     def init(key: Array, shape: Sequence[int], dtype: Any = float) -> Array:
@@ -29,7 +29,7 @@ def fan_in_uniform(fan_in: int) -> Init:
 
 
 def normc(gain: float) -> Init:
-    """Normal columns scaled so that each unit's incoming weights have norm ``gain``."""
+    """Normal weights, scaled so that each unit's incoming weights have norm ``gain``."""
 
     def init(key: Array, shape: Sequence[int], dtype: Any = float) -> Array:
         weights = jax.random.normal(key, shape, dtype)
@@ -39,7 +39,7 @@ def normc(gain: float) -> Init:
 
 
 def dense(features: int, **options: Any) -> nn.Dense:
-    """A linear layer whose parameters follow JAX's default precision (flax's do not)."""
+    """A linear layer whose parameters have JAX's default float type (flax's are float32)."""
     return nn.Dense(features, param_dtype=jnp.result_type(float), **options)
 
 
@@ -50,17 +50,18 @@ def default_dense(features: int, fan_in: int, name: str | None = None) -> nn.Den
 
 
 class Gru(nn.Module):
-    """A GRU in PyTorch's form: gates r, z, n, a bias on both sides, the reset gate behind the product.
+    """A GRU in PyTorch's form: gates r, z, n; input and recurrent biases; reset after the recurrent product.
 
-    The input's products are apart from the recurrence, so that a known sequence needs one matrix
-    product for all its inputs. Weights start orthogonal over the stacked gates, biases at 0.
+    The products with the inputs (``project``) are separate from the recurrence (``step``), so that a whole
+    sequence needs one matrix product for its inputs. Initial weights are orthogonal over the stacked
+    gates, initial biases 0.
     """
 
     features: int
     inputs: int
 
     def setup(self) -> None:
-        """Makes the parameters."""
+        """Creates the parameters."""
         stacked, orthogonal = 3 * self.features, nn.initializers.orthogonal()
         dtype = jnp.result_type(float)
         self.kernel_x = self.param("kernel_x", orthogonal, (self.inputs, stacked), dtype)
@@ -82,14 +83,14 @@ class Gru(nn.Module):
         Args:
             start: (B, features) before the first step.
             projected: (T, B, 3 * features).
-            valid: (T, B) bool; a step that is not leaves the hidden state as it is.
-            cut: (T,) bool, before which steps no gradient passes to the hidden state.
+            valid: (T, B) bool; an invalid step leaves the hidden state unchanged.
+            cut: (T,) bool; where True, no gradient passes to the hidden state before that step.
         """
         return _gru_unroll(self.kernel_h, self.bias_h, start, projected, valid, cut)
 
 
 class _Gates(NamedTuple):
-    """What a GRU's step computed, (..., features): its gates and the new gate's recurrent product."""
+    """Gates of a GRU step and the new gate's recurrent product, (..., features)."""
 
     reset: Array
     update: Array
@@ -124,8 +125,8 @@ def _gru_unroll(
 ) -> Array:
     """As ``Gru.unroll``.
 
-    Its own derivative, since the automatic one adds up the kernel's gradient step by step; here it is one
-    product over all steps.
+    The derivative is custom: the automatic one sums the kernel's gradient step by step, this one computes
+    it as one product over all steps.
     """
     del cut
     return _gru_forward(kernel, bias, start, projected, valid)[0]
@@ -171,14 +172,14 @@ _gru_unroll.defvjp(_gru_unroll_forward, _gru_unroll_backward)
 class Policy(nn.Module):
     """Actor and critic over a normalised observation and latent.
 
-    Optional tanh embeddings of both are shared; the tanh trunks are not.
+    Actor and critic share the optional tanh embeddings of both inputs; each has its own tanh trunk.
 
     Attributes:
         action: the action space.
-        layers: sizes of each trunk.
-        obs_embedding: size of the observation's embedding, None for none.
-        latent_embedding: size of the latent's.
-        trunk_init: of the trunks, gain 5/3.
+        layers: hidden sizes of each trunk.
+        obs_embedding: size of the observation's embedding; None for no embedding.
+        latent_embedding: size of the latent's embedding; None for no embedding.
+        trunk_init: initialiser of the trunks, with gain 5/3.
     """
 
     action: Discrete | Continuous
@@ -189,7 +190,7 @@ class Policy(nn.Module):
 
     @nn.compact
     def __call__(self, obs: Array, latent: Array) -> tuple[distrax.Distribution, Array]:
-        """Distribution over actions and value (...), for obs (..., D) and latent (..., 2L)."""
+        """Returns (distribution over actions, value (...)) for obs (..., D) and latent (..., L)."""
 
         def embed(x: Array, size: int | None, name: str) -> Array:
             return x if size is None else jnp.tanh(default_dense(size, x.shape[-1], name)(x))
@@ -226,7 +227,7 @@ class Policy(nn.Module):
 def choose_action(
     action: Discrete | Continuous, distribution: distrax.Distribution, key: Array, greedy: Array | bool
 ) -> Array:
-    """A sampled action, or the likeliest where ``greedy``; (..., A) floats."""
+    """A sampled action, or the distribution's mode where ``greedy``; (..., A) floats."""
     drawn = jnp.where(greedy, distribution.mode(), distribution.sample(seed=key))
     return drawn[..., None].astype(jnp.result_type(float)) if isinstance(action, Discrete) else drawn
 
@@ -234,7 +235,7 @@ def choose_action(
 def action_log_prob(
     action_space: Discrete | Continuous, distribution: distrax.Distribution, action: Array
 ) -> Array:
-    """Log-probability of stored actions (..., A), summed over action numbers, in nats."""
+    """Log-probabilities (...) of actions (..., A), summed over the A numbers, in nats."""
     if isinstance(action_space, Discrete):
         return distribution.log_prob(action[..., 0].astype(jnp.int32))
     return distribution.log_prob(action)

@@ -1,7 +1,7 @@
 """Parametric families of distributions over the unit parameter u of a task.
 
-A proposal at ``phi0`` is the prior. The cross-entropy method moves phi; likelihood ratios between
-phi0 and phi are taken over u.
+With the parameters ``phi0`` a proposal is the prior. The cross-entropy method updates phi; likelihood
+ratios between phi0 and phi are taken over u.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from roml_jax.types import Array
 if TYPE_CHECKING:
     import distrax
 
-# Float32 Beta draws near an end round to 0 or 1, where densities are 0 or infinite.
+# Float32 Beta draws near 0 or 1 are rounded to 0 or 1, where the density is 0 or infinite.
 _U_MARGIN = 1e-6
 _EXACT_PHI_MARGIN = 1e-3
-_MIN_STD = 1e-3  # of a fitted Gaussian, in units of the prior's deviation
+_MIN_STD = 1e-3  # least std of a fitted Gaussian, in units of the prior's std
 
 
 class Proposal(NamedTuple):
@@ -30,15 +30,15 @@ class Proposal(NamedTuple):
 
     Attributes:
         phi0: (p,) the parameters at which the proposal is the prior.
-        sample: (phi (p,), key, n) -> u (n, d), kept off the ends of the interval.
+        sample: (phi (p,), key, n) -> u (n, d); draws on a bounded interval exclude its ends.
         log_prob: (phi (p,), u (n, d)) -> (n,).
-        fit: (u (n, d), weights (n,)) -> phi (p,), the weighted update of the cross-entropy method;
-            weights of 0 leave a draw out, weights that sum to 0 give NaN.
-        low: (p,) least value that phi may take.
-        high: (p,) greatest.
+        fit: (u (n, d), weights (n,)) -> phi (p,), the weighted fit of the cross-entropy method. A draw
+            with weight 0 has no effect; weights that sum to 0 give NaN.
+        low: (p,) lower bounds of phi.
+        high: (p,) upper bounds of phi.
         dims: d.
         uniform_prior: whether u is uniform on [0, 1]^d under the prior.
-        unclipped: () -> the same family with its exact density; None where this is it.
+        unclipped: () -> the same family with its exact density; None if the density is already exact.
     """
 
     phi0: Array
@@ -53,7 +53,7 @@ class Proposal(NamedTuple):
 
 
 def exact(proposal: Proposal) -> Proposal:
-    """The family with its exact density, so that weights are unbiased."""
+    """The family with its exact density, which gives unbiased weights."""
     return proposal if proposal.unclipped is None else proposal.unclipped()
 
 
@@ -65,9 +65,9 @@ def _beta_of_two(phi: Array, key: Array, n: int) -> Array:
     """Exact draws (n, d) from Beta(2 phi, 2 - 2 phi) by rejection.
 
     The parameters sum to 2, so the smaller, s, is at most 1 and the density y^(s - 1) (1 - y)^(1 - s)
-    lies under its first factor: y = v^(1 / s) is accepted with probability (1 - y)^(1 - s). That
-    takes all proposals at the prior, where s = 1, and never less than pi / 4 of them; the general
-    sampler runs two rejection loops with a random key for every element.
+    is at most its first factor: with v uniform, y = v^(1 / s) is accepted with probability
+    (1 - y)^(1 - s). The acceptance rate is 1 at the prior, where s = 1, and at least pi / 4 elsewhere.
+    The general Beta sampler would run two rejection loops with a random key for every element.
     """
     small = 2 * jnp.minimum(phi, 1 - phi)
     shape = (n, phi.shape[0])
@@ -89,15 +89,15 @@ def beta(dims: int, bound: float | None = 0.02) -> Proposal:
 
     Args:
         dims: d; phi has one mean per dimension.
-        bound: the reference evaluates densities at u clipped to [bound, 1 - bound] and keeps phi
-            inside the same interval. This bounds the weights and biases them far from the prior.
-            None gives the exact density, with phi kept inside [1e-3, 1 - 1e-3].
+        bound: densities are evaluated at u clipped to [bound, 1 - bound], and phi is clipped to the same
+            interval (as in the reference). This bounds the weights, and biases them far from the prior.
+            None gives the exact density, with phi clipped to [1e-3, 1 - 1e-3].
     """
     margin = _U_MARGIN if bound is None else bound
     phi_margin = _EXACT_PHI_MARGIN if bound is None else bound
 
     def distribution(phi: Array) -> distrax.Distribution:
-        import distrax  # which takes two seconds to import; only densities need it
+        import distrax  # imported late: the import takes two seconds and only densities need it
 
         return distrax.Independent(distrax.Beta(2 * phi, 2 - 2 * phi), reinterpreted_batch_ndims=1)
 
@@ -119,7 +119,7 @@ def beta(dims: int, bound: float | None = 0.02) -> Proposal:
 
 
 def exponential(mean: float) -> Proposal:
-    """Exponential with mean phi over u in (0, inf); phi is the weighted mean, unclipped."""
+    """Exponential with mean phi over u in (0, inf); the fit is the weighted mean, unclipped."""
 
     def sample(phi: Array, key: Array, n: int) -> Array:
         return phi * jax.random.exponential(key, (n, 1), phi.dtype)
@@ -133,15 +133,15 @@ def exponential(mean: float) -> Proposal:
 
 
 def gaussian(mean: Sequence[float], std: Sequence[float]) -> Proposal:
-    """Independent normals over unconstrained u; phi is the means, then the log-deviations.
+    """Independent normals over unconstrained u; phi holds the means, then the log-stds.
 
-    The fitted deviation is kept above a thousandth of the prior's.
+    A fitted std is at least a thousandth of the prior's std.
     """
     mean0, std0 = np.asarray(mean, float), np.asarray(std, float)
     dims, floor = mean0.size, np.log(_MIN_STD * std0)
 
     def distribution(phi: Array) -> distrax.Distribution:
-        import distrax  # which takes two seconds to import; only densities need it
+        import distrax  # imported late: the import takes two seconds and only densities need it
 
         return distrax.MultivariateNormalDiag(phi[:dims], jnp.exp(phi[dims:]))
 
@@ -163,10 +163,10 @@ def gaussian(mean: Sequence[float], std: Sequence[float]) -> Proposal:
 
 
 def gaussian_full(mean: Sequence[float], covariance: Sequence[Sequence[float]]) -> Proposal:
-    """A normal with full covariance over unconstrained u; phi is the mean, then the Cholesky factor.
+    """A normal with full covariance over unconstrained u; phi holds the mean, then the Cholesky factor.
 
-    The factor's lower triangle is in phi row by row. A ridge of a millionth of the prior's variances
-    keeps a fit to few draws positive definite.
+    The factor's lower triangle is stored row by row. A millionth of the prior's variances is added to the
+    fitted covariance, so that a fit to few draws is positive definite.
     """
     mean0, cov0 = np.asarray(mean, float), np.asarray(covariance, float)
     dims = mean0.size
@@ -177,7 +177,7 @@ def gaussian_full(mean: Sequence[float], covariance: Sequence[Sequence[float]]) 
         return jnp.zeros((dims, dims), phi.dtype).at[rows, columns].set(phi[dims:])
 
     def distribution(phi: Array) -> distrax.Distribution:
-        import distrax  # which takes two seconds to import; only densities need it
+        import distrax  # imported late: the import takes two seconds and only densities need it
 
         return distrax.MultivariateNormalTri(phi[:dims], factor(phi))
 
@@ -202,11 +202,11 @@ def gaussian_full(mean: Sequence[float], covariance: Sequence[Sequence[float]]) 
 
 
 def categorical(probabilities: Sequence[float], floor: float = 1e-3) -> Proposal:
-    """Over the indices of a finite set of tasks; u is the index as a float, phi the probabilities.
+    """Categorical over a finite set of tasks; u is the index as a float, phi the probabilities.
 
     Args:
         probabilities: (m,) of the prior, positive.
-        floor: least probability of any task after an update, as a share of 1 / m.
+        floor: least probability of any task after a fit, as a share of 1 / m.
     """
     prior = np.asarray(probabilities, float) / np.sum(probabilities)
     count, least = prior.size, floor / prior.size
@@ -229,9 +229,9 @@ def categorical(probabilities: Sequence[float], floor: float = 1e-3) -> Proposal
 
 
 def top_of_unit_interval(alpha: float) -> Proposal:
-    """Uniform on the top 2 (1 - phi) of [0, 1]: the oracle where the hardest tasks are known to lie there.
+    """Uniform on [1 - 2 (1 - phi), 1]: an oracle for tasks whose hardness increases with u.
 
-    Whatever the scores, a fit gives 1 - alpha / 2, the distribution of the top alpha.
+    ``fit`` ignores the scores: it returns 1 - alpha / 2, the uniform distribution on the top alpha.
     """
 
     def start(phi: Array) -> Array:
@@ -254,9 +254,9 @@ def top_of_unit_interval(alpha: float) -> Proposal:
 
 
 def with_prior(proposal: Proposal, share: float) -> Proposal:
-    """A mixture that draws ``share`` of the tasks from the prior: no weight exceeds 1 / share."""
+    """A mixture that draws ``share`` of the tasks from the prior; no weight exceeds 1 / share."""
     if not 0 < share < 1:
-        raise ValueError(f"the prior's share must lie in (0, 1), got {share}")
+        raise ValueError(f"the prior's share must be in (0, 1), got {share}")
 
     def sample(phi: Array, key: Array, n: int) -> Array:
         which, prior_key, phi_key = jax.random.split(key, 3)
@@ -279,7 +279,7 @@ def with_prior(proposal: Proposal, share: float) -> Proposal:
 
 
 def product(parts: Sequence[Proposal]) -> Proposal:
-    """Independent proposals side by side: u, phi and the bounds one after the other."""
+    """The product of independent proposals; their u, phi and bounds are concatenated."""
     phi_ends = np.cumsum([part.phi0.size for part in parts])[:-1]
     u_ends = np.cumsum([part.dims for part in parts])[:-1]
 

@@ -1,4 +1,4 @@
-"""Imports what imports MJX, without the two lines it prints where the optional Warp is missing."""
+"""Imports MJX and a Brax module that imports it, with the messages about a missing Warp suppressed."""
 
 import contextlib
 import io
@@ -9,7 +9,7 @@ with contextlib.redirect_stdout(io.StringIO()):
 
 
 def quiet_warp() -> None:
-    """Stops Warp from printing a line for every kernel that it loads, if nobody imported it before."""
+    """Turns off the line that Warp prints for every kernel it loads, unless Warp was imported before."""
     import warp
 
     warp.config.quiet = True

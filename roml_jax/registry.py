@@ -1,4 +1,4 @@
-"""Names to constructors, with errors that name the nearest valid choice."""
+"""Registries of constructors by name, and the options that are leaves of a component's state."""
 
 from __future__ import annotations
 
@@ -15,44 +15,53 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class NoOptions:
-    """The options of a component that has none."""
+    """Empty options class, for a component without options."""
 
 
 def leaf(default: float) -> Any:
-    """A dataclass field whose value is a leaf of the component's state.
+    """A dataclass field whose value is stored as a leaf of the component's state.
 
-    Seeds of one program may differ in it (``--sweep``). The component keeps its leaves in ``state.rates``, by
-    their dotted option names.
+    The seeds of one program may have different values of it (``--sweep``). The component keeps its leaves in
+    ``state.rates``, by dotted option name.
+
+    Args:
+        default: the field's default value.
     """
     return dataclasses.field(default=default, metadata={"leaf": True})
 
 
 def leaves(config: Any, prefix: str = "") -> dict[str, float]:
     """The values of a dataclass instance's leaf options, by dotted name."""
-    found: dict[str, float] = {}
+    values: dict[str, float] = {}
     for field in dataclasses.fields(config):
         value, dotted = getattr(config, field.name), f"{prefix}{field.name}"
         if dataclasses.is_dataclass(value):
-            found |= leaves(value, f"{dotted}.")
+            values |= leaves(value, f"{dotted}.")
         elif field.metadata.get("leaf"):
-            found[dotted] = value
-    return found
+            values[dotted] = value
+    return values
 
 
 def tune(state: Any, values: Mapping[str, Any]) -> Any:
-    """A component's state with other values for some of its leaf options."""
+    """A component's state with new values for some of its leaf options.
+
+    Args:
+        state: a NamedTuple with a field ``rates``.
+        values: the new values, by dotted option name.
+    """
     return state._replace(rates={**state.rates, **values})
 
 
 def tunable(state: Any) -> tuple[str, ...]:
-    """The leaf options that a component's state holds, by dotted name; none where it has no ``rates``."""
+    """Dotted names of the leaf options in a component's state; empty if it has no field ``rates``."""
     return tuple(getattr(state, "rates", {}))
 
 
 def options_class(constructor: Callable[..., Any]) -> type:
-    """The frozen dataclass that holds a constructor's options.
+    """The frozen dataclass of a constructor's options.
 
-    A dataclass is its own; a function's is the annotation of its parameter ``config``.
+    If the constructor is a dataclass, it is its own options class. If it is a function, the options class is
+    the annotation of its parameter ``config``, or ``NoOptions``.
     """
     if inspect.isclass(constructor) and dataclasses.is_dataclass(constructor):
         return constructor
@@ -61,29 +70,29 @@ def options_class(constructor: Callable[..., Any]) -> type:
 
 
 class Registry(Generic[T]):
-    """Constructors by name; filled when the modules of a package are imported."""
+    """Constructors by name. Modules add their constructors when they are imported."""
 
     def __init__(self, what: str) -> None:
         self._what = what
         self._constructors: dict[str, Callable[..., T]] = {}
 
     def register(self, name: str, constructor: Callable[..., T] | None = None) -> Callable[..., Any]:
-        """Adds a constructor: ``register(name, constructor)``, or ``@register(name)`` above its definition.
+        """Adds a constructor: ``register(name, constructor)``, or ``@register(name)`` as a decorator.
 
         Raises:
-            ValueError: if another constructor has the name.
+            ValueError: if another constructor already has this name.
         """
         if constructor is None:
             return lambda decorated: self.register(name, decorated)
         if self._constructors.setdefault(name, constructor) is not constructor:
-            raise ValueError(f"{self._what} {name!r} is registered already")
+            raise ValueError(f"{self._what} {name!r} is already registered")
         return constructor
 
     def get(self, name: str) -> Callable[..., T]:
-        """The constructor of that name.
+        """The constructor with this name.
 
         Raises:
-            UnknownNameError: if there is none; its message lists the valid names.
+            UnknownNameError: if there is none; the message lists the valid names.
         """
         if name not in self._constructors:
             raise unknown(self._what, name, self._constructors)

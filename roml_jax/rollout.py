@@ -1,4 +1,4 @@
-"""Runs an agent on a batch of tasks: the multi-episode protocol, and the meta-learner it makes."""
+"""Runs an agent for several episodes per task, and makes a meta-learner from an agent and an environment."""
 
 from __future__ import annotations
 
@@ -27,38 +27,38 @@ from roml_jax.types import (
 Boundary = Literal["terminal", "reset"]
 ActionMap = Literal["raw", "tanh"]
 Constrain = Callable[[Any], Any]
-"""Pytrees with leaves (N, ...) as they are, with a say in which device has which tasks."""
+"""(pytree with leaves (N, ...)) -> the same pytree, with a sharding constraint on the task axis."""
 
 
 def anywhere(tree: Any) -> Any:
-    """No say in where things are computed."""
+    """Returns the pytree unchanged: no sharding constraint."""
     return tree
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a learner meets a task: episodes, steps, and what it sees where episodes meet."""
+    """Episodes and steps per task, and the observations at episode boundaries."""
 
     episodes: int | None = None
-    """Episodes per task, K; None for the environment's own number."""
+    """Episodes per task, K; None for the environment's default."""
     test_episodes: int | None = None
     """Episodes per task in evaluations and tests; None for K."""
     horizon: int | None = None
-    """Steps per episode, H; None for the environment's own number."""
+    """Steps per episode, H; None for the environment's default."""
     boundary: Boundary = "terminal"
-    """What the first action of a later episode is chosen from: 'terminal', the last observation of
-    the episode before (the reference); 'reset', the new episode's own first observation."""
+    """Observation for the first action of a later episode: 'terminal', the last observation of the previous
+    episode (the reference); 'reset', the first observation of the new episode."""
     end_flag: bool = True
-    """Append a number to the observation: 1 on the last of each episode, else 0."""
+    """Append a flag to the observation: 1 for the last observation of each episode, else 0."""
     action_map: ActionMap = "raw"
-    """What the environment gets of a continuous policy's output: 'raw', as it is (environments clamp); or
-    its 'tanh'."""
+    """Action that the environment gets from a continuous policy: 'raw', the policy's output (environments
+    clamp it); 'tanh', tanh of the output."""
 
     def __post_init__(self) -> None:
         checks.at_least(self, "protocol", 1, "episodes", "test_episodes", "horizon")
 
     def agent_spec(self, spec: EnvSpec) -> EnvSpec:
-        """The environment as the agent meets it: the flag included, this protocol's K and H."""
+        """The environment's spec for an agent: with the end flag and this protocol's K and H."""
         slices = dict(spec.obs_slices)
         if self.end_flag:
             slices["episode_end"] = slice(spec.obs_size, spec.obs_size + 1)
@@ -77,7 +77,7 @@ class _Carry(NamedTuple):
 
 
 class _Step(NamedTuple):
-    """What a step leaves behind, (H, N, ...) after an episode; ``seen`` is None where nobody wants it."""
+    """Results of a step; after an episode (H, N, ...). ``seen`` is None if it is not recorded."""
 
     reward: Array
     valid: Array
@@ -86,7 +86,7 @@ class _Step(NamedTuple):
 
 
 class _Episode(NamedTuple):
-    """What an episode leaves behind, (N, ...); ``seen`` with axes (H, N, ...)."""
+    """Results of an episode, (N, ...); ``seen`` has axes (H, N, ...)."""
 
     total: Array
     terms: Mapping[str, Array]
@@ -95,7 +95,7 @@ class _Episode(NamedTuple):
 
 
 def env_action(spec: EnvSpec, action: Array) -> Array:
-    """What an environment gets of actions (N, A): (N, A), or (N,) integers where they are discrete."""
+    """The environment's input for actions (N, A): (N, A), or (N,) integers for a discrete action space."""
     return (
         action[..., 0].astype(jnp.int32)
         if isinstance(spec.action, Discrete)
@@ -104,7 +104,7 @@ def env_action(spec: EnvSpec, action: Array) -> Array:
 
 
 def flagged(protocol: Protocol, obs: Array, ended: Array) -> Array:
-    """Observations (N, D) with the end-of-episode flag, if the protocol has one."""
+    """Observations (N, D), with the end-of-episode flag appended if the protocol has one."""
     if not protocol.end_flag:
         return obs
     flag = jnp.broadcast_to(ended, (obs.shape[0], 1)).astype(obs.dtype)
@@ -115,7 +115,7 @@ def _run_steps(
     agent: Agent, env: Env, protocol: Protocol, agent_state: Any, start: _Carry, key: Array, greedy: Array,
     record: bool,
 ) -> tuple[_Carry, _Step]:  # fmt: skip
-    """The H steps of an episode, from its first observation and belief."""
+    """Runs the H steps of an episode from its first observation and belief."""
     spec = protocol.agent_spec(env.spec)
     last = jnp.arange(spec.horizon) == spec.horizon - 1
 
@@ -133,7 +133,7 @@ def _run_steps(
 
 
 def _outcome(total: Array, diverged: Array, terms: Mapping[str, Array]) -> Outcome:
-    """Returns (N, K) in which an episode that diverged is as bad as the worst."""
+    """The outcome; a diverged episode gets the lowest return of all N tasks in that episode."""
     return Outcome(jnp.where(diverged, total.min(axis=0), total), diverged, terms)
 
 
@@ -143,18 +143,18 @@ def run_episodes(
 ) -> tuple[Rollout | None, Outcome]:  # fmt: skip
     """Runs K episodes of H steps on each of N tasks.
 
-    Episodes are scanned around steps, so that a reset costs K times, not K * H.
+    A scan over steps is nested in a scan over episodes, so that resets run K times, not K * H times.
 
     Args:
-        agent: what acts.
-        env: unbatched; vmapped over tasks here.
+        agent: the agent.
+        env: unbatched; this function vmaps it over tasks.
         protocol: K, H and the boundary.
-        agent_state: A.
+        agent_state: A, the agent's state.
         tasks: (N, d).
         key: randomness of resets, environments and actions.
-        greedy: (K,) bool, in which episodes to take the likeliest action.
-        record: keep everything that learning needs; else only what came of it.
-        constrain: says where tasks are computed.
+        greedy: (K,) bool, the episodes in which the agent takes its most likely action.
+        record: whether to return the rollout; otherwise only the outcome.
+        constrain: sharding constraint on the task axis.
 
     Returns:
         (Rollout with leaves (N, K, H, ...) or None, Outcome with leaves (N, K)).
@@ -172,13 +172,13 @@ def run_episodes(
         if protocol.boundary == "terminal":
             obs = jnp.where(first, obs, terminal_obs)
         start = constrain(_Carry(state, obs, belief))
-        wanted = record or agent.adapt is not None
-        end, left = _run_steps(agent, env, protocol, agent_state, start, act_key, greedy, wanted)
-        belief = agent.adapt(agent_state, end.belief, left.seen, adapt_key) if agent.adapt else end.belief
+        needs_steps = record or agent.adapt is not None
+        end, steps = _run_steps(agent, env, protocol, agent_state, start, act_key, greedy, needs_steps)
+        belief = agent.adapt(agent_state, end.belief, steps.seen, adapt_key) if agent.adapt else end.belief
         total, terms = jax.tree.map(
-            lambda x: jnp.where(left.valid, x, 0).sum(axis=0), (left.reward, dict(left.terms))
+            lambda x: jnp.where(steps.valid, x, 0).sum(axis=0), (steps.reward, dict(steps.terms))
         )
-        seen = left.seen if record else None
+        seen = steps.seen if record else None
         return (end.obs, belief), _Episode(total, terms, end.env.diverged, seen)
 
     begin_key, key = jax.random.split(key)
@@ -187,14 +187,14 @@ def run_episodes(
         belief = agent.inform(agent_state, belief, tasks)
     start = (jnp.zeros((n, spec.obs_size)), belief)
     first = jnp.arange(spec.episodes) == 0
-    _, left = jax.lax.scan(episode, start, (jax.random.split(key, spec.episodes), first, greedy))
+    _, episodes = jax.lax.scan(episode, start, (jax.random.split(key, spec.episodes), first, greedy))
     outcome = _outcome(
-        *jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), (left.total, left.diverged, left.terms))
+        *jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), (episodes.total, episodes.diverged, episodes.terms))
     )
-    if left.seen is None:
+    if episodes.seen is None:
         return None, outcome
     # (K, H, N, ...) to (N, K, H, ...)
-    seen, extras = jax.tree.map(lambda x: jnp.moveaxis(x, 2, 0), left.seen)
+    seen, extras = jax.tree.map(lambda x: jnp.moveaxis(x, 2, 0), episodes.seen)
     obs = jnp.concatenate([seen.obs, seen.next_obs[:, :, -1:]], axis=2)
     return constrain(Rollout(obs, seen.action, seen.reward, seen.valid, extras, outcome, tasks)), outcome
 
@@ -203,9 +203,10 @@ def run_test(
     agent: Agent, env: Env, protocol: Protocol, agent_state: Any, tasks: Array, key: Array, *,
     record: bool = False, constrain: Constrain = anywhere,
 ) -> tuple[Rollout | None, Outcome]:  # fmt: skip
-    """What evaluations and tests do: ``test_episodes`` of them, greedy but for those the agent explores in.
+    """Runs the episodes of an evaluation or test.
 
-    Args and what it returns are those of ``run_episodes``.
+    There are ``protocol.test_episodes`` episodes per task. All are greedy except the first
+    ``agent.exploring`` ones. Arguments and results are those of ``run_episodes``.
     """
     episodes = protocol.test_episodes or protocol.agent_spec(env.spec).episodes
     return run_episodes(
@@ -215,13 +216,15 @@ def run_test(
 
 
 def make_learner(agent: Agent, env: Env, protocol: Protocol, constrain: Constrain = anywhere) -> MetaLearner:
-    """Makes an agent and an environment a meta-learner; a task's score is its return over all episodes.
+    """Makes a meta-learner from an agent and an environment.
+
+    A task's score for the sampler is the sum of its returns over all episodes.
 
     Args:
-        agent: what learns.
+        agent: the agent.
         env: unbatched.
-        protocol: how it meets tasks.
-        constrain: says where tasks are computed, where there are several devices.
+        protocol: K, H and the boundary.
+        constrain: sharding constraint on the task axis, for several devices.
     """
 
     def collect(state: Any, tasks: Array, key: Array) -> tuple[Any, Rollout, Array]:
@@ -236,9 +239,9 @@ def make_learner(agent: Agent, env: Env, protocol: Protocol, constrain: Constrai
     ) -> tuple[Any, Metrics]:
         state, metrics = agent.update(state, experience, weights, key, progress)
         outcome = experience.outcome
-        told = {f"reward/{name}": total.mean() for name, total in outcome.terms.items()}
-        told["train/diverged"] = outcome.diverged.any(axis=1).sum().astype(outcome.returns.dtype)
-        return state, metrics | told
+        collected = {f"reward/{name}": total.mean() for name, total in outcome.terms.items()}
+        collected["train/diverged"] = outcome.diverged.any(axis=1).sum().astype(outcome.returns.dtype)
+        return state, metrics | collected
 
     def test(state: Any, tasks: Array, key: Array) -> Outcome:
         return run_test(agent, env, protocol, state, tasks, key, constrain=constrain)[1]

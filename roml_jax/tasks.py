@@ -1,7 +1,7 @@
-"""Task families: what varies between tasks, in which units, and how likely under the prior.
+"""Task families: the named dimensions of a task, their units and their prior.
 
-A family ties a ``Proposal`` over a unit parameter u to the task that the environment gets. Families
-of named dimensions are composed with ``product``, so a task space needs no class of its own:
+A family combines a ``Proposal`` over a unit parameter u with the map from u to the task that the
+environment gets. ``product`` composes families, so a task space needs no class of its own:
 
     tasks.product({"mass": tasks.log_beta(("mass",)), "speed": tasks.beta("speed", 0.0, 7.0)})
 """
@@ -28,12 +28,12 @@ class TaskFamily(NamedTuple):
     Attributes:
         names: one name per task dimension.
         ranges: (low, high) of each dimension in the environment's units; may be infinite.
-        proposal: distributions over u, the prior among them.
+        proposal: distributions over u; the prior is the one with parameters ``phi0``.
         decode: u (..., du) -> task (..., d).
         encode: task (..., d) -> u (..., du), for plots and users; training never inverts a task.
-        priors: each dimension's prior in words, for listings; empty if nobody said.
-        hardest: 'top' where the tasks are known to get harder toward the top of a one-dimensional
-            range, which the oracle sampler needs; None where nothing is known.
+        priors: description of each dimension's prior, for listings; empty if there is none.
+        hardest: 'top' if tasks are known to get harder toward the top of a one-dimensional range, which
+            the oracle sampler requires; None if this is not known.
     """
 
     names: tuple[str, ...]
@@ -63,7 +63,7 @@ def beta(
     bound: float | None = 0.02,
     hardest: Literal["top"] | None = None,
 ) -> TaskFamily:
-    """A task uniform on [low, high] under the prior (e.g. a target velocity)."""
+    """A one-dimensional task, uniform on [low, high] under the prior (e.g. a target velocity)."""
     return TaskFamily(
         names=(name,),
         ranges=((low, high),),
@@ -83,7 +83,7 @@ def log_beta(
     bound: float | None = 0.02,
     hardest: Literal["top"] | None = None,
 ) -> TaskFamily:
-    """Factors 2^x with x uniform on [low, high] under the prior, independent in each dimension."""
+    """Independent factors 2^x, with x uniform on [low, high] under the prior."""
     names = _distinct(names)
     return TaskFamily(
         names=names,
@@ -97,7 +97,7 @@ def log_beta(
 
 
 def exponential(name: str, mean: float) -> TaskFamily:
-    """A non-negative task, exponential with the given mean under the prior (a noise level)."""
+    """A non-negative task, exponential with this mean under the prior (e.g. a noise level)."""
     identity = lambda x: x  # noqa: E731
     return TaskFamily(
         (name,), ((0.0, math.inf),), proposals.exponential(mean), identity, identity,
@@ -108,12 +108,12 @@ def exponential(name: str, mean: float) -> TaskFamily:
 def disk(names: Sequence[str], radius: float, *, bound: float | None = 0.02) -> TaskFamily:
     """A point uniform on a disk under the prior (e.g. a goal); u is (r^2 / radius^2, angle / 2 pi).
 
-    The reference's inverse of the angle is off by half a turn, so its updates pull toward the
-    opposite side; here ``encode`` inverts ``decode``.
+    The reference's inverse of the angle is wrong by half a turn, so its updates move the distribution
+    toward the opposite side. Here ``encode`` is the exact inverse of ``decode``.
     """
     names = _distinct(names)
     if len(names) != 2:
-        raise ValueError(f"a disk has two dimensions, got names {list(names)}")
+        raise ValueError(f"a disk needs two names, got {list(names)}")
 
     def decode(u: Array) -> Array:
         r, angle = radius * jnp.sqrt(u[..., 0]), 2 * jnp.pi * u[..., 1]
@@ -142,7 +142,10 @@ def gaussian(names: Sequence[str], mean: Sequence[float], std: Sequence[float]) 
 def gaussian_full(
     names: Sequence[str], mean: Sequence[float], covariance: Sequence[Sequence[float]]
 ) -> TaskFamily:
-    """Unconstrained tasks, jointly normal under the prior; what is hard may be a combination."""
+    """Unconstrained tasks, jointly normal under the prior.
+
+    The proposal has a full covariance, so it can follow hard combinations of dimensions.
+    """
     names = _distinct(names)
     proposal, identity = proposals.gaussian_full(mean, covariance), lambda x: x
     std = np.sqrt(np.diagonal(np.asarray(covariance, float)))
@@ -157,12 +160,21 @@ def gaussian_full(
 def categorical(
     names: Sequence[str], options: Sequence[Sequence[float]], probabilities: Sequence[float] | None = None
 ) -> TaskFamily:
-    """A finite set of tasks (m, d), equally likely under the prior unless told otherwise."""
+    """A finite set of tasks.
+
+    Args:
+        names: one per task dimension.
+        options: (m, d) the tasks.
+        probabilities: (m,) of the prior, positive; uniform if None.
+
+    Raises:
+        ValueError: for arguments of other shapes, or a probability that is not positive.
+    """
     names, table = _distinct(names), np.asarray(options, float)
     if table.ndim != 2 or table.shape[1] != len(names):
-        raise ValueError(f"options must be one row of {len(names)} numbers per task, got shape {table.shape}")
-    given = np.full(len(table), 1 / len(table)) if probabilities is None else np.asarray(probabilities, float)
-    if given.shape != (len(table),) or not (given > 0).all():
+        raise ValueError(f"options must have shape (tasks, {len(names)}), got {table.shape}")
+    prior = np.full(len(table), 1 / len(table)) if probabilities is None else np.asarray(probabilities, float)
+    if prior.shape != (len(table),) or not (prior > 0).all():
         raise ValueError(f"probabilities must be {len(table)} positive numbers, got {probabilities}")
 
     def encode(task: Array) -> Array:
@@ -172,7 +184,7 @@ def categorical(
     return TaskFamily(
         names=names,
         ranges=tuple(zip(table.min(axis=0).tolist(), table.max(axis=0).tolist(), strict=True)),
-        proposal=proposals.categorical(given),
+        proposal=proposals.categorical(prior),
         decode=lambda u: jnp.asarray(table, u.dtype)[u[..., 0].astype(jnp.int32)],
         encode=encode,
         priors=(f"one of {len(table)}{'' if probabilities is None else ', weighted'}",) * len(names),
@@ -180,12 +192,15 @@ def categorical(
 
 
 def with_prior(family: TaskFamily, share: float) -> TaskFamily:
-    """The same tasks, a share of which is always drawn from the prior: weights stay below 1 / share."""
+    """The same tasks, but ``share`` of the draws come from the prior; no weight exceeds 1 / share."""
     return family._replace(proposal=proposals.with_prior(family.proposal, share))
 
 
 def product(families: Mapping[str, TaskFamily]) -> TaskFamily:
-    """Independent families side by side, named by their keys (``key.name`` if of several dimensions)."""
+    """The product of independent families.
+
+    A family of one dimension is named by its key; one of several dimensions gets names ``key.name``.
+    """
     parts = list(families.values())
     task_ends = np.cumsum([len(part.names) for part in parts])[:-1]
     u_ends = np.cumsum([part.proposal.dims for part in parts])[:-1]
@@ -206,6 +221,6 @@ def product(families: Mapping[str, TaskFamily]) -> TaskFamily:
         proposal=proposals.product([part.proposal for part in parts]),
         decode=lambda u: apart(u, u_ends, "decode"),
         encode=lambda task: apart(task, task_ends, "encode"),
-        # a part that nobody described leaves its own places empty
+        # a family without descriptions gets empty ones
         priors=tuple(text for part in parts for text in part.priors or ("",) * len(part.names)),
     )

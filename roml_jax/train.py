@@ -1,4 +1,4 @@
-"""The command line of training: ``python -m roml_jax.train``; in code ``roml_jax.train(env, ...)``."""
+"""Command line of training, ``python -m roml_jax.train``, and the function ``roml_jax.train(env, ...)``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ from roml_jax.run import compile_cache, distributed, loop
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parses the command line and trains; returns the exit code."""
+    """Parses the command line and trains.
+
+    Returns:
+        The exit code: 0 on success, 1 for a failed run, 2 for wrong input, 128 + n after signal n.
+    """
     with distributed.not_waiting():
         return _main(sys.argv[1:] if argv is None else argv)
 
@@ -44,17 +48,17 @@ def _main(argv: Sequence[str]) -> int:
         distributed.abandon(1)
         return 1
     except KeyboardInterrupt:
-        print("stopped at once; --resume RUN continues from the last checkpoint", file=sys.stderr)
+        print("stopped immediately; --resume RUN continues from the last checkpoint", file=sys.stderr)
         distributed.abandon(130)
         return 130
     return 0
 
 
 class _CallableModule(ModuleType):
-    """The command's module is also the function ``roml_jax.train``: one name cannot be both otherwise."""
+    """Makes this module callable, because ``roml_jax.train`` is both a command's module and a function."""
 
     def __call__(self, *args: Any, **options: Any) -> api.Run:
-        """As ``api.train``."""
+        """Calls ``api.train`` with the same arguments."""
         return api.train(*args, **options)
 
 

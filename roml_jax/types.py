@@ -1,4 +1,4 @@
-"""The pytrees that cross a wall between rooms.
+"""The pytrees and specifications that modules of different packages exchange.
 
 Axis letters, everywhere: N tasks in a batch, K episodes per task, H steps per episode, d task
 dimensions, D observation numbers, A action numbers. Batch axes always come in the order
@@ -19,13 +19,13 @@ Metrics = dict[str, Array]
 
 
 class TaskDraw(NamedTuple):
-    """A batch of tasks, as a sampler hands it out.
+    """A batch of tasks drawn by a sampler.
 
     Attributes:
-        u: (N, d) position in the family's unit space; likelihood ratios live here, so the
-            Jacobian of the map from u to the task cancels.
-        task: (N, d) ``family.decode(u)``, what the environment gets. Never inverted.
-        log_w: (N,) log f_phi0(u) - log f_phi(u), fixed when drawn; 0 for reference draws.
+        u: (N, d) unit parameters of the tasks. Likelihood ratios are taken over u, so the Jacobian of
+            the map from u to the task cancels.
+        task: (N, d) ``family.decode(u)``, the tasks in the environment's units. Never inverted.
+        log_w: (N,) log f_phi0(u) - log f_phi(u), computed when drawn; 0 for reference draws.
         is_ref: (N,) bool, whether the task was drawn from the prior as a reference.
     """
 
@@ -36,12 +36,12 @@ class TaskDraw(NamedTuple):
 
 
 class TaskWeights(NamedTuple):
-    """How much each task of an iteration teaches the policy; everything else learns from all.
+    """Weights of an iteration's tasks in the policy's update; all other parts learn from every task.
 
     Attributes:
-        keep: (N,) 1, or 0 for a task whose advantages are set to 0, and its value targets to the
-            values themselves, before advantages are normalised (where the reference filters).
-        loss: (N,) what each of the task's transitions counts in the policy's losses and in the
+        keep: (N,) 0 or 1. For a task with 0, the advantages are set to 0 and the value targets to the
+            predicted values, before advantages are normalised (the reference filters at this point).
+        loss: (N,) weight of each of the task's transitions in the policy's losses and in the
             normalisation of advantages.
     """
 
@@ -50,12 +50,12 @@ class TaskWeights(NamedTuple):
 
 
 class Transition(NamedTuple):
-    """One environment step of every task in a batch, as the agent saw it.
+    """One environment step of every task in a batch, as seen by the agent.
 
     Attributes:
-        obs: (N, D) what the action was chosen from (the protocol's flag included).
-        action: (N, A) the policy's own output: unclipped, before any squashing; a discrete
-            action is one float.
+        obs: (N, D) observation that the action was chosen from (the protocol's flag included).
+        action: (N, A) the policy's output, unclipped and before any squashing; a discrete action is
+            one float.
         reward: (N,) raw reward.
         next_obs: (N, D) observation after the step; the terminal one at an episode's end.
         valid: (N,) bool, False for steps after an early end.
@@ -69,13 +69,13 @@ class Transition(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """How the episodes of N tasks ended.
+    """Returns of the episodes of N tasks.
 
     Attributes:
-        returns: (N, K) undiscounted sums of valid rewards. An episode that diverged counts as much as
-            the worst of all N that iteration, itself included up to where it diverged.
+        returns: (N, K) undiscounted sums of valid rewards. An episode that diverged gets the lowest
+            return of all N tasks in that episode; its own return up to the divergence is one of these.
         diverged: (N, K) bool, whether the simulation blew up.
-        terms: (N, K) sums of the reward's parts, by name; empty where it has none.
+        terms: (N, K) sums of the reward terms, by name; empty for a reward without terms.
     """
 
     returns: Array
@@ -87,14 +87,15 @@ class Rollout(NamedTuple):
     """K whole episodes of every task in a batch.
 
     Attributes:
-        obs: (N, K, H + 1, D). ``obs[:, k, t]`` is what the action of step t was chosen from and
-            ``obs[:, k, t + 1]`` what came of it, so one array holds both ends of every step.
+        obs: (N, K, H + 1, D). ``obs[:, k, t]`` is the observation that the action of step t was chosen
+            from and ``obs[:, k, t + 1]`` the observation after that step, so one array holds both.
         action: (N, K, H, A) as in ``Transition``.
         reward: (N, K, H) raw.
         valid: (N, K, H) bool.
-        extras: whatever the agent's ``act`` returned beside the action, leaves (N, K, H, ...).
-        outcome: what came of the episodes, beside what is learned from.
-        task: (N, d), for learners that are taught by it; acting on it takes ``Agent.inform``.
+        extras: the second result of the agent's ``act``, leaves (N, K, H, ...).
+        outcome: the returns of the episodes.
+        task: (N, d), for learners that use the task as a training target; an agent that acts on the
+            task needs ``Agent.inform``.
     """
 
     obs: Array
@@ -114,20 +115,20 @@ class Discrete:
 
     @property
     def size(self) -> int:
-        """How many floats an action is stored in."""
+        """Number of floats that an action is stored in."""
         return 1
 
     def executed(self, action: Array) -> Array:
-        """What is carried out of a policy's output (..., 1): the same."""
+        """The executed action for a policy's output (..., 1): the output itself."""
         return action
 
 
 @dataclass(frozen=True)
 class Continuous:
-    """``size`` real numbers; the environment itself clamps to [low, high] where it must.
+    """``size`` real numbers. An environment that needs actions in [low, high] clamps them itself.
 
-    With ``squash`` the policy's output is passed through tanh before the environment gets it; a learner
-    then models the output, and its belief takes what was carried out.
+    With ``squash``, the environment gets tanh of the policy's output. The learner then models the output
+    before tanh; its belief uses the executed action.
     """
 
     size: int
@@ -136,21 +137,21 @@ class Continuous:
     squash: bool = False
 
     def executed(self, action: Array) -> Array:
-        """What is carried out of a policy's output (..., A)."""
+        """The executed action for a policy's output (..., A)."""
         return jnp.tanh(action) if self.squash else action
 
 
 @dataclass(frozen=True)
 class EnvSpec:
-    """What an agent may know of an environment before it has seen it.
+    """The static description of an environment that an agent is built from.
 
     Attributes:
         name: the registry's name.
-        obs_slices: observation parts by name, in order; together they cover the observation.
+        obs_slices: slices of the observation's named parts, in order; together they cover it.
         action: the action space.
         horizon: H, steps per episode, fixed.
         episodes: K, episodes per task.
-        task_size: d, numbers in a task; 0 where nobody said.
+        task_size: d, numbers in a task; 0 if unknown.
     """
 
     name: str
@@ -162,5 +163,5 @@ class EnvSpec:
 
     @property
     def obs_size(self) -> int:
-        """D."""
+        """D, numbers in an observation."""
         return max(part.stop for part in self.obs_slices.values())

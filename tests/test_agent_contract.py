@@ -1,9 +1,12 @@
-"""What every registered agent must keep to, on every sampler and environment; its name is its test.
+"""What every registered agent must keep to, with samplers and on environments; its name is its test.
 
 Programs are compiled once per agent and environment, and once per sampler and environment, and put
-together by the loop itself (``meta.make_iteration``), so that the pairs cost little.
+together by the loop itself (``meta.make_iteration``), so that a pair costs little. Agents and samplers meet
+through returns and weights alone: every agent meets a sampler that filters and one that does not, every
+sampler meets one agent; the full product runs nightly.
 """
 
+import dataclasses
 import functools
 
 import chex
@@ -13,7 +16,7 @@ import numpy as np
 import pytest
 
 from examples import own_agent
-from roml_jax import agents, config, envs, experiment, meta, samplers
+from roml_jax import agents, config, envs, experiment, meta, registry, samplers, testing
 from roml_jax.registry import options_class
 from roml_jax.run import checkpoint
 
@@ -50,12 +53,16 @@ SMALL = {
 }  # fmt: skip
 BATCH = 8  # scored tasks until a sampler moves: it has moved when the second iteration draws
 ALL = [(agent, sampler, env) for agent in AGENTS for sampler in SAMPLERS for env in ENVS]
-# every agent with every sampler, and both with every environment: a Latin square
+MEETS_ALL = "multitask"  # the smallest agent
 PAIRS = [
-    (agent, sampler, tuple(ENVS)[(i + j) % len(ENVS)])
-    for i, agent in enumerate(AGENTS)
-    for j, sampler in enumerate(SAMPLERS)
+    *(
+        (agent, sampler, tuple(ENVS)[i % len(ENVS)])
+        for i, agent in enumerate(AGENTS)
+        for sampler in ("uniform", "tail")
+    ),
+    *((MEETS_ALL, sampler, "cheetah_vel") for sampler in SAMPLERS),
 ]
+PAIRS = list(dict.fromkeys(PAIRS))
 FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
@@ -70,20 +77,10 @@ def options_of(agent):
     return config.make("probe_memory", "uniform", agent, **options)
 
 
-@pytest.fixture(autouse=True)
-def _compiled_checks(monkeypatch):
-    """The loop's own arithmetic over a state, compiled once per agent, not operation by operation."""
-    monkeypatch.setattr(meta, "_is_well", IS_WELL)
-    monkeypatch.setattr(meta, "_unless", UNLESS)
-
-
-IS_WELL, UNLESS = compiled(meta._is_well), compiled(meta._unless)
-
-
 @functools.cache
 def learner_of(agent, env):
     options, made = options_of(agent), ENVS[env]()
-    _, learner = experiment._make_learner(options, made, options.protocol.agent_spec(made.spec), None)
+    learner = experiment.make(options, made).learner
     return learner._replace(
         init=compiled(learner.init), collect=compiled(learner.collect), update=compiled(learner.update),
         test=compiled(learner.test),
@@ -190,17 +187,43 @@ def test_a_checkpoint_holds_all_of_it(agent, tmp_path):
 
 
 @pytest.mark.parametrize("agent", AGENTS)
-def test_every_option_that_is_tunable_is_a_leaf(agent):
+def test_every_option_that_is_a_leaf_is_one_of_the_state(agent):
     learner = learner_of(agent, "probe_memory")
     state = learner.init(jax.random.key(0))
-    for name in learner.tunable:
-        tuned = learner.tune(state, {name: jnp.asarray(0.125)})
+    declared = registry.leaves(options_of(agent).agent_options)
+    assert {name: float(value) for name, value in getattr(state, "rates", {}).items()} == pytest.approx(
+        declared
+    )
+    for name in registry.tunable(state):
+        tuned = registry.tune(state, {name: jnp.asarray(0.125)})
         chex.assert_trees_all_equal_structs(state, tuned)
         different = [
             (np.asarray(a) != np.asarray(b)).any()
             for a, b in zip(jax.tree.leaves(plain(state)), jax.tree.leaves(plain(tuned)), strict=True)
         ]
         assert sum(different) == 1, name
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_an_agent_passes_the_check_that_users_run(agent):
+    """``testing.check_agent``: shapes, argument order, determinism, and a test that needs only what acts."""
+    options, env = options_of(agent), ENVS["probe_memory"]()
+    spec = dataclasses.replace(options.protocol.agent_spec(env.spec), task_size=len(env.family.names))
+    built = agents.make(agent, spec, TASKS, options.agent_options)
+    testing.check_agent(built, env, options.protocol, TASKS)
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_experience_that_an_agent_keeps_is_declared_with_the_option_that_sizes_it(agent):
+    learner = learner_of(agent, "probe_memory")
+    state = jax.eval_shape(learner.init, jax.random.key(0))
+    if learner.storage is None:
+        assert not hasattr(state, "replay")
+        return
+    rows = config.to_mapping(options_of(agent))[learner.storage.rows]
+    kept = learner.storage.take(state)
+    assert {leaf.shape[0] for leaf in jax.tree.leaves(kept) if leaf.ndim} == {rows}
+    assert not jax.tree.leaves(learner.storage.take(learner.storage.put(state, ())))
 
 
 @pytest.mark.parametrize("agent", AGENTS)

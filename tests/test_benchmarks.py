@@ -97,5 +97,5 @@ def test_gaits_count_the_turns_of_the_torso(monkeypatch, capsys):
     monkeypatch.setattr(saved, "load", lambda folder: _saved(folder.name))
     gaits.command(["cheetah_mass"])
     assert "0.25" in capsys.readouterr().out
-    with pytest.raises(config.ConfigError, match="gaits are of half-cheetahs, and run is of khazad_dum"):
+    with pytest.raises(config.ConfigError, match="for half-cheetahs only, but run is a run on khazad_dum"):
         gaits.command(["khazad_dum"])

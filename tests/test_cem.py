@@ -65,7 +65,7 @@ def test_history_keeps_the_last_batches():
     for i in range(5):
         phis.append(float(state.phi[0]))
         u = jax.random.uniform(jax.random.key(i), (4, 1))
-        state = step(state, (u, jnp.zeros(4), jnp.zeros(4, bool)), u[:, 0])
+        state = step(state, TaskDraw(u, u, jnp.zeros(4), jnp.zeros(4, bool)), u[:, 0])
     np.testing.assert_allclose(state.history.phi[:, 0], [phis[3], phis[4], phis[2]])
 
 

@@ -98,8 +98,8 @@ def test_the_environment_steps_that_model(contacts):
     [
         ({"env.physics": "mjx"}, "contacts=reference needs the engine 'mujoco': 'mjx' has no filter"),
         ({"env.physics": "warp"}, "contacts=reference needs the engine 'mujoco': 'warp' has no filter"),
-        ({"env": "cheetah_vel"}, "env.contacts=reference changes nothing in cheetah_vel"),
-        ({"env": "ant_mass"}, "env.contacts=reference changes nothing in ant_mass"),
+        ({"env": "cheetah_vel"}, "env.contacts=reference has no effect in cheetah_vel"),
+        ({"env": "ant_mass"}, "env.contacts=reference has no effect in ant_mass"),
     ],
 )
 def test_where_the_references_contacts_cannot_be_is_one_line(options, said):

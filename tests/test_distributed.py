@@ -71,7 +71,7 @@ def runs(tmp_path_factory):
     stopped = two([script, "stop", str(folder / "two")], folder)
     for code, _, error in stopped:
         assert code == 128 + signal.SIGTERM, error[-3000:]
-    assert "it goes on with: python -m roml_jax.train --resume" in stopped[0][2]
+    assert "resume with: python -m roml_jax.train --resume" in stopped[0][2]
     assert [path.name for path in (folder / "two" / "checkpoint").iterdir()] == ["2"]
     resumed = two([script, "resume", str(folder / "two")], folder)
     for code, _, error in resumed:
@@ -98,7 +98,7 @@ def test_two_processes_that_stop_and_go_on_write_the_metrics_of_one(runs):
 def test_process_0_speaks_for_both(runs):
     first, second = runs[2]
     assert "on 4 devices (2 seed x 2 task)" in first
-    assert "goes on from iteration 2" in first
+    assert "resumes from iteration 2" in first
     assert "saved in" in first
     assert all(line.startswith("[Gloo]") or "connected peer" in line for line in second.splitlines()), second
 
@@ -126,8 +126,8 @@ def test_what_is_wrong_is_said_in_every_process(tmp_path):
         ({"processes": 2, "process_id": 0}, "need distributed.coordinator, .processes and .process-id"),
         ({"coordinator": "here", "processes": 2, "process_id": 0}, "must be HOST:PORT, got 'here'"),
         ({"coordinator": "here:1", "processes": 2, "process_id": 2}, "below distributed.processes=2, got 2"),
-        ({"auto": True, "process_id": 2}, "give none"),
-        ({"auto": True}, "did not come together"),
+        ({"auto": True, "process_id": 2}, "do not set them"),
+        ({"auto": True}, "could not connect"),
     ],
 )
 def test_who_is_who_must_be_clear(options, expected):

@@ -60,5 +60,5 @@ def test_when_all_diverge_the_run_ends_early(tmp_path, capfd):
     assert code == 1
     said = capfd.readouterr()
     assert "diverged and was stopped" in said.out
-    assert said.err.startswith("error: every run diverged, the last after 2 of 12 iterations")
+    assert said.err.startswith("error: every seed diverged, the last after 2 of 12 iterations")
     assert max(row["iteration"] for row in rows) == 3

@@ -84,14 +84,14 @@ WRONG = {
         "the model has no joint named 'hing'; did you mean 'hinge'? (it has rail, lift, hinge, ball)",
     ),
     "nameless": ((Edit("opt.gravity", rows="z"),), "rows of opt.gravity have no names"),
-    "row": ((Edit("body_mass", rows=4),), "body_mass has 4 rows, not a row 4"),
+    "row": ((Edit("body_mass", rows=4),), "body_mass has 4 rows; row 4 does not exist"),
     "no rows": ((Edit("body_mass", rows=()),), "an edit of body_mass has an empty list of rows"),
     "column": ((Edit("geom_size", column=3),), "geom_size of shape (4, 3) has no column 3"),
     "flat": ((Edit("body_mass", column=0),), "body_mass of shape (4,) has no column 0"),
-    "scalar": ((Edit("opt.density", rows=0),), "opt.density is one number"),
-    "integer": ((Edit("body_parentid"),), "a task cannot edit body_parentid: it decides the program"),
-    "option": ((Edit("opt.iterations"),), "a task cannot edit opt.iterations: it decides the program"),
-    "timestep": ((Edit("opt.timestep"),), "a task cannot edit opt.timestep: it decides the program"),
+    "scalar": ((Edit("opt.density", rows=0),), "opt.density is a single number"),
+    "integer": ((Edit("body_parentid"),), "a task cannot edit body_parentid: it is constant"),
+    "option": ((Edit("opt.iterations"),), "a task cannot edit opt.iterations: it is constant"),
+    "timestep": ((Edit("opt.timestep"),), "a task cannot edit opt.timestep: it is constant"),
 }
 
 

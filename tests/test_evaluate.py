@@ -79,7 +79,7 @@ def test_other_learners_tasks_and_seeds(finished, capsys):
 def test_a_grid_has_no_risk_levels(finished, capsys):
     assert cli.run(command, [str(finished), "--grid", "--tasks", "5"]) == 0
     table = said(capsys)
-    assert "on a grid over their range" in table
+    assert "on a grid over the task range" in table
     assert "Return against payer" in table
     assert "CVaR" not in table
 

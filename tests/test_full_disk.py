@@ -79,7 +79,7 @@ def test_a_run_whose_end_could_not_be_saved_says_so_and_goes_on(disk, monkeypatc
     monkeypatch.setattr(sys, "unraisablehook", ignored.append)
     assert train.main([*SMALL, "--out", str(disk / "run")]) == 1
     said = capfd.readouterr().err
-    assert said.startswith("error: the last checkpoint was not written, as told above; when that is mended:")
+    assert said.startswith("error: the last checkpoint was not written (see above); fix the cause and resume")
     assert said.count("\n") == 1
     gc.collect()  # now, at the latest, what failed would tell of itself
     assert "orbax" not in caplog.text
@@ -115,6 +115,6 @@ def test_a_write_that_fails_late_is_not_heard_either(tmp_path, monkeypatch, capl
     writer.close()
     time.sleep(1.0)
     assert said == [
-        "the checkpoint of iteration 1 was not written: no space left on the disk; there is none yet"
+        "the checkpoint of iteration 1 was not written: no space left on the disk; no earlier one exists"
     ]
     assert "orbax" not in caplog.text

@@ -95,7 +95,17 @@ from roml_jax import cem, samplers, tasks
 print(time.perf_counter() - began)
 print(*sorted({name.split(".")[0] for name in sys.modules}))
 """
-HEAVY = {"mujoco", "brax", "flax", "tyro", "tensorflow_probability", "distrax", "orbax", "optax", "matplotlib"}
+HEAVY = {
+    "mujoco",
+    "brax",
+    "flax",
+    "tyro",
+    "tensorflow_probability",
+    "distrax",
+    "orbax",
+    "optax",
+    "matplotlib",
+}
 
 
 def test_importing_the_cross_entropy_method_loads_jax_and_nothing_else():

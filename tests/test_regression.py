@@ -115,7 +115,7 @@ def test_sine_is_an_environment_for_agents_that_act():
 
 
 def test_wrong_options_are_one_line():
-    with pytest.raises(config.ConfigError, match="test_steps must ascend"):
+    with pytest.raises(config.ConfigError, match="numbers in ascending order"):
         config.make("sine", "uniform", "maml", test_steps=[4, 1])
     with pytest.raises(config.ConfigError, match="unknown option --ppo"):
         config.make("sine", "uniform", "maml", **{"ppo.lr": 1e-3})

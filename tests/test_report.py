@@ -107,7 +107,7 @@ def test_a_curve_is_the_mean_over_the_seeds_that_got_so_far(folders, tmp_path):
     assert (made.y.low <= made.y.mean).all()
     assert (made.y.mean <= made.y.high).all()
     assert "seed 3 ends at 0.000768 million frames" in data.note(method)
-    assert "not tested: its last evaluation" in data.note(method)
+    assert "not tested: values of the last evaluation" in data.note(method)
 
 
 def test_what_a_sampler_draws_begins_at_the_prior_and_moves_to_phi(folders):
@@ -132,8 +132,8 @@ def test_one_seed_without_evaluations_or_checkpoint_says_so(folders, tmp_path, c
     without(bare, "test/")
     assert cli.run(command, [str(bare), "--out", str(tmp_path / "page.html")]) == 0
     text = text_of((tmp_path / "page.html").read_text())
-    assert "One seed per method: there are no intervals." in text
-    assert "Not evaluated during training, or once: cem (RoML)." in text
+    assert "One seed per method, so no intervals." in text
+    assert "Evaluated at most once during training: cem (RoML)." in text
     assert "never evaluated" in text
     assert "has no checkpoint yet" in text
     assert "[nan" not in text
@@ -149,7 +149,7 @@ def test_figures_say_what_they_show(folders):
     (group,) = data.load(folders)
     figure = figures.learning(group, 2)
     assert [axis.get_title(loc="left") for axis in figure.axes] == [
-        "Training, on its own tasks", "Held-out tasks: mean", "Held-out tasks: CVaR 0.1",
+        "Training tasks", "Held-out tasks: mean", "Held-out tasks: CVaR 0.1",
     ]  # fmt: skip
     for axis in figure.axes:
         assert axis.get_xlabel() == "training (thousand frames)"

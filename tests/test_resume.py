@@ -79,7 +79,7 @@ def test_a_stopped_run_says_how_it_goes_on(tmp_path, capfd):
     folder, before = tmp_path / "run", signal.getsignal(signal.SIGINT)
     assert interrupted([*SMALL, "--out", str(folder)], signal.SIGINT) == 130
     said = capfd.readouterr().err
-    assert f"it goes on with: python -m roml_jax.train --resume {folder}" in said
+    assert f"resume with: python -m roml_jax.train --resume {folder}" in said
     assert not any("test/cvar" in row for row in rows(folder))
     assert checkpoint.latest(folder / "checkpoint").name == str(rows(folder)[-1]["iteration"])
     assert signal.getsignal(signal.SIGINT) is before
@@ -87,7 +87,7 @@ def test_a_stopped_run_says_how_it_goes_on(tmp_path, capfd):
 
 def test_it_goes_on_bit_for_bit(whole, copy, capfd):
     assert train.main(["--resume", str(copy)]) == 0
-    assert "goes on from iteration" in capfd.readouterr().out
+    assert "resumes from iteration" in capfd.readouterr().out
     for mine, wanted in zip(state_of(copy), state_of(whole), strict=True):
         np.testing.assert_array_equal(mine, wanted)
     assert without_times(copy) == without_times(whole)
@@ -160,12 +160,12 @@ def _without_numbers(run):
         (_damaged, [], "cannot be read"),
         (_without_numbers, [], "cannot be read"),
         (lambda run: (run / "config.yaml").write_text("a: [1"), [], "not YAML"),
-        (lambda run: (run / "config.yaml").unlink(), [], "there is no run"),
-        (lambda run: None, ["--ppo.gamma", "0.8"], "ppo.gamma was 0.9, now 0.8; a new one takes"),
+        (lambda run: (run / "config.yaml").unlink(), [], "is not a run's folder"),
+        (lambda run: None, ["--ppo.gamma", "0.8"], "ppo.gamma was 0.9, now 0.8; use --config"),
         (lambda run: None, ["--frames", "1e9", "--seed", "1"], "now 1000000000.0, seeds was [3, 4], now [1]"),
         (lambda run: None, ["--out", "elsewhere"], "leave out --out"),
         (lambda run: None, ["--config", "other.yaml"], "leave out --config"),
-        (lambda run: None, ["--log", "tensorbord"], "log must be of tensorboard, wandb, got 'tensorbord'"),
+        (lambda run: None, ["--log", "tensorbord"], "must be one of tensorboard, wandb, got 'tensorbord'"),
         (lambda run: None, ["--checkpoint-minutes", "0"], "checkpoint_minutes must be positive"),
     ],
 )  # fmt: skip

@@ -1,5 +1,7 @@
 """Several runs in one program: seeds as ranges, swept settings, and memory known before the start."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -75,7 +77,7 @@ def test_a_swept_run_is_the_run_by_itself(x64):
         mine = jax.tree.map(lambda x, i=index: x[i], swept.learner.policy)
         for one, other in zip(jax.tree.leaves(mine), jax.tree.leaves(alone.learner.policy), strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-7, atol=1e-10)
-        np.testing.assert_allclose(swept.sampler.state.phi[index], alone.sampler.phi, rtol=1e-9)
+        np.testing.assert_allclose(swept.sampler.state.phi[index], alone.sampler.state.phi, rtol=1e-9)
     assert not np.allclose(swept.sampler.state.phi[0], swept.sampler.state.phi[2])
 
 
@@ -87,12 +89,14 @@ def test_a_replay_of_half_the_width_trains():
 
 def test_what_cannot_fit_is_refused_with_what_would(monkeypatch):
     config = configs.make("probe_memory", "cem", **{**SMALL, "seeds": ["0..9"]})
-    shapes = jax.eval_shape(experiment.make(config).train.init, *seed_plan.leaves(config.plan))
+    parts = experiment.make(config)
+    shapes = jax.eval_shape(parts.train.init, *seed_plan.leaves(config.plan))
     needed = memory.size_of(shapes)
     monkeypatch.setattr(memory, "available", lambda: 2 * needed)
-    memory.check(config, shapes, 10)
+    check = functools.partial(memory.check, shapes, 10, storage=parts.learner.storage, rows=64)
+    check()
     monkeypatch.setattr(memory, "available", lambda: needed // 2)
-    with pytest.raises(configs.ConfigError, match=r"at most 4 runs") as error:
-        memory.check(config, shapes, 10)
+    with pytest.raises(configs.ConfigError, match=r"at most 4 seeds") as error:
+        check()
     assert "\n" not in str(error.value)
-    memory.check(config, shapes, 10, devices=4)
+    check(devices=4)

@@ -116,13 +116,13 @@ def test_sizes_as_written(text):
 @pytest.mark.parametrize(
     ("text", "devices", "seeds", "tasks", "expected"),
     [
-        ("seed=4,task=4", 8, 4, 16, "is 16 device(s) of 8; what fits: seed=4,task=2 or seed=2,task=4"),
-        ("seed=8", 8, 4, 16, "does not divide 4 seed(s); what fits: seed=4,task=2"),
-        ("task=8", 8, 2, 4, "does not divide num_tasks=4; what fits: seed=2,task=4"),
+        ("seed=4,task=4", 8, 4, 16, "has 16 device(s) instead of 8; valid: seed=4,task=2 or seed=2,task=4"),
+        ("seed=8", 8, 4, 16, "does not divide 4 seed(s); valid: seed=4,task=2"),
+        ("task=8", 8, 2, 4, "does not divide num_tasks=4; valid: seed=2,task=4"),
         ("auto", 8, 3, 20, "no mesh of 8 devices divides 3 seed(s) and num_tasks=20; change"),
-        ("seed=0,task=8", 8, 3, 20, "is 0 device(s) of 8"),
-        ("seed=2,seed=4", 8, 8, 16, "must be auto, none or like seed=4,task=2"),
-        ("8x1", 8, 8, 16, "must be auto, none or like seed=4,task=2"),
+        ("seed=0,task=8", 8, 3, 20, "has 0 device(s) instead of 8"),
+        ("seed=2,seed=4", 8, 8, 16, "must be auto, none or sizes such as seed=4,task=2"),
+        ("8x1", 8, 8, 16, "must be auto, none or sizes such as seed=4,task=2"),
     ],
 )
 def test_a_mesh_that_cannot_be_is_one_line(text, devices, seeds, tasks, expected):
@@ -133,9 +133,9 @@ def test_a_mesh_that_cannot_be_is_one_line(text, devices, seeds, tasks, expected
 
 
 def test_one_device_has_no_mesh_and_the_wrong_one_is_a_configuration_error():
-    assert experiment.make(config.make("probe_memory")).mesh is None
-    with pytest.raises(config.ConfigError, match="is 8 device"):
-        experiment.make(config.make("probe_memory", mesh="task=8"))
+    assert sharding.placement(config.make("probe_memory")) is experiment.ONE_DEVICE
+    with pytest.raises(config.ConfigError, match="has 8 device"):
+        sharding.placement(config.make("probe_memory", mesh="task=8"))
 
 
 def test_the_c_engine_refuses_a_mesh():
@@ -147,4 +147,4 @@ def test_the_c_engine_refuses_a_mesh():
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
-    assert "one device and the mesh has 2: --physics mjx" in done.stderr
+    assert "one device and the mesh has 2: use --physics mjx" in done.stderr

@@ -49,14 +49,14 @@ def test_rows_wait_for_a_full_disk_and_none_is_lost(tmp_path, said, monkeypatch)
     sink = sinks.JsonLines(path, said.append)
     for i in range(3):
         sink.write(0, ROW | {"iteration": i})
-    assert said == ["metrics wait, the disk does not take them: No space left on device"]
+    assert said == ["metrics cannot be written and are kept in memory: No space left on device"]
     free[0] = 10**6
     sink.write(0, ROW | {"iteration": 3})
     assert [row["iteration"] for row in lines(path)] == [0, 1, 2, 3]
     free[0] = 0
     sink.write(0, ROW)
     sink.close()
-    assert said[1:] == [said[0], "1 rows of metrics were never written"]
+    assert said[1:] == [said[0], "1 row(s) of metrics could not be written"]
 
 
 def scalars(folder):
@@ -111,7 +111,7 @@ def test_weights_and_biases_gets_a_run_for_each(tmp_path, monkeypatch):
     ("name", "expected"),
     [
         ("wandb", "--log wandb needs the package wandb: pip install roml-jax[wandb]"),
-        ("tb", "of tensorboard, wandb"),
+        ("tb", "one of tensorboard, wandb"),
     ],
 )
 def test_what_is_not_there_is_said_before_anything_else(name, expected, monkeypatch):

@@ -46,7 +46,7 @@ def test_wrapper_draws_what_the_functions_draw():
 def test_wrapper_asks_for_a_task_before_a_score():
     with pytest.raises(ValueError, match="call sample"):
         CrossEntropyMethod(FAMILY, ALPHA).update(1.0)
-    with pytest.raises(ValueError, match=r"alpha must lie in \(0, 1\]"):
+    with pytest.raises(ValueError, match=r"alpha must be in \(0, 1\]"):
         CrossEntropyMethod(FAMILY, 0.0)
 
 

@@ -37,21 +37,21 @@ def test_gravity_and_options_of_one_number(engine):
 OPTIONS = {
     "engine": ({"engine": "mjc"}, "unknown engine 'mjc'; did you mean 'mujoco'?"),
     "derived": ({"derived": "consistant"}, "unknown choice of derived 'consistant'; did you mean"),
-    "readings": ({"readings": ("xpo",)}, "MuJoCo's data has no field 'xpo' to read; did you mean 'xpos'?"),
+    "readings": ({"readings": ("xpo",)}, "MuJoCo's data has no field 'xpo'; did you mean 'xpos'?"),
     "horizon": ({"horizon": 0}, "horizon must be at least 1, got 0"),
     "reward": ({"reward": lambda motion: motion.after.qvel}, "must be a dict of scalars by name"),
     "terms": ({"reward": lambda motion: {"all": motion.after.qvel}}, "must be a dict of scalars by name"),
     "static": (
         {"tasks": (TaskDimension("t", 0, 1, (Edit("geom_fluid"),)),), "engine": "mjx"},
-        "MJX has no geom_fluid that could vary; the engine 'mujoco' may",
+        "geom_fluid is constant or missing in MJX: a task cannot edit it; the engine 'mujoco' may",
     ),
     "absent": (
         {"tasks": (TaskDimension("t", 0, 1, (Edit("dof_length"),)),), "engine": "mjx"},
-        "MJX has no dof_length that could vary; the engine 'mujoco' may",
+        "dof_length is constant or missing in MJX: a task cannot edit it; the engine 'mujoco' may",
     ),
     "shared": (
         {"tasks": (TaskDimension("t", 0, 1, (Edit("stat.extent"),)),)},
-        "MuJoCo's batches of simulations share stat.extent",
+        "stat.extent is shared by all simulations of a MuJoCo batch",
     ),
 }
 
@@ -70,7 +70,7 @@ def test_models_that_cannot_be_read_or_run():
         TaskEnv.from_mjcf("<mujoco><wrong/></mujoco>", tasks=(MASS,), reward=speed)
     assert "\n" not in str(error.value)
     passive = '<mujoco><worldbody><body><joint/><geom size="0.1"/></body></worldbody></mujoco>'
-    with pytest.raises(ValueError, match="the model has no actuators, so nothing to learn"):
+    with pytest.raises(ValueError, match="the model has no actuators, so there is nothing to learn"):
         TaskEnv.from_mjcf(passive, tasks=(MASS,), reward=speed)
     with pytest.raises(ValueError, match=r"MuJoCo cannot read the model: .*absent"):
         TaskEnv.from_mjcf("absent.xml", tasks=(MASS,), reward=speed)

@@ -1,1 +1,1 @@
-"""The paper's experiments again: ``python -m benchmarks.reproduce --env khazad_dum``."""
+"""Reproduces the paper's experiments: ``python -m benchmarks.reproduce --env khazad_dum``."""

@@ -1,4 +1,4 @@
-"""The paper's experiments again, and every table and figure that this project shows of them.
+"""Reproduces the paper's experiments and makes all tables and figures of their results.
 
     python -m benchmarks.reproduce --env khazad_dum [--methods varibad roml cvar_ml] [--seeds 30]
         [--frames paper] [--group 5] [--minutes M]
@@ -6,16 +6,17 @@
     python -m benchmarks.reproduce --tables
 
 Trains every method on the same seeds in groups (one program each), tests the final learners on the same
-held-out tasks (khazad_dum 3,000, others 1,000), and keeps a compact result of each group under
-benchmarks/results/reproduce. It can be stopped at any time, or stops by itself after --minutes, and goes
-on where it was; the runs with their checkpoints (--work) may be taken to another machine for that.
+held-out tasks (khazad_dum 3,000, others 1,000), and writes a compact result of each group to
+benchmarks/results/reproduce. The command can be stopped at any time, and stops by itself after --minutes. If
+it is started again, it continues; the folder of runs with their checkpoints (--work) may be moved to another
+machine before.
 
-The command may run several times at once, one process a core: each takes groups that no other works on.
---campaign runs everything that docs/results.md needs of robots, in order of priority.
+Several processes of the command may run at once, one per core; each takes groups that no other process works
+on. --campaign runs the experiments of protocol.CAMPAIGN (RoML on robots), in order of priority.
 
-A method's name can be followed by variants: roml+reset+credit. RoML on another agent than VariBAD is
-roml_rl2 and so on. With --tables nothing is trained: tables and
-figures are made from the results alone, and those of docs/results.md are replaced.
+A method's name can be followed by variants, e.g. roml+reset+credit. RoML on agents other than VariBAD is
+roml_rl2 and so on. --tables does not train: it makes tables and figures from the results and replaces those
+of docs/results.md.
 """
 
 from __future__ import annotations
@@ -45,20 +46,21 @@ def _parser() -> cli.Parser:
     parser.add_argument("--env", default="khazad_dum", help="environment (default: %(default)s)")
     parser.add_argument(
         "--methods", nargs="+", default=list(protocol.PAPER), metavar="METHOD",
-        help=f"of {', '.join(protocol.METHODS)}, each with variants: {', '.join(protocol.VARIANTS)}",
+        help=f"of {', '.join(protocol.METHODS)}, each with optional variants: {', '.join(protocol.VARIANTS)}",
     )  # fmt: skip
     parser.add_argument(
-        "--seeds", type=cli.positive, default=30, help="of each method (default: %(default)s)"
+        "--seeds", type=cli.positive, default=30, help="seeds per method (default: %(default)s)"
     )
-    parser.add_argument("--frames", default="paper", help="of each seed (default: the paper's)")
+    parser.add_argument("--frames", default="paper", help="frames per seed (default: the paper's number)")
     parser.add_argument(
         "--group", type=cli.positive, default=protocol.GROUP,
-        help="seeds per program; a group's checkpoint has all of them (default: %(default)s)",
+        help="seeds per program and checkpoint (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--campaign", action="store_true", help="everything of robots, whatever --env, --methods, ... say"
-    )
-    parser.add_argument("--minutes", type=float, help="stop after so long (default: when all is done)")
+        "--campaign", action="store_true",
+        help="run the campaign (RoML on robots); ignores --env, --methods, --seeds, --frames and --group",
+    )  # fmt: skip
+    parser.add_argument("--minutes", type=float, help="time limit in minutes (default: none)")
     parser.add_argument(
         "--work", type=Path, default=Path("runs/reproduce"),
         help="folder of the runs and their checkpoints (default: %(default)s)",
@@ -67,25 +69,30 @@ def _parser() -> cli.Parser:
         "--results", type=Path, default=_ROOT / "benchmarks" / "results" / "reproduce",
         help="folder of the compact results (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--tables", action="store_true", help="only make the tables and figures")
+    parser.add_argument(
+        "--tables", action="store_true", help="do not train; make tables and figures from the results"
+    )
     return parser
 
 
 def _show(results: Path, console: Console) -> None:
-    """Tables and figures of everything that there is, on the console and in docs/."""
+    """Prints the tables of all results and replaces tables and figures in docs/."""
     page, images = _ROOT / "docs" / "results.md", _ROOT / "docs" / "images"
     for folder in sorted(path for path in results.iterdir() if path.is_dir()):
-        found = tables.load(folder)
-        if not found:
+        methods = tables.load(folder)
+        if not methods:
             continue
         env = folder.name.split("-")[0]
-        text = tables.tables(env, found)
+        text = tables.tables(env, methods)
         console.rule(folder.name)
         console.print(Markdown(text))
         if tables.fill(page, folder.name, text):
-            tables.draw(folder.name, found, images)
+            tables.draw(folder.name, methods, images)
         else:
-            console.print(f"{page} has no place for {folder.name}", soft_wrap=True)
+            console.print(
+                f"{page} has no mark <!-- begin {folder.name} -->: its tables are only printed",
+                soft_wrap=True,
+            )
 
 
 def command(argv: Sequence[str]) -> None:
@@ -94,27 +101,27 @@ def command(argv: Sequence[str]) -> None:
     Raises:
         ConfigError: for wrong input; one line.
     """
-    given = _parser().parse_args(argv)
+    args = _parser().parse_args(argv)
     console = Console()
-    if given.env not in envs.names():
-        raise unknown("environment", given.env, envs.names())
-    for name in given.methods:
+    if args.env not in envs.names():
+        raise unknown("environment", args.env, envs.names())
+    for name in args.methods:
         protocol.method(name)
-    if given.frames != "paper":
+    if args.frames != "paper":
         try:
-            float(given.frames)
+            float(args.frames)
         except ValueError:
-            raise ConfigError(f"--frames must be paper or a number, got {given.frames!r}") from None
-    if given.tables:
-        if not given.results.is_dir():
-            raise ConfigError(f"{given.results} has no results yet")
-        _show(given.results, console)
+            raise ConfigError(f"--frames must be paper or a number, got {args.frames!r}") from None
+    if args.tables:
+        if not args.results.is_dir():
+            raise ConfigError(f"{args.results} has no results yet")
+        _show(args.results, console)
         return
-    groups = protocol.groups(given.env, given.methods, given.seeds, given.frames, given.group)
-    if given.campaign:
+    groups = protocol.groups(args.env, args.methods, args.seeds, args.frames, args.group)
+    if args.campaign:
         groups = protocol.campaign()
-    done = campaign.run(groups, given.work, given.results, given.minutes, console)
-    console.print("all is done" if done else "time is over; the same command goes on")
+    done = campaign.run(groups, args.work, args.results, args.minutes, console)
+    console.print("all groups are done" if done else "time limit reached; run the same command to continue")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Trains groups of seeds until the time is over, and picks up where it ended."""
+"""Trains groups of seeds within a time limit; a later call continues."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from benchmarks.reproduce import raw
 from benchmarks.reproduce.protocol import Group
 from roml_jax.run import folder as run_folder
 
-_GRACE = 120.0  # seconds that a run may take for its chunk and its checkpoint once it is told to stop
+_GRACE = 120.0  # seconds that a run has for its chunk and its checkpoint after SIGTERM
 
 
 def _command(group: Group, folder: Path) -> list[str]:
-    """Starts the group's run, or goes on with it."""
+    """The command that starts the group's run, or resumes it if it has begun."""
     begun = (folder / run_folder.CONFIG).is_file()
-    where = ["--resume", str(folder)] if begun else [*group.options, "--out", str(folder)]
-    return [sys.executable, "-m", "roml_jax.train", *where]
+    options = ["--resume", str(folder)] if begun else [*group.options, "--out", str(folder)]
+    return [sys.executable, "-m", "roml_jax.train", *options]
 
 
 def _train(group: Group, folder: Path, until: float | None) -> bool:
-    """Whether the run came to its end before the time was over.
+    """Trains a group; returns whether the run ended before the time ``until``.
 
     Raises:
-        RuntimeError: if it failed.
+        RuntimeError: if the training failed.
     """
     process = subprocess.Popen(_command(group, folder))
     try:
@@ -40,7 +40,7 @@ def _train(group: Group, folder: Path, until: float | None) -> bool:
         process.send_signal(signal.SIGTERM)
         code = process.wait(_GRACE)
     except KeyboardInterrupt:
-        process.wait(_GRACE)  # the signal went to the run, too
+        process.wait(_GRACE)  # the run got the signal too
         raise
     if code not in (0, 128 + signal.SIGTERM):
         raise RuntimeError(f"the training of {folder} failed with exit code {code}")
@@ -49,7 +49,7 @@ def _train(group: Group, folder: Path, until: float | None) -> bool:
 
 @contextlib.contextmanager
 def claimed(folder: Path) -> Iterator[bool]:
-    """Whether this process alone works on a group; the operating system ends a claim with its process."""
+    """Locks a group's folder; yields whether this process got the lock, which ends with the process."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / f".{folder.name}.lock").open("w") as file:
         try:
@@ -61,17 +61,17 @@ def claimed(folder: Path) -> Iterator[bool]:
 
 
 def run(groups: Iterable[Group], work: Path, results: Path, minutes: float | None, console: Console) -> bool:
-    """Trains what has no result yet, in order; groups that another process works on are left to it.
+    """Trains all groups without a result, in order; skips groups that another process works on.
 
     Args:
         groups: of seeds.
-        work: folder of the runs with their checkpoints, which may be taken to another machine.
+        work: folder of the runs with their checkpoints, which may be moved to another machine.
         results: folder of the compact results.
-        minutes: of time; None for as long as it takes.
-        console: for the user.
+        minutes: time limit; None for no limit.
+        console: for messages.
 
     Returns:
-        Whether everything has its result, or is left to another process.
+        Whether every group has its result or was skipped; False if the time limit was reached.
     """
     until = None if minutes is None else time.monotonic() + 60 * minutes
     for group in groups:
@@ -80,8 +80,8 @@ def run(groups: Iterable[Group], work: Path, results: Path, minutes: float | Non
         if until is not None and time.monotonic() >= until:
             return False
         folder = work / group.folder
-        with claimed(folder) as mine:
-            if not mine or raw.exists(results / group.folder):
+        with claimed(folder) as is_claimed:
+            if not is_claimed or raw.exists(results / group.folder):
                 continue
             console.rule(str(group.folder))
             if not _train(group, folder, until):

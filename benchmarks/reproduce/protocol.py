@@ -1,4 +1,4 @@
-"""What is run: methods, their variants, environments, and in which groups of seeds."""
+"""The experiments: methods, their variants, environments, and groups of seeds."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from roml_jax.errors import unknown
 
 
 class Method(NamedTuple):
-    """A way to train.
+    """A training method.
 
     Attributes:
         title: for tables.
-        sampler: its name.
-        agent: its name.
-        baseline: the method that it is compared with; None for what others are compared with.
-        options: beside the environment's own.
+        sampler: name of the sampler.
+        agent: name of the agent.
+        baseline: name of the method that it is compared with; None for a baseline.
+        options: command-line options, in addition to the environment's preset.
     """
 
     title: str
@@ -27,8 +27,8 @@ class Method(NamedTuple):
     options: tuple[str, ...] = ()
 
 
-# Of all methods on VariBAD, where they are not the paper's: a replay of 10,000 trajectories would be 0.5 GiB
-# a seed in every checkpoint.
+# Options of all methods on VariBAD that differ from the paper's: a replay buffer of 10,000 trajectories would
+# take 0.5 GiB per seed in every checkpoint.
 OPTIONS = ("--vae.buffer-trajectories", "1000")
 
 PAPER = {
@@ -37,10 +37,10 @@ PAPER = {
     "cvar_ml": Method("CVaR-ML", "tail", baseline="varibad", options=OPTIONS),
 }
 
-# The same question of every other agent.
+# All other agents, with and without RoML.
 _OTHERS = {"rl2": "RL2", "maml": "MAML", "pearl": "PEARL", "oracle": "Oracle", "multitask": "Multitask"}
 
-# PEARL's half-cheetahs as two cores can train them.
+# PEARL's half-cheetahs, small enough for two cores.
 _SMALL = ("--config", "cheetah_vel_pearl_small")
 
 METHODS = {
@@ -51,13 +51,13 @@ METHODS = {
     "roml_pearl_small": Method("RoML-PEARL, small", "cem", "pearl", "pearl_small", _SMALL),
 }
 
-# What runs are called by that differ in nothing that is compared: methods with the same ones are paired.
+# Variants that are settings, not ablations: methods with the same settings are compared with each other.
 SETTINGS = {
     "replay10000": ("--vae.buffer-trajectories", "10000"),
     "reference_contacts": ("--env.contacts", "reference"),
 }
 
-# One choice of the reference changed each; written behind a method's name, as in roml+reset.
+# Each variant changes one choice of the reference; it follows a method's name, as in roml+reset.
 VARIANTS = {
     **SETTINGS,
     "reset": ("--protocol.boundary", "reset"),
@@ -72,44 +72,45 @@ VARIANTS = {
     "entropy02": ("--ppo.entropy-coef", "0.02"),
 }
 
-GROUP = 5  # seeds per program, unless --group says otherwise; a checkpoint has their whole state
+GROUP = 5  # default of --group: seeds per program and checkpoint
 
 
 def method(name: str) -> Method:
     """A method from its name, variants included.
 
     Raises:
-        ConfigError: for one that is not known; one line.
+        ConfigError: for an unknown method or variant; one line.
     """
     base, *variants = name.split("+")
     if base not in METHODS:
         raise unknown("method", base, METHODS)
-    made = METHODS[base]
+    result = METHODS[base]
     for variant in variants:
         if variant not in VARIANTS:
             raise unknown("variant", variant, VARIANTS)
-        made = made._replace(
-            title=f"{made.title}, {variant.replace('_', ' ')}", options=(*made.options, *VARIANTS[variant])
+        result = result._replace(
+            title=f"{result.title}, {variant.replace('_', ' ')}",
+            options=(*result.options, *VARIANTS[variant]),
         )
-    return made
+    return result
 
 
 def split(name: str) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
-    """A method's name as its base, the settings behind it and the ablations behind it."""
+    """Splits a method's name into (base, settings, ablations)."""
     base, *variants = name.split("+")
     settings = tuple(variant for variant in variants if variant in SETTINGS)
     return base, settings, tuple(variant for variant in variants if variant not in SETTINGS)
 
 
 def is_ablation(name: str) -> bool:
-    """Whether a method's name has a changed choice of the reference behind it."""
+    """Whether a method's name contains an ablation."""
     return bool(split(name)[2])
 
 
 def baseline(name: str) -> str | None:
-    """The method that another is compared with: of the same settings; None for a baseline itself.
+    """The name of the method that a method is compared with, with the same settings; None for a baseline.
 
-    An ablation is compared with its method without the ablations.
+    An ablation is compared with the same method without ablations.
     """
     base, settings, ablations = split(name)
     compared = base if ablations else METHODS[base].baseline
@@ -117,7 +118,7 @@ def baseline(name: str) -> str | None:
 
 
 def place(name: str) -> tuple[int, str]:
-    """Where a method stands in a table: in the order of ``METHODS``, variants behind it."""
+    """Sort key of a method in a table: the order of ``METHODS``, then the name with its variants."""
     return list(METHODS).index(name.split("+")[0]), name
 
 
@@ -131,23 +132,23 @@ class Group(NamedTuple):
 
     @property
     def folder(self) -> Path:
-        """Where it is, within the folder of runs and within that of results."""
+        """The group's path, relative to the folder of runs and to the folder of results."""
         frames = "" if self.frames == "paper" else f"-{float(self.frames):g}".replace("e+0", "e")
         return Path(f"{self.env}{frames}") / self.method / f"seeds_{self.seeds[0]}-{self.seeds[-1]}"
 
     @property
     def options(self) -> list[str]:
-        """For the training's command line."""
-        made = method(self.method)
+        """The group's options on the training's command line."""
+        chosen = method(self.method)
         frames = [] if self.frames == "paper" else ["--frames", self.frames]
         return [
-            "--env", self.env, "--sampler", made.sampler, "--agent", made.agent, *frames, *made.options,
-            "--seeds", *map(str, self.seeds),
+            "--env", self.env, "--sampler", chosen.sampler, "--agent", chosen.agent, *frames,
+            *chosen.options, "--seeds", *map(str, self.seeds),
         ]  # fmt: skip
 
 
 def groups(env: str, methods: Sequence[str], seeds: int, frames: str, size: int = GROUP) -> Iterator[Group]:
-    """All that there is to run; methods in turn, so that what is there at any time compares."""
+    """All groups of some methods; methods alternate, so that they can be compared at any time."""
     for start in range(0, seeds, size):
         for name in methods:
             yield Group(env, name, frames, tuple(range(start, min(start + size, seeds))))
@@ -167,7 +168,7 @@ def _pair(*settings: str) -> tuple[str, ...]:
     return tuple("+".join([name, *settings]) for name in ("varibad", "roml"))
 
 
-# RoML on robots, in order of priority. Groups of robots are small, since one that is lost starts again.
+# RoML on robots, in order of priority. Groups of robots are small, since a group that is lost starts again.
 CAMPAIGN = (
     Part("cheetah_mass", (*_pair(), *_pair("reference_contacts")), 10, "2e6", 2),
     Part("cheetah_mass", _pair("replay10000"), 8, "paper", 2),

@@ -6,28 +6,28 @@ from typing import NamedTuple
 
 
 class Figure(NamedTuple):
-    """A mean over seeds and its interval; NaN where none was published."""
+    """A mean over seeds and its interval, NaN if none was published."""
 
     mean: float
     low: float = float("nan")
     high: float = float("nan")
 
     def text(self, digits: int) -> str:
-        """As ``intervals.Interval`` shows it."""
-        known = self.low == self.low
-        interval = f" [{self.low:.{digits}f}, {self.high:.{digits}f}]" if known else ""
+        """Mean and interval as text, in the format of ``intervals.Interval.text``."""
+        has_interval = self.low == self.low
+        interval = f" [{self.low:.{digits}f}, {self.high:.{digits}f}]" if has_interval else ""
         return f"{self.mean:.{digits}f}{interval}"
 
 
 class Point(NamedTuple):
-    """The published validation figures at an iteration; NaN where none can be read off."""
+    """The published validation figures at an iteration, NaN if the paper's figures do not show one."""
 
     mean: float = float("nan")
     cvar: float = float("nan")
 
 
-# environment, method: by iteration of 6,400 frames, means over 30 seeds and +-45 iterations, read off the
-# figures; CVaR is over 2 of 32 tasks, 12 to 26 points above that over 256.
+# By environment, method and iteration of 6,400 frames: means over 30 seeds and +-45 iterations, read off the
+# paper's figures. CVaR is over 2 of 32 tasks, which is 12 to 26 points above the CVaR over 256 tasks.
 CURVES: dict[str, dict[str, dict[int, Point]]] = {
     "cheetah_mass": {
         "varibad": {
@@ -50,36 +50,36 @@ CURVES: dict[str, dict[str, dict[int, Point]]] = {
         },
     },
 }  # fmt: skip
-_SAME = 0.03  # iterations that differ by this share count as the same
+_SAME = 0.03  # iterations that differ by at most this share count as equal
 
 
 def curve(env: str, name: str, what: str) -> dict[int, float]:
-    """The published curve of "mean" or "cvar" by iteration; empty where there is none."""
+    """The published curve of "mean" or "cvar" by iteration; empty if there is none."""
     points = CURVES.get(env, {}).get(name, {})
     values = {iteration: getattr(point, what) for iteration, point in points.items()}
     return {iteration: value for iteration, value in values.items() if value == value}
 
 
 def at_iteration(env: str, name: str, what: str, iteration: int) -> str:
-    """The published "mean" or "cvar" at an iteration, and where it was read; empty where none was.
+    """The published "mean" or "cvar" at an iteration, as text with the iteration where it was read.
 
-    Between two points of the curve it is interpolated; nothing is said beyond its ends.
+    It is interpolated between two points of the curve; the text is empty beyond the curve's ends.
     """
-    known = curve(env, name, what)
-    near = min(known, key=lambda at: abs(at - iteration), default=None)
+    points = curve(env, name, what)
+    near = min(points, key=lambda at: abs(at - iteration), default=None)
     if near is None:
         return ""
     if abs(near - iteration) <= _SAME * iteration:
-        return f"{known[near]:.0f} (at {near})"
-    below, above = (max((at for at in known if at < iteration), default=None),
-                    min((at for at in known if at > iteration), default=None))  # fmt: skip
+        return f"{points[near]:.0f} (at {near})"
+    below, above = (max((at for at in points if at < iteration), default=None),
+                    min((at for at in points if at > iteration), default=None))  # fmt: skip
     if below is None or above is None:
         return ""
     share = (iteration - below) / (above - below)
-    return f"{known[below] + share * (known[above] - known[below]):.0f} (between {below} and {above})"
+    return f"{points[below] + share * (points[above] - points[below]):.0f} (between {below} and {above})"
 
 
-# environment, method: mean return, CVaR
+# By environment and method: (mean return, CVaR).
 PUBLISHED: dict[str, dict[str, tuple[Figure, Figure]]] = {
     "khazad_dum": {
         "varibad": (Figure(-0.243, -0.301, -0.208), Figure(-0.695, -0.744, -0.660)),

@@ -1,4 +1,4 @@
-"""What is kept of a run: its options, some rows of its metrics, and the return of every held-out task."""
+"""Compact results of a run: its options, some rows of its metrics, and the return of every held-out task."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from roml_jax.run import checkpoint, saved
 from roml_jax.run import folder as run_folder
 
 TASKS, ABOUT, UPDATES = "tasks.npz", "about.json", "cem.npz"
-_EVALUATIONS = 40  # rows of a run's curve
+_EVALUATIONS = 40  # number of evaluations in a compact result
 _KEPT = ("eval/", "test/", "sampler/phi", "train/return", "train/stopped")
 
 
 class Tested(NamedTuple):
-    """The final learners on the held-out tasks. Axes: S seeds, M tasks, K episodes.
+    """Results of the final learners on the held-out tasks. Axes: S seeds, M tasks, K episodes.
 
     Attributes:
         seeds: (S,).
         tasks: (M, d), the same for every seed and method.
-        returns: (S, M) of a task: the mean over its episodes.
-        routes: (S, M, K) indices into ``ROUTES`` on khazad_dum; else None.
-        turns: (S, M) of a half-cheetah's torso by an episode's end, mean over episodes; else None.
+        returns: (S, M) mean returns over a task's episodes.
+        routes: (S, M, K) indices into ``ROUTES`` on khazad_dum, else None.
+        turns: (S, M) turns of a half-cheetah's torso per episode, mean over episodes; else None.
     """
 
     seeds: np.ndarray
@@ -45,7 +45,7 @@ class Updates(NamedTuple):
 
     Attributes:
         phi: (S, T, p) that the tasks of each batch were drawn with.
-        q_int: (S, T) the batch's own quantile of min_share.
+        q_int: (S, T) the min_share-quantile of each batch.
         q_ref: (S, T) the reference quantile, an estimate of the prior's alpha-quantile.
     """
 
@@ -55,64 +55,64 @@ class Updates(NamedTuple):
 
 
 def exists(folder: Path) -> bool:
-    """Whether a group's result is there."""
+    """Whether a group's result exists."""
     return (folder / TASKS).is_file()
 
 
 def _test(run: saved.Saved) -> Tested:
-    """Every seed's learner on the tasks of the final test."""
+    """Runs every seed's learner on the tasks of the final test."""
     parts, config = run.parts, run.config
     tasks, key = held_out.draw(parts.env.family, config.eval.test_tasks, config.eval.seed, "test")
     env = parts.env
 
-    walks, runs_on_legs = isinstance(env, KhazadDum), gaits.is_cheetah(config.env)
+    has_routes, has_turns = isinstance(env, KhazadDum), gaits.is_cheetah(config.env)
 
     @jax.jit
     def act(learner: Any) -> dict[str, jax.Array]:
         experience, outcome = rollout.run_test(
-            parts.agent, env, config.protocol, learner, tasks, key, record=walks or runs_on_legs
+            parts.agent, env, config.protocol, learner, tasks, key, record=has_routes or has_turns
         )
-        found = {"returns": outcome.returns.mean(axis=1)}
-        if walks:
-            found["routes"] = env.routes(env.positions(experience.obs))
-        if runs_on_legs:
-            found["turns"] = gaits.turned(env.spec, experience.obs)
-        return found
+        results = {"returns": outcome.returns.mean(axis=1)}
+        if has_routes:
+            results["routes"] = env.routes(env.positions(experience.obs))
+        if has_turns:
+            results["turns"] = gaits.turned(env.spec, experience.obs)
+        return results
 
     by_seed = [jax.device_get(act(run.one(place))) for place in range(len(config.plan))]
-    found = {name: np.stack([one[name] for one in by_seed]) for name in by_seed[0]}
+    arrays = {name: np.stack([one[name] for one in by_seed]) for name in by_seed[0]}
     dtypes = {"returns": np.float32, "routes": np.uint8, "turns": np.float16}
-    found = {name: values.astype(dtypes[name]) for name, values in found.items()}
+    arrays = {name: values.astype(dtypes[name]) for name, values in arrays.items()}
     seeds = np.array([one.seed for one in config.plan])
-    return Tested(seeds, np.asarray(tasks), found["returns"], found.get("routes"), found.get("turns"))
+    return Tested(seeds, np.asarray(tasks), arrays["returns"], arrays.get("routes"), arrays.get("turns"))
 
 
 def _updates(run: saved.Saved) -> Updates | None:
     """Every update of a run's cross-entropy method, from its last checkpoint; None for other samplers."""
     parts, config = run.parts, run.config
     shapes = jax.eval_shape(parts.train.init, *seed_plan.leaves(config.plan))
-    if not hasattr(shapes.sampler, "history"):
+    if not hasattr(shapes.sampler.state, "history"):
         return None
     path = checkpoint.latest(run.folder / run_folder.CHECKPOINT)
-    sampler = jax.device_get(checkpoint.restore(path, "state", shapes)).sampler
+    sampler = jax.device_get(checkpoint.restore(path, "state", shapes)).sampler.state
     phi, metrics = sampler.history
-    found = Updates(phi, metrics.q_int, metrics.q_ref)
+    updates = Updates(phi, metrics.q_int, metrics.q_ref)
     if len(config.plan) == 1:
-        found = Updates(*(values[None] for values in found))
-    made, kept = int(np.max(sampler.batch)), found.q_int.shape[1]
-    order = np.arange(max(0, made - kept), made) % kept
-    return Updates(*(values[:, order].astype(np.float32) for values in found))
+        updates = Updates(*(values[None] for values in updates))
+    closed, stored = int(np.max(sampler.batch)), updates.q_int.shape[1]
+    order = np.arange(max(0, closed - stored), closed) % stored
+    return Updates(*(values[:, order].astype(np.float32) for values in updates))
 
 
 def _thinned(rows: list[dict[str, Any]], num_seeds: int) -> list[dict[str, Any]]:
-    """The evaluations of a curve and the tests, with the sampler's phi as it was then."""
+    """At most 40 evaluations, evenly spaced, and the tests; with the sampler's phi at the same iterations."""
     iterations = sorted({row["iteration"] for row in rows if any(name.startswith("eval/") for name in row)})
     picked = np.unique(np.linspace(0, len(iterations) - 1, _EVALUATIONS).round().astype(int))
-    wanted = {iterations[i] for i in picked} if iterations else set()
+    selected = {iterations[i] for i in picked} if iterations else set()
     last = {row["iteration"] for row in rows[-num_seeds:]}
-    kept = []
+    thinned = []
     for row in rows:
-        if row["iteration"] not in wanted | last:
+        if row["iteration"] not in selected | last:
             continue
         small = {
             name: float(f"{value:.6g}") if isinstance(value, float) else value
@@ -120,21 +120,21 @@ def _thinned(rows: list[dict[str, Any]], num_seeds: int) -> list[dict[str, Any]]
             if name.startswith(_KEPT) or "/" not in name
         }
         if any(name.startswith(_KEPT) for name in small):
-            kept.append(small)
-    return kept
+            thinned.append(small)
+    return thinned
 
 
 def _commit() -> str:
-    """Of the code that measured, as far as git knows it."""
+    """The git commit of this code; empty outside a git repository."""
     here = Path(__file__).parent
-    asked = subprocess.run(
+    described = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True, check=False
     )
-    return asked.stdout.strip()
+    return described.stdout.strip()
 
 
 def write(run: Path, folder: Path) -> None:
-    """Tests the final learners of a run that was trained to its end, and writes its compact result."""
+    """Tests the final learners of a finished run and writes its compact result."""
     loaded = saved.load(run)
     tested = _test(loaded)
     folder.mkdir(parents=True, exist_ok=True)
@@ -155,17 +155,17 @@ def write(run: Path, folder: Path) -> None:
     part = folder / f"{TASKS}.part"
     with part.open("wb") as file:
         np.savez_compressed(file, **arrays)
-    part.replace(folder / TASKS)  # last: with it the result is there
+    part.replace(folder / TASKS)  # written last, since ``exists`` checks for this file
 
 
 def read(folder: Path) -> Tested:
-    """A group's test."""
+    """Reads a group's test results."""
     with np.load(folder / TASKS) as arrays:
         return Tested(**{name: arrays.get(name) for name in Tested._fields})
 
 
 def read_updates(folder: Path) -> Updates | None:
-    """A group's updates of the cross-entropy method; None where they were not kept or there are none."""
+    """Reads a group's updates of the cross-entropy method; None if the result has none."""
     if not (folder / UPDATES).is_file():
         return None
     with np.load(folder / UPDATES) as arrays:

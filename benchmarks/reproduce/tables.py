@@ -1,4 +1,4 @@
-"""Tables and figures from the compact results alone."""
+"""Makes tables and figures from the compact results."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class Result(NamedTuple):
     """A method's seeds on one environment.
 
     Attributes:
-        name: the method's.
-        folders: where its groups of seeds are.
-        tested: of all seeds.
+        name: the method's name.
+        folders: the folders of its groups of seeds.
+        tested: test results of all seeds.
         alpha: risk level.
-        hours: of training, all groups together.
-        frames: of each seed.
-        iterations: of each seed.
+        hours: of training, sum over all groups.
+        frames: per seed.
+        iterations: per seed.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Result(NamedTuple):
     iterations: int
 
     def figures(self, what: str) -> dict[int, float]:
-        """By seed: "mean" or "cvar" over the held-out tasks."""
+        """The "mean" or "cvar" of the returns over the held-out tasks, by seed."""
         values = self.tested.returns.mean(axis=1)
         if what == "cvar":
             values = np.asarray([risk.cvar(one, self.alpha) for one in self.tested.returns])
@@ -58,8 +58,8 @@ class Result(NamedTuple):
 
 
 def load(results: Path) -> list[Result]:
-    """All methods of an environment's folder of results, in the order of the protocol."""
-    found = []
+    """The results of all methods in an environment's folder, in the order of the protocol."""
+    loaded = []
     for path in sorted(path for path in results.iterdir() if path.is_dir()):
         read = [(raw.read(place), place) for place in path.iterdir() if raw.exists(place)]
         if not read:
@@ -73,27 +73,28 @@ def load(results: Path) -> list[Result]:
             if all(getattr(part, name) is not None for part in parts)
         }
         if len(set(pooled["seeds"].tolist())) < len(pooled["seeds"]):
-            raise ConfigError(f"{path} has a seed in two of its groups")
+            raise ConfigError(f"{path} has the same seed in two groups")
         tested = raw.Tested(**{"routes": None, "tasks": parts[0].tasks, **pooled})
         hours = sum(row[-1]["seconds"] for row in rows) / 3600
         frames, iterations = (int(rows[0][-1][name]) for name in ("frames", "iteration"))
-        found.append(Result(path.name, places, tested, config.alpha, hours, frames, iterations))
-    return sorted(found, key=lambda result: protocol.place(result.name))
+        loaded.append(Result(path.name, places, tested, config.alpha, hours, frames, iterations))
+    return sorted(loaded, key=lambda result: protocol.place(result.name))
 
 
 def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _is_partial(env: str, results: Sequence[Result]) -> bool:
-    """Whether a published curve goes on where these results end."""
-    known = [curve(env, name, what) for name in CURVES.get(env, {}) for what in ("mean", "cvar")]
-    return bool(known) and max(result.iterations for result in results) < 0.95 * max(map(max, known))
+    """Whether the results end earlier than the published curves."""
+    curves = [curve(env, name, what) for name in CURVES.get(env, {}) for what in ("mean", "cvar")]
+    return bool(curves) and max(result.iterations for result in results) < 0.95 * max(map(max, curves))
 
 
 def final_table(env: str, results: Sequence[Result]) -> str:
-    """Mean and CVaR of every method beside the published ones, those of the same iteration, too."""
+    """Mean and CVaR of every method and the published ones, at the end and at the same iteration."""
     if not results:
         return ""
     partial, cvar = _is_partial(env, results), f"CVaR {results[0].alpha:g}"
@@ -107,16 +108,16 @@ def final_table(env: str, results: Sequence[Result]) -> str:
         digits = intervals.decimals([one.mean for one in ours])
         final = [one.text(digits) for one in PUBLISHED.get(env, {}).get(name, ())] or ["", ""]
         row = [method_of(result.name).title, str(ours[0].n), f"{result.frames / 1e6:.3g}e6"]
-        for what, own, end in zip(("mean", "cvar"), ours, final, strict=True):
+        for what, our, end in zip(("mean", "cvar"), ours, final, strict=True):
             then = [at_iteration(env, name, what, result.iterations)] if partial else []
-            row += [own.text(digits), *then, end]
+            row += [our.text(digits), *then, end]
         row.append(f"{result.hours:.2f}")
         rows.append([*row, _turns(result)] if with_turns else row)
     return markdown([*heads, "turns an episode"] if with_turns else heads, rows)
 
 
 def _turns(result: Result) -> str:
-    """Turns of the torso in an episode, and how many seeds turn over at least once on average."""
+    """Mean turns of the torso per episode, and the number of seeds with at least one turn on average."""
     by_seed = result.tested.turns.mean(axis=1)
     return f"{by_seed.mean():.2f} ({(by_seed >= 1).sum()} of {len(by_seed)} seeds somersault)"
 
@@ -126,8 +127,8 @@ class Difference(NamedTuple):
 
     Attributes:
         interval: of the mean difference.
-        p: of Wilcoxon's signed-rank test and of Student's paired t.
-        digits: decimals to show.
+        p: p-values of Wilcoxon's signed-rank test and of Student's paired t-test.
+        digits: number of decimals in tables.
     """
 
     interval: intervals.Interval
@@ -136,19 +137,19 @@ class Difference(NamedTuple):
 
 
 def difference(result: Result, base: Result, what: str) -> Difference | None:
-    """Of "mean" or "cvar"; None with fewer than two seeds in common."""
-    own, other = result.figures(what), base.figures(what)
-    made = intervals.paired(own, other)
-    if made is None or made.n < 2:
+    """The difference of "mean" or "cvar"; None with fewer than two seeds in common."""
+    ours, theirs = result.figures(what), base.figures(what)
+    interval = intervals.paired(ours, theirs)
+    if interval is None or interval.n < 2:
         return None
-    both = sorted(own.keys() & other.keys())
-    a, b = [own[seed] for seed in both], [other[seed] for seed in both]
+    both = sorted(ours.keys() & theirs.keys())
+    a, b = [ours[seed] for seed in both], [theirs[seed] for seed in both]
     tests = (float(stats.wilcoxon(a, b).pvalue), float(stats.ttest_rel(a, b).pvalue))
-    return Difference(made, tests, intervals.decimals([*a, *b]))
+    return Difference(interval, tests, intervals.decimals([*a, *b]))
 
 
 def _with_baseline(results: Sequence[Result]) -> Iterator[tuple[Result, Result]]:
-    """Every method that has its baseline among the others, and that."""
+    """(method, its baseline) for every method whose baseline is among the results."""
     by_name = {result.name: result for result in results}
     for result in results:
         base = protocol.baseline(result.name)
@@ -157,7 +158,7 @@ def _with_baseline(results: Sequence[Result]) -> Iterator[tuple[Result, Result]]
 
 
 def _with_other_baselines(results: Sequence[Result]) -> Iterator[tuple[str, Result]]:
-    """Every variant's name, with what its method without variants is compared with."""
+    """(name of an ablation, the baseline of its method without ablations) for every ablation."""
     by_name = {result.name: result for result in results}
     for result in results:
         name, settings, ablations = protocol.split(result.name)
@@ -167,24 +168,24 @@ def _with_other_baselines(results: Sequence[Result]) -> Iterator[tuple[str, Resu
 
 
 def paired_table(results: Sequence[Result]) -> str:
-    """Differences to the baselines with the p-values of two paired tests; empty without any."""
+    """Differences from the baselines with the p-values of two paired tests; empty if there are none."""
     rows = []
     for result, base in _with_baseline(results):
         for what in ("mean", "cvar"):
-            found = difference(result, base, what)
-            if found is None:
+            change = difference(result, base, what)
+            if change is None:
                 continue
             rows.append([
                 f"{method_of(result.name).title} - {method_of(base.name).title}",
-                "mean return" if what == "mean" else f"CVaR {result.alpha:g}", str(found.interval.n),
-                *_cells(found),
+                "mean return" if what == "mean" else f"CVaR {result.alpha:g}", str(change.interval.n),
+                *_cells(change),
             ])  # fmt: skip
     heads = ["difference", "of", "pairs", "mean [95 %]", "p (Wilcoxon)", "p (t)"]
     return markdown(heads, rows) if rows else ""
 
 
 def ablation_table(results: Sequence[Result]) -> str:
-    """What a method's variants change, and how they stand to its own baseline; empty without any."""
+    """The effect of each ablation, and its difference from the method's baseline; empty if there are none."""
     cvar = f"CVaR {results[0].alpha:g}"
     pairs = [(result, base) for result, base in _with_baseline(results) if protocol.is_ablation(result.name)]
     first = dict(_with_other_baselines(results))
@@ -193,12 +194,12 @@ def ablation_table(results: Sequence[Result]) -> str:
         heads += [f"{cvar} - baseline", "p (Wilcoxon)", "p (t)"]  # RoML's is VariBAD
     rows = []
     for result, base in pairs:
-        found = difference(result, base, "cvar")
-        if found is None:
+        change = difference(result, base, "cvar")
+        if change is None:
             continue
         ours = [intervals.bootstrap(list(result.figures(what).values())) for what in ("mean", "cvar")]
-        row = [method_of(result.name).title, str(ours[0].n), *(one.text(found.digits) for one in ours)]
-        row += [f"{result.hours:.2f}", *_cells(found)]
+        row = [method_of(result.name).title, str(ours[0].n), *(one.text(change.digits) for one in ours)]
+        row += [f"{result.hours:.2f}", *_cells(change)]
         if first:
             row += _cells(difference(result, first[result.name], "cvar") if result.name in first else None)
         rows.append(row)
@@ -206,14 +207,14 @@ def ablation_table(results: Sequence[Result]) -> str:
 
 
 def _cells(found: Difference | None) -> list[str]:
-    """A difference in three cells."""
+    """The three cells of a difference, empty without one."""
     if found is None:
         return [""] * 3
     return [found.interval.text(found.digits), *(f"{p:.2g}" for p in found.p)]
 
 
 def routes_table(results: Sequence[Result]) -> str:
-    """Khazad-Dum: shares of the routes in the last episode, by the noise of the bridge; else empty."""
+    """Shares of the routes in the last episode, by noise, on khazad_dum; empty on other environments."""
     rows = []
     for result in results:
         tested = result.tested
@@ -232,7 +233,7 @@ def routes_table(results: Sequence[Result]) -> str:
 
 
 def _records(result: Result, family_names: tuple[str, ...], method: data.Method) -> Records:
-    """What the report's figures take: the task's mean return as its only episode."""
+    """Records for the report's figures, with a task's mean return as its only episode."""
     returns = result.tested.returns[:, :, None].astype(float)
     return Records(
         names=family_names, seeds=tuple(method.config.plan), which="last",
@@ -242,9 +243,9 @@ def _records(result: Result, family_names: tuple[str, ...], method: data.Method)
 
 
 def draw(env: str, results: Sequence[Result], images: Path) -> list[Path]:
-    """Learning curves, final figures, returns against the task and the sampler's tasks, as PNGs.
+    """Draws learning curves, final figures, returns against the task and the sampler's tasks, as PNGs.
 
-    Of the methods alone, not of their ablations; methods with the same settings share a figure.
+    Ablations are left out; methods with the same settings share a figure.
     """
     results = [result for result in results if not protocol.is_ablation(result.name)]
     every = dict.fromkeys(protocol.split(result.name)[1] for result in results)
@@ -267,11 +268,11 @@ def _draw(title: str, results: Sequence[Result], images: Path) -> list[Path]:
     environment = series.environment(group.methods[0])
     family = environment.family
     records = {one.label: _records(result_of[one.label], family.names, one) for one in group.methods}
-    drawn = {one.label: made for one in group.methods if (made := series.draws(one, family)) is not None}
+    drawn = {one.label: draws for one in group.methods if (draws := series.draws(one, family)) is not None}
     learning = figures.learning(group, environment.spec.episodes)
     if learning is not None:
         _mark_published(learning, group, result_of)
-    made = {
+    by_name = {
         "learning": learning,
         "final": figures.final(group),
         "tasks": figures.against_task(group, records, family),
@@ -279,7 +280,7 @@ def _draw(title: str, results: Sequence[Result], images: Path) -> list[Path]:
     }
     images.mkdir(parents=True, exist_ok=True)
     paths = []
-    for name, figure in made.items():
+    for name, figure in by_name.items():
         if figure is not None:
             paths.append(images / f"results_{title}_{name}.png")
             figure.savefig(paths[-1], dpi=120)
@@ -301,15 +302,15 @@ def _mark_published(figure: Figure, group: data.Group, result_of: Mapping[str, R
             result = result_of[method.label]
             points = curve(env, protocol.split(result.name)[0], what)
             frames = {at * result.frames / result.iterations: value for at, value in points.items()}
-            shown = {at: value for at, value in frames.items() if at <= 1.02 * last}
+            visible = {at: value for at, value in frames.items() if at <= 1.02 * last}
             axis.plot(
-                [at / scale for at in shown], list(shown.values()), "D", color=colour, ms=4.5,
+                [at / scale for at in visible], list(visible.values()), "D", color=colour, ms=4.5,
                 markeredgecolor="black", markeredgewidth=0.6, clip_on=False, zorder=5,
             )  # fmt: skip
 
 
 def fill(page: Path, name: str, text: str) -> bool:
-    """Puts a text between a name's marks on a page; whether there are such marks."""
+    """Replaces the text between a name's marks on a page; returns whether the page has these marks."""
     begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
     before = page.read_text()
     pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
@@ -320,7 +321,7 @@ def fill(page: Path, name: str, text: str) -> bool:
 
 
 def tables(env: str, results: Sequence[Result]) -> str:
-    """All of an environment's tables that there is something for."""
+    """All tables of an environment that are not empty."""
     main = [result for result in results if not protocol.is_ablation(result.name)]
-    made = [final_table(env, main), paired_table(main), ablation_table(results), routes_table(main)]
-    return "\n\n".join(table for table in made if table)
+    each = [final_table(env, main), paired_table(main), ablation_table(results), routes_table(main)]
+    return "\n\n".join(table for table in each if table)

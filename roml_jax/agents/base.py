@@ -1,6 +1,7 @@
-"""What a meta-learner and a reinforcement learner must offer, and the registry of both.
+"""The interfaces of meta-learners and agents, and the registry of both.
 
-``rollout`` makes a meta-learner of an agent and an environment; a learner from examples is one by itself.
+``rollout`` makes a meta-learner from an agent and an environment. A learner from examples is a
+meta-learner by itself.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from roml_jax.types import Array, EnvSpec, Metrics, Outcome, Rollout, TaskWeight
 
 
 class Storage(NamedTuple):
-    """The experience that a learner keeps, and the options that size it.
+    """Access to the experience in a learner's state, and the options that determine its size.
 
     Attributes:
         take: (L) -> the experience, a pytree with leaves (rows, ...).
-        put: (L, experience) -> L.
-        rows: dotted name of the option that says how many rows it has.
-        multiple: its rows come in multiples of this.
-        halved_by: dotted name and value of an option that halves it; None where there is none.
+        put: (L, experience) -> L with this experience.
+        rows: dotted name of the option with its number of rows.
+        multiple: the number of rows must be a multiple of this.
+        halved_by: dotted name and value of an option that halves its memory; None if there is none.
     """
 
     take: Callable[[Any], Any]
@@ -31,7 +32,7 @@ class Storage(NamedTuple):
 
 
 def replay_field(rows: str, multiple: int = 1, halved_by: tuple[str, str] | None = None) -> Storage:
-    """Experience in the field ``replay`` of a learner's state; arguments as those of ``Storage``."""
+    """Storage in the field ``replay`` of a learner's state; the arguments are those of ``Storage``."""
     return Storage(
         lambda state: state.replay, lambda state, replay: state._replace(replay=replay), rows, multiple,
         halved_by,
@@ -39,59 +40,62 @@ def replay_field(rows: str, multiple: int = 1, halved_by: tuple[str, str] | None
 
 
 class Init(Protocol):
-    """The state before any learning."""
+    """Makes the initial state."""
 
     def __call__(self, key: Array) -> Any:
-        """Returns L (A), a pytree."""
+        """Returns the state L of a meta-learner, or A of an agent: a pytree."""
 
 
 class Collect(Protocol):
-    """Meets tasks and gathers experience."""
+    """Collects experience on tasks."""
 
     def __call__(self, state: Any, tasks: Array, key: Array) -> tuple[Any, Any, Array]:
-        """Returns (L, experience, returns (N,)) of tasks (N, d); a return is the score the sampler gets."""
+        """Returns (L, experience, returns (N,)) for tasks (N, d); a return is the task's sampler score."""
 
 
 class Update(Protocol):
-    """Learns from experience."""
+    """Updates the learner from experience."""
 
     def __call__(
         self, state: Any, experience: Any, weights: TaskWeights, key: Array, progress: Array
     ) -> tuple[Any, Metrics]:
-        """Returns (L, metrics); weights (N,) are the sampler's, progress () is the share of the run done."""
+        """Returns (L, metrics).
+
+        ``weights`` (N,) come from the sampler; ``progress`` () is the share of the training done.
+        """
 
 
 class Test(Protocol):
-    """Does what evaluations measure, and learns nothing."""
+    """Evaluates the learner without changing it."""
 
     def __call__(self, state: Any, tasks: Array, key: Array) -> Outcome:
         """Returns the outcome, leaves (M, K), of greedy behaviour on tasks (M, d)."""
 
 
 class Acting(Protocol):
-    """What is kept of a learner to act with."""
+    """Removes from a learner's state what acting does not need."""
 
     def __call__(self, state: Any) -> Any:
-        """Returns L without what ``test`` does not need: fields left empty, nothing computed."""
+        """Returns L with the fields that ``test`` does not need left empty; computes nothing."""
 
 
 def keep_all(state: Any) -> Any:
-    """All of the state acts."""
+    """Returns the whole state; the default ``acting``."""
     return state
 
 
 class MetaLearner(NamedTuple):
-    """Anything that can be made robust: it learns to do well on the tasks it is given.
+    """A learner that a sampler can make robust: it learns to do well on the tasks it gets.
 
-    Its options that seeds may differ in are in its state's ``rates`` (``registry.leaf``).
+    Options that can differ between seeds are in its state's ``rates`` (``registry.leaf``).
 
     Attributes:
         init: (key) -> L.
         collect: (L, tasks (N, d), key) -> (L, experience, returns (N,)).
         update: (L, experience, TaskWeights (N,), key, progress) -> (L, metrics).
         test: (L, tasks (M, d), key) -> Outcome, leaves (M, K).
-        acting: (L) -> L without what ``test`` does not need.
-        storage: where L keeps experience; None for none.
+        acting: (L) -> L with the fields that ``test`` does not need left empty.
+        storage: where L holds experience; None if it holds none.
     """
 
     init: Init
@@ -103,7 +107,7 @@ class MetaLearner(NamedTuple):
 
 
 class Begin(Protocol):
-    """The belief before a task's first episode."""
+    """Makes the belief before a task's first episode."""
 
     def __call__(self, state: Any, key: Array, n: int) -> Any:
         """Returns the belief about n tasks, leaves (n, ...)."""
@@ -117,12 +121,12 @@ class Act(Protocol):
 
         Args:
             state: A.
-            belief: of N tasks.
+            belief: about N tasks.
             obs: (N, D), the protocol's flag included.
             key: randomness.
-            greedy: () bool, whether to take the likeliest action.
+            greedy: () bool, whether to take the most likely action.
 
-        Extras are a pytree (N, ...) that ``update`` finds in ``Rollout.extras``.
+        Extras are a pytree (N, ...); ``update`` gets it in ``Rollout.extras``.
         """
 
 
@@ -130,34 +134,37 @@ class Observe(Protocol):
     """Updates the belief after a step."""
 
     def __call__(self, state: Any, belief: Any, step: Transition) -> Any:
-        """Returns the belief."""
+        """Returns the new belief."""
 
 
 class Adapt(Protocol):
     """Updates the belief between two episodes."""
 
     def __call__(self, state: Any, belief: Any, episode: tuple[Transition, Any], key: Array) -> Any:
-        """Returns the belief, from a whole episode: (transitions, extras) with leaves (H, N, ...)."""
+        """Returns the new belief; ``episode`` is (transitions, extras) with leaves (H, N, ...)."""
 
 
 class Learn(Protocol):
-    """Learns from whole episodes."""
+    """Updates the agent from whole episodes."""
 
     def __call__(
         self, state: Any, rollout: Rollout, weights: TaskWeights, key: Array, progress: Array
     ) -> tuple[Any, Metrics]:
-        """Returns (A, metrics); weights (N,) are the sampler's, progress () is the share of the run done."""
+        """Returns (A, metrics).
+
+        ``weights`` (N,) come from the sampler; ``progress`` () is the share of the training done.
+        """
 
 
 class Inform(Protocol):
-    """Tells the agent its tasks."""
+    """Gives the agent its tasks."""
 
     def __call__(self, state: Any, belief: Any, tasks: Array) -> Any:
-        """Returns the belief, given the tasks (N, d)."""
+        """Returns the belief that contains the tasks (N, d)."""
 
 
 class Agent(NamedTuple):
-    """A reinforcement learner that adapts to a task while it acts in it. Functions are batched over N tasks.
+    """A reinforcement learner that adapts to a task while acting in it. Functions are batched over N tasks.
 
     Attributes:
         init: (key) -> A, everything that learning changes.
@@ -167,12 +174,12 @@ class Agent(NamedTuple):
         adapt: (A, belief, (Transition, extras), key) -> belief, between episodes; None for agents that only
             observe.
         update: (A, Rollout, TaskWeights (N,), key, progress) -> (A, metrics).
-        acting: (A) -> A without what ``begin``, ``act``, ``observe`` and ``adapt`` do not need. It is what is
-            kept of the best learner so far.
-        inform: (A, belief, tasks (N, d)) -> belief, after ``begin``, for an agent that is given the task as
-            input (an upper bound on what others can reach); None for agents that must find out.
+        acting: (A) -> A with the fields that ``begin``, ``act``, ``observe`` and ``adapt`` do not need left
+            empty. The best learner so far is stored in this form.
+        inform: (A, belief, tasks (N, d)) -> belief, called after ``begin`` for an agent that gets the task
+            as input (an upper bound for the other agents); None for all other agents.
         exploring: number of initial test episodes that act stochastically.
-        storage: where A keeps experience; None for none.
+        storage: where A holds experience; None if it holds none.
     """
 
     init: Init
@@ -188,19 +195,19 @@ class Agent(NamedTuple):
 
 
 Problem = Literal["episodes", "examples"]
-"""What a learner of a name learns from: an environment's episodes, or a problem's examples."""
+"""Source of a learner's experience: episodes of an environment, or examples of a problem."""
 
 _registries: dict[str, Registry[Any]] = {"episodes": Registry("agent"), "examples": Registry("learner")}
 
 
 def register(name: str, constructor: Callable[..., Any] | None = None, problem: Problem = "episodes") -> Any:
-    """Adds an agent, ``register(name, constructor)`` or ``@register(name)`` above its definition.
+    """Adds an agent: ``register(name, constructor)``, or ``@register(name)`` above its definition.
 
     Args:
         name: on the command line, ``--agent name``.
         constructor: (spec, num_tasks, config) -> Agent. With ``problem="examples"`` it is (problem, spec,
-            config) -> MetaLearner, in place of the agent of its name where an environment has examples.
-        problem: what it learns from.
+            config) -> MetaLearner and replaces the agent of this name on environments that have examples.
+        problem: the source of experience.
     """
     if constructor is None:
         return lambda decorated: register(name, decorated, problem)
@@ -213,10 +220,14 @@ def names() -> tuple[str, ...]:
 
 
 def get(name: str, env: Any = None) -> Callable[..., Any]:
-    """The constructor of that name for an environment (or for what makes one).
+    """The constructor registered under a name.
+
+    Args:
+        name: a registered name.
+        env: the environment, or its constructor; None for one without examples.
 
     Raises:
-        UnknownNameError: if there is none; its message lists the valid names.
+        UnknownNameError: if the name is not registered; its message lists the valid names.
     """
     from_examples = _registries["examples"]
     if hasattr(env, "examples") and name in from_examples.names():
@@ -227,11 +238,11 @@ def get(name: str, env: Any = None) -> Callable[..., Any]:
 def make(
     name: str, spec: EnvSpec, num_tasks: int, config: Any = None, env: Any = None
 ) -> Agent | MetaLearner:
-    """Builds an agent by name, or a meta-learner where the environment is a problem with examples.
+    """Builds an agent by name, or a meta-learner if the environment is a problem with examples.
 
     Args:
         name: a registered name.
-        spec: what the agent sees of the environment, the protocol's flag included.
+        spec: the environment's spec, the protocol's flag included.
         num_tasks: N, tasks per meta-iteration.
         config: that agent's options; its defaults if None.
         env: the environment; None for one without examples.

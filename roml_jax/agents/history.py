@@ -1,4 +1,4 @@
-"""What an agent remembers of a task: a GRU over the actions, observations and rewards that it has met."""
+"""An agent's memory of a task: a GRU over its actions, observations and rewards."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from roml_jax.types import Array, Continuous, Discrete, EnvSpec, Rollout
 
 @dataclass(frozen=True)
 class HistoryConfig:
-    """The memory: sizes of its networks."""
+    """Sizes of the memory's networks."""
 
     hidden: int = 128
     """Size of the GRU."""
@@ -26,13 +26,13 @@ class HistoryConfig:
     reward_embedding: int = 16
     """Size of a reward's embedding."""
     tbptt: int | None = None
-    """Steps between cuts of the gradient through time; None for none."""
+    """Steps between truncations of the gradient through time; None for no truncation."""
 
     def __post_init__(self) -> None:
         self.check("memory")
 
     def check(self, group: str) -> None:
-        """Raises ValueError for sizes that cannot be, named as options of ``group``."""
+        """Raises ValueError for an invalid size; the message names it as an option of ``group``."""
         embeddings = ("action_embedding", "obs_embedding", "reward_embedding")
         checks.at_least(self, group, 1, "hidden", *embeddings, "tbptt")
 
@@ -42,10 +42,10 @@ class Trajectory(NamedTuple):
 
     Attributes:
         obs: (..., K, H + 1, D).
-        action: (..., T, A) as carried out.
+        action: (..., T, A) executed actions.
         reward: (..., T) raw.
         valid: (..., T) bool.
-        task: (..., d) where a learner is taught by it, else None.
+        task: (..., d) for a learner that uses the task as a training target, else None.
     """
 
     obs: Array
@@ -56,7 +56,7 @@ class Trajectory(NamedTuple):
 
 
 def empty(spec: EnvSpec, with_task: bool = False) -> Trajectory:
-    """The shapes of one task's trajectory, without a batch axis."""
+    """A trajectory of zeros for one task, without a batch axis; for shapes."""
     k, h, d, a = spec.episodes, spec.horizon, spec.obs_size, spec.action.size
     return Trajectory(
         jnp.zeros((k, h + 1, d)),
@@ -68,7 +68,7 @@ def empty(spec: EnvSpec, with_task: bool = False) -> Trajectory:
 
 
 def trajectory_of(rollout: Rollout, action: Discrete | Continuous, with_task: bool = False) -> Trajectory:
-    """What a memory learns from: a rollout's episodes in sequence, with actions as carried out."""
+    """A rollout's episodes in sequence, (N, T, ...), with executed actions."""
     n, k, h = rollout.reward.shape
     return Trajectory(
         rollout.obs,
@@ -87,7 +87,7 @@ class History(nn.Module):
     action_size: int
 
     def setup(self) -> None:
-        """Makes the layers."""
+        """Creates the layers."""
         c = self.config
         self.embed_action = default_dense(c.action_embedding, self.action_size)
         self.embed_obs = default_dense(c.obs_embedding, self.obs_size)
@@ -110,7 +110,7 @@ class History(nn.Module):
     def unroll(self, trajectory: Trajectory) -> Array:
         """Hidden states (B, T + 1, hidden) along trajectories (B, ...); index 0 is before the first step.
 
-        Every ``tbptt`` steps the gradient through the hidden state is cut.
+        The gradient through the hidden state is cut every ``tbptt`` steps.
         """
         obs = trajectory.obs[:, :, 1:]
         next_obs = obs.reshape(*trajectory.action.shape[:2], obs.shape[-1])

@@ -1,12 +1,12 @@
 """MAML: a policy that adapts to a task by gradient steps between episodes, meta-learned through these steps.
 
-The acting policy of a later episode is a function of what happened before, and so is a recurrent policy's:
-only that its memory is its parameters and its update a policy gradient. The meta-gradient is the policy
-gradient of that whole, d/d theta of sum_t log pi(a_t | history; theta) A_t, with the gradient steps written
-out inside log pi. This is E-MAML's surrogate (Stadie et al. 2018): unbiased for adaptation by sampled
-gradients, which is the adaptation that runs. It has MAML's second-order term, and the score of the exploring
-episodes times what was gained from them later, which MAML leaves out. DiCE-like surrogates differentiate the
-expected inner gradient instead, an adaptation that nobody carries out.
+The policy of a later episode depends on the earlier episodes, as a recurrent policy's does: its memory is
+its parameters, and its memory update is a policy-gradient step. The meta-gradient is the policy gradient of
+this history-dependent policy, d/d theta of sum_t log pi(a_t | history; theta) A_t, differentiated through
+the gradient steps inside log pi. This is E-MAML's surrogate (Stadie et al. 2018), which is unbiased for the
+adaptation that runs here, by sampled gradients. It contains MAML's second-order term and, unlike MAML, the
+score function of the exploring episodes times the later returns that they lead to. DiCE-like surrogates
+differentiate the expected inner gradient instead, which is not the adaptation that runs here.
 
 Source: Finn et al. 2017; PPO for the outer steps.
 """
@@ -29,27 +29,27 @@ from roml_jax.types import Array, EnvSpec, Metrics, Rollout, TaskWeights, Transi
 
 
 def _ppo_config() -> ppo.PpoConfig:
-    """What exploring episodes are good for shows in later ones."""
+    """MAML's defaults: credit crosses episodes, since exploring episodes pay off in later ones."""
     return ppo.PpoConfig(credit="task")
 
 
 @dataclass(frozen=True)
 class MamlConfig:
-    """MAML's inner steps and the outer optimisation."""
+    """Options of MAML's inner steps and of the outer optimisation."""
 
     ppo: ppo.PpoConfig = field(default_factory=_ppo_config)
     inner_lr: float = leaf(0.1)
-    """Length of an inner step."""
+    """Learning rate of the inner gradient steps."""
     inner_steps: int = 1
-    """Gradient steps per task; the episodes that follow the last one act on what was learned."""
+    """Inner gradient steps per task; the episodes after the last step use the adapted policy."""
     inner_episodes: int = 1
-    """Episodes that an inner step is taken from."""
+    """Episodes per inner step."""
     inner_normalise: bool = True
-    """Divide a task's inner advantages by their deviation."""
+    """Divide a task's inner advantages by their standard deviation."""
     first_order: bool = False
-    """Take the inner gradients for constants in the meta-gradient."""
+    """Treat the inner gradients as constants in the meta-gradient (first-order MAML)."""
     exploration_counts: bool = False
-    """Maximise the return of all episodes, not only of those that follow the last inner step."""
+    """Maximise the return of all episodes, not only of those after the last inner step."""
 
     def __post_init__(self) -> None:
         checks.at_least(self, "", 1, "inner_steps", "inner_episodes")
@@ -57,17 +57,17 @@ class MamlConfig:
 
     @property
     def exploring(self) -> int:
-        """Episodes up to the last inner step."""
+        """Number of episodes before the last inner step."""
         return self.inner_steps * self.inner_episodes
 
 
 class Adapted(NamedTuple):
-    """Parameters on their way.
+    """The state of a task's adaptation.
 
     Attributes:
-        params: adapted so far.
-        gradient: summed over the episodes since the last inner step.
-        episodes: () seen.
+        params: the current, adapted parameters.
+        gradient: sum over the episodes since the last inner step.
+        episodes: () number of episodes so far.
     """
 
     params: Any
@@ -76,7 +76,7 @@ class Adapted(NamedTuple):
 
 
 class Episode(NamedTuple):
-    """An episode of one task for an inner step.
+    """One task's episode, as an inner step uses it.
 
     Attributes:
         obs: (H, D) normalised.
@@ -92,16 +92,17 @@ class Episode(NamedTuple):
 
 
 def inner_advantage(reward: Array, valid: Array, gamma: float, normalise: bool) -> Array:
-    """Discounted rewards to come in the episode, less their least-squares line in time.
+    """Discounted returns to the episode's end, minus their least-squares line in time.
 
-    A baseline from the episode itself: the critic knows what follows adaptation, not this. (MAML's own
-    code fits features of the observations, too, to many episodes; here a step may have just one.)
+    The baseline comes from the episode itself, since the critic predicts the returns after adaptation.
+    (MAML's own code also fits features of the observations, over many episodes; here a step may have only
+    one episode.)
 
     Args:
         reward: (..., H), 0 where not valid.
         valid: (..., H) bool.
         gamma: discount.
-        normalise: divide by the deviation.
+        normalise: divide by the standard deviation.
 
     Returns:
         (..., H), 0 where not valid.
@@ -130,7 +131,7 @@ def inner_advantage(reward: Array, valid: Array, gamma: float, normalise: bool) 
 
 
 def _nothing(x: Array) -> Array:
-    """A latent of no numbers beside observations (..., D)."""
+    """An empty latent (..., 0) for observations (..., D)."""
     return x[..., :0]
 
 
@@ -142,12 +143,12 @@ def inner_objective(policy: Policy, params: Any, episode: Episode) -> Array:
 
 
 def start(params: Any) -> Adapted:
-    """Not adapted yet."""
+    """The state before adaptation."""
     return Adapted(params, jax.tree.map(jnp.zeros_like, params), jnp.zeros((), jnp.int32))
 
 
 def adapt(policy: Policy, config: MamlConfig, lr: Array, adapted: Adapted, episode: Episode) -> Adapted:
-    """After an episode of one task: its gradient, and a step if enough of them have come together."""
+    """Adds the gradient of one task's episode, and takes an inner step after ``inner_episodes`` episodes."""
     gradient = jax.grad(lambda p: inner_objective(policy, p, episode))(adapted.params)
     if config.first_order:
         gradient = jax.lax.stop_gradient(gradient)
@@ -160,9 +161,9 @@ def adapt(policy: Policy, config: MamlConfig, lr: Array, adapted: Adapted, episo
 
 
 def judge_task(policy: Policy, config: MamlConfig, lr: Array, params: Any, episodes: Episode) -> ppo.Judged:
-    """What a policy that adapts as it goes makes of a task's episodes, leaves (K, H, ...): (K H,) each.
+    """Evaluates the adapting policy on one task's episodes, leaves (K, H, ...); results are (K H,) each.
 
-    Values are those of the parameters that are not adapted.
+    Values come from the parameters before adaptation.
     """
 
     def one(adapted: Adapted, episode: Episode) -> tuple[Adapted, tuple[Array, Array]]:
@@ -179,7 +180,7 @@ def _update(
     state: on_policy.Learned, policy: Policy, config: MamlConfig, rollout: Rollout, weights: TaskWeights,
     key: Array, progress: Array,
 ) -> tuple[on_policy.Learned, Metrics]:  # fmt: skip
-    """PPO on whole tasks, under the statistics that they were acted with; these learn afterwards."""
+    """PPO on whole tasks, with the statistics that acted; the statistics are updated afterwards."""
     n, k, h = rollout.reward.shape
     acted = state.statistics
     stats, reward = on_policy.scaled_rewards(acted, rollout, config.ppo.gamma)
@@ -210,8 +211,8 @@ def _update(
 def _check(spec: EnvSpec, config: MamlConfig) -> None:
     if spec.episodes <= config.exploring:
         raise ValueError(
-            f"{config.inner_steps} inner step(s) of {config.inner_episodes} episode(s) leave none of "
-            f"{spec.episodes} to act on what was learned: raise protocol.episodes"
+            f"{config.inner_steps} inner step(s) of {config.inner_episodes} episode(s) use all "
+            f"{spec.episodes} episodes of a task, and none is left after adaptation: raise protocol.episodes"
         )
 
 

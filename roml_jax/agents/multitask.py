@@ -1,7 +1,7 @@
-"""The ends of the ladder that meta-learners stand on: a policy that never adapts, and one that knows.
+"""Baselines: no adaptation (lower bound), task given (upper bound).
 
-``multitask`` has no memory: what it reaches, one policy for all tasks reaches. ``oracle`` is told the task
-where others have a belief: what it reaches bounds from above what finding out can be worth.
+``multitask`` is one policy for all tasks, without memory. ``oracle`` gets the task as input where other
+agents have a belief; its return is an upper bound on what adaptation can reach.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from roml_jax.types import Array, EnvSpec, Metrics, Rollout, TaskWeights, Transi
 
 @dataclass(frozen=True)
 class MultitaskConfig:
-    """A policy without memory."""
+    """Options of a policy without memory."""
 
     ppo: ppo.PpoConfig = field(default_factory=ppo.PpoConfig)
 
 
 def _agent(spec: EnvSpec, num_tasks: int, config: MultitaskConfig, latent_size: int) -> Agent:
-    """A policy whose latent never changes within a task; its belief is that latent (N, latent_size)."""
+    """A policy whose latent is constant within a task; its belief is the latent (N, latent_size)."""
     on_policy.check_minibatches(spec, num_tasks, config.ppo, whole_tasks=False)
     policy = on_policy.make_policy(spec, config.ppo, latent_size)
 
@@ -33,13 +33,13 @@ def _agent(spec: EnvSpec, num_tasks: int, config: MultitaskConfig, latent_size: 
         stats = on_policy.init_statistics(spec.obs_size, latent_size)
         return on_policy.init_learned(params, config.ppo, stats, on_policy.init_rates(config))
 
-    def act(state: Any, latent: Array, obs: Array, key: Array, greedy: Array) -> tuple[Array, Array]:
-        action = on_policy.act(policy, config.ppo, state.params, state.statistics, obs, latent, key, greedy)
-        return action, latent
+    def act(state: Any, belief: Array, obs: Array, key: Array, greedy: Array) -> tuple[Array, Array]:
+        action = on_policy.act(policy, config.ppo, state.params, state.statistics, obs, belief, key, greedy)
+        return action, belief
 
-    def observe(state: Any, latent: Array, step: Transition) -> Array:
+    def observe(state: Any, belief: Array, step: Transition) -> Array:
         del state, step
-        return latent
+        return belief
 
     def update(
         state: on_policy.Learned, rollout: Rollout, weights: TaskWeights, key: Array, progress: Array
@@ -64,7 +64,7 @@ def _agent(spec: EnvSpec, num_tasks: int, config: MultitaskConfig, latent_size: 
 
 @register("multitask")
 def multitask(spec: EnvSpec, num_tasks: int, config: MultitaskConfig) -> Agent:
-    """One policy for all tasks, by PPO, without adaptation.
+    """One policy for all tasks without adaptation, trained by PPO (a lower bound).
 
     Raises:
         ValueError: if a batch of transitions does not divide into minibatches.
@@ -74,13 +74,13 @@ def multitask(spec: EnvSpec, num_tasks: int, config: MultitaskConfig) -> Agent:
 
 @register("oracle")
 def oracle(spec: EnvSpec, num_tasks: int, config: MultitaskConfig) -> Agent:
-    """A policy that is told the task, by PPO.
+    """A policy that gets the task as input, trained by PPO (an upper bound).
 
     Raises:
-        ValueError: as ``multitask``, and where nobody said how many numbers a task has.
+        ValueError: as ``multitask``, and if ``spec.task_size`` is not set.
     """
     if not spec.task_size:
-        raise ValueError("agent=oracle is told the task: its EnvSpec must say task_size")
+        raise ValueError("agent=oracle gets the task as input: EnvSpec.task_size must be set")
     agent = _agent(spec, num_tasks, config, spec.task_size)
 
     def inform(state: Any, belief: Array, tasks: Array) -> Array:

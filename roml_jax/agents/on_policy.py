@@ -1,7 +1,7 @@
-"""What learners by PPO have in common: input statistics, scaled rewards, advantages, one update.
+"""Code shared by the PPO agents: input statistics, reward scaling, advantages and the update.
 
-They differ in what their policy gets beside the observation, its latent (a belief, a hidden state, the
-task, nothing), and in whether the policy's losses reach what makes it.
+The agents differ in the policy's second input, the latent (a belief, a hidden state, the task, or nothing),
+and in whether the policy's losses also train the network that computes the latent.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from roml_jax.quiet import running_statistics as statistics
 from roml_jax.registry import leaves
 from roml_jax.types import Array, EnvSpec, Metrics, Rollout, TaskWeights
 
-_STD_EPS = 1e-8  # in the variance: a feature that was constant so far has deviation 1e-4
+_STD_EPS = 1e-8  # added to the variance: a feature that has been constant so far has std 1e-4
 _REWARD_CLIP = 10.0
-_MANY_FRAMES = 2**30  # the counter only tells whether learning may start; it must not wrap
+_MANY_FRAMES = 2**30  # upper limit of the frame counter, which only gates learning and must not overflow
 
 State = TypeVar("State")
 
 
 class Statistics(NamedTuple):
-    """Running means and deviations of the policy's inputs and of discounted returns."""
+    """Running means and stds of the policy's inputs and of discounted returns."""
 
     obs: statistics.RunningStatisticsState
     latent: statistics.RunningStatisticsState
@@ -34,13 +34,13 @@ class Statistics(NamedTuple):
 
 
 class Learned(NamedTuple):
-    """What an update of the policy changes: all the state of a learner that has nothing else.
+    """The state that a PPO update changes; the whole state of an agent that learns by PPO alone.
 
     Attributes:
-        params: of the policy and of whatever else its losses reach.
-        opt_state: its optimiser's.
-        statistics: of its inputs and of returns.
-        rates: options that are leaves, by dotted name, ``ppo.lr`` and ``ppo.entropy_coef`` among them.
+        params: parameters of the policy and of the other networks that its losses train.
+        opt_state: the optimiser's state.
+        statistics: of the policy's inputs and of returns.
+        rates: options that are leaves, by dotted name; they include ``ppo.lr`` and ``ppo.entropy_coef``.
     """
 
     params: Any
@@ -50,7 +50,7 @@ class Learned(NamedTuple):
 
 
 def init_statistics(obs_size: int, latent_size: int) -> Statistics:
-    """Means 0 and deviations 1, about to be forgotten."""
+    """Initial statistics: mean 0, std 1, no samples."""
     shapes = (jnp.zeros(obs_size), jnp.zeros(latent_size), jnp.zeros(()))
     return Statistics(*(statistics.init_state(shape, std_eps=_STD_EPS) for shape in shapes))
 
@@ -58,13 +58,13 @@ def init_statistics(obs_size: int, latent_size: int) -> Statistics:
 def init_learned(
     params: Any, config: ppo.PpoConfig, stats: Statistics, rates: Mapping[str, Array]
 ) -> Learned:
-    """Before the first update."""
+    """The state before the first update."""
     return Learned(params, ppo.optimiser(config).init(params), stats, rates)
 
 
-def acting(learned: Learned) -> Learned:
-    """Without what only learning needs."""
-    return learned._replace(opt_state=(), rates={})
+def acting(state: Learned) -> Learned:
+    """The state without the fields that only learning needs."""
+    return state._replace(opt_state=(), rates={})
 
 
 def init_rates(config: Any) -> dict[str, Array]:
@@ -73,13 +73,13 @@ def init_rates(config: Any) -> dict[str, Array]:
 
 
 def make_policy(spec: EnvSpec, config: ppo.PpoConfig, latent_size: int) -> Policy:
-    """Actor and critic of the sizes that the options ask for; a latent of no numbers is not embedded."""
+    """Actor and critic with the configured sizes; an empty latent is not embedded."""
     embedding = config.latent_embedding if latent_size else None
     return Policy(spec.action, config.layers, config.obs_embedding, embedding, config.init)
 
 
 def policy_inputs(config: ppo.PpoConfig, stats: Statistics, obs: Array, latent: Array) -> tuple[Array, Array]:
-    """Observation and latent as the policy gets them."""
+    """Normalised observation and latent, the policy's inputs."""
     obs = statistics.normalize(obs, stats.obs)
     return obs, statistics.normalize(latent, stats.latent) if config.normalise_latent else latent
 
@@ -94,7 +94,7 @@ def act(
 
 
 def judge(policy: Policy, params: Any, obs: Array, latent: Array, action: Array) -> ppo.Judged:
-    """A policy's opinion of actions (..., A) at normalised inputs (..., D) and (..., L)."""
+    """Log-prob, entropy and value of actions (..., A) at normalised inputs (..., D) and (..., L)."""
     distribution, value = policy.apply(params, obs, latent)
     return ppo.Judged(action_log_prob(policy.action, distribution, action), distribution.entropy(), value)
 
@@ -102,13 +102,13 @@ def judge(policy: Policy, params: Any, obs: Array, latent: Array, action: Array)
 def normalise_rewards(
     stats: statistics.RunningStatisticsState, reward: Array, gamma: float
 ) -> tuple[statistics.RunningStatisticsState, Array]:
-    """Divides rewards by the running deviation of the discounted return, clipped to +-10.
+    """Divides rewards by the running std of the discounted return and clips them to +-10.
 
-    At each step the discounted sums of all tasks enter the statistics before that step's rewards are
-    divided; a task's sum is set to 0 at its last step, before it enters (the reference's order).
+    At each step, the statistics are updated with the discounted sums of all tasks before that step's
+    rewards are divided. At a task's last step its sum is set to 0 before the update (the reference's order).
 
     Args:
-        stats: of the discounted return.
+        stats: statistics of the discounted return.
         reward: (N, T) raw rewards of whole tasks.
         gamma: discount.
 
@@ -130,12 +130,12 @@ def normalise_rewards(
 
 
 def scale_reward(stats: statistics.RunningStatisticsState, reward: Array) -> Array:
-    """Rewards divided by the deviation of returns, clipped to +-10."""
+    """Rewards divided by the std of returns, clipped to +-10."""
     return jnp.clip(reward / stats.std, -_REWARD_CLIP, _REWARD_CLIP)
 
 
 def scaled_rewards(stats: Statistics, rollout: Rollout, gamma: float) -> tuple[Statistics, Array]:
-    """A rollout's rewards (N, K, H) as the policy is to see them, and statistics that know them."""
+    """Returns (statistics updated with a rollout's rewards, the scaled rewards (N, K, H))."""
     n = rollout.reward.shape[0]
     raw = (rollout.reward * rollout.valid).reshape(n, -1)
     return_stats, reward = normalise_rewards(stats.return_, raw, gamma)
@@ -143,7 +143,7 @@ def scaled_rewards(stats: Statistics, rollout: Rollout, gamma: float) -> tuple[S
 
 
 def update_statistics(stats: Statistics, rollout: Rollout, latent: Array) -> Statistics:
-    """Statistics that know a rollout's observations and latents (N, K, H, L)."""
+    """Statistics updated with a rollout's observations and latents (N, K, H, L)."""
     flat = lambda x: x.reshape(-1, x.shape[-1])  # noqa: E731
     counted = rollout.valid.reshape(-1).astype(rollout.reward.dtype)
     return stats._replace(
@@ -157,33 +157,36 @@ def update_statistics(stats: Statistics, rollout: Rollout, latent: Array) -> Sta
 def advantages(
     config: ppo.PpoConfig, rollout: Rollout, reward: Array, value: Array, weights: TaskWeights
 ) -> tuple[Array, Array]:
-    """Advantages (N, K, H), and values (N, K, H) that are 0 where nothing follows an early end.
+    """Returns (advantages (N, K, H), values (N, K, H) with 0 for the steps after an early end).
 
-    A task that the sampler filters out teaches nothing: no advantage, its own value as target.
+    A task that the sampler filters out has advantage 0 and its predicted values as value targets.
 
     Args:
         config: options.
         rollout: N tasks.
         reward: (N, K, H) scaled.
         value: (N, K, H) of the observations that actions were chosen from.
-        weights: what each task teaches.
+        weights: the sampler's, (N,).
     """
     n, _, h = reward.shape
     value = jnp.where(rollout.valid, value, 0.0)
-    wanted = (weights.keep > 0)[:, None, None]
+    unfiltered = (weights.keep > 0)[:, None, None]
     if config.credit == "task":
         flat = (x.reshape(n, -1) for x in (reward, value, rollout.valid))
         advantage = ppo.gae_over_task(*flat, config.gamma, config.gae_lambda)
-        return advantage.reshape(reward.shape) * wanted, value
-    kept = rollout.valid & (jnp.arange(h) < h - 1) & wanted
-    return ppo.gae(reward, value, kept.astype(reward.dtype), config.gamma, config.gae_lambda), value
+        return advantage.reshape(reward.shape) * unfiltered, value
+    keep = rollout.valid & (jnp.arange(h) < h - 1) & unfiltered
+    return ppo.gae(reward, value, keep.astype(reward.dtype), config.gamma, config.gae_lambda), value
 
 
 def make_batch(
     config: ppo.PpoConfig, rollout: Rollout, reward: Array, weights: TaskWeights, inputs: Any,
     log_prob: Array, value: Array,
 ) -> ppo.PpoBatch:  # fmt: skip
-    """A batch of whole tasks, leaves (N, ...) and (N, T); log_prob and value (N, T) of the acting policy."""
+    """A batch of whole tasks: inputs with leaves (N, ...), other fields (N, T, ...).
+
+    ``log_prob`` and ``value`` (N, T) are those of the policy that acted.
+    """
     n, k, h = reward.shape
     advantage, value = advantages(config, rollout, reward, value.reshape(n, k, h), weights)
     weight = weights.loss[:, None, None] * rollout.valid
@@ -200,12 +203,12 @@ def make_batch(
 
 
 def as_transitions(batch: ppo.PpoBatch) -> ppo.PpoBatch:
-    """A batch of tasks with leaves (N, T, ...) as one of N T transitions."""
+    """Reshapes a batch of tasks with leaves (N, T, ...) to a batch of N T transitions."""
     return jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), batch)
 
 
 def learning_rate(config: ppo.PpoConfig, rates: Mapping[str, Array], progress: Array) -> Array:
-    """Adam's, annealed if so wished."""
+    """Adam's learning rate (), linearly annealed to 0 with ``anneal_lr``."""
     return rates["ppo.lr"] * ((1 - progress) if config.anneal_lr else 1.0)
 
 
@@ -231,9 +234,9 @@ def update(
     weights: TaskWeights, key: Array, progress: Array, through: Callable[[Any], Array] | None = None,
     sequence: Any = None,
 ) -> tuple[Learned, Metrics]:  # fmt: skip
-    """PPO on a rollout: new input statistics, then all epochs.
+    """PPO on a rollout: updates the input statistics, then runs all epochs.
 
-    Log-probabilities of what was done are taken under the new statistics, values under the old ones (the
+    The old log-probs are computed with the new statistics, the old values with the old ones (the
     reference's order).
 
     Args:
@@ -242,13 +245,13 @@ def update(
         config: options.
         rollout: N tasks.
         latent: (N, K, H, L) that actions were chosen with.
-        reward: (N, K, H) as the policy is to see them (scaled).
-        weights: what each task teaches.
-        key: permutations.
-        progress: () share of the run done, for annealing.
-        through: (memory's parameters, sequence) -> latents (B, T, L), where losses reach what makes
-            latents; minibatches are then of whole tasks.
-        sequence: pytree with leaves (N, ...) that ``through`` works from.
+        reward: (N, K, H) scaled.
+        weights: the sampler's, (N,).
+        key: randomness of the permutations.
+        progress: () share of the training done, for annealing.
+        through: (memory's parameters, sequence) -> latents (B, T, L), if the losses also train the memory;
+            minibatches are then whole tasks.
+        sequence: input of ``through``, a pytree with leaves (N, ...).
     """
     n, k, h = reward.shape
     stats = update_statistics(learned.statistics, rollout, latent)
@@ -279,11 +282,11 @@ def update(
 
 
 def check_minibatches(spec: EnvSpec, num_tasks: int, config: ppo.PpoConfig, whole_tasks: bool) -> None:
-    """Raises ValueError where a batch does not divide into minibatches; one line."""
+    """Raises ValueError with a one-line message if a batch does not divide into minibatches."""
     if whole_tasks and num_tasks % config.minibatches:
         raise ValueError(
-            f"{num_tasks} tasks per iteration do not divide into ppo.minibatches={config.minibatches}, and "
-            "a minibatch here is made of whole tasks"
+            f"{num_tasks} tasks per iteration do not divide into ppo.minibatches={config.minibatches}; "
+            "this agent's minibatches are whole tasks"
         )
     transitions = num_tasks * spec.episodes * spec.horizon
     if transitions % config.minibatches:
@@ -294,15 +297,15 @@ def check_minibatches(spec: EnvSpec, num_tasks: int, config: ppo.PpoConfig, whol
 
 
 def count_frames(frames: Array, rollout: Rollout) -> Array:
-    """Frames met after a rollout, as far as anybody asks."""
+    """Number of frames after a rollout, limited to 2^30."""
     return jnp.minimum(frames + rollout.reward.size, _MANY_FRAMES)
 
 
 def when(
     condition: Array, update: Callable[[], tuple[State, Metrics]], state: State
 ) -> tuple[State, Metrics]:
-    """Runs an update or leaves the state, with NaN for the metrics that were not computed."""
-    update = jax.jit(update)  # so that its shapes and the branch share one trace
+    """Runs an update if ``condition`` holds; otherwise returns the state unchanged and NaN metrics."""
+    update = jax.jit(update)  # jitted so that jax.eval_shape and the branch share one trace
 
     def skip() -> tuple[State, Metrics]:
         _, metrics = jax.eval_shape(update)

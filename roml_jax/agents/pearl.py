@@ -1,8 +1,8 @@
-"""PEARL: a probabilistic context encoder, posterior sampling between episodes, and SAC from a replay.
+"""PEARL: a probabilistic context encoder, posterior sampling between episodes, and SAC from a replay buffer.
 
 Source: Rakelly et al. 2019, as RoML-PEARL runs it. The belief is a product of one Gaussian per transition,
-so that a step costs the same however much has been seen. A task's parameters are the sampler's, new at every
-visit; what is kept of a visit are its transitions.
+so the cost of a step does not depend on the number of transitions seen. The sampler draws new tasks for
+every visit; the replay buffer stores a visit's transitions, not its task.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ _MIN_VAR = 1e-7
 
 @dataclass(frozen=True)
 class ContextConfig:
-    """The belief: its encoder and what it is inferred from."""
+    """Options of the belief: its encoder and its context."""
 
     latent: int = 5
-    """Numbers in z."""
+    """Size of the latent z."""
     layers: tuple[int, ...] = (200, 200, 200)
-    """Hidden sizes of the encoder, which sees one transition at a time."""
+    """Hidden sizes of the encoder, which encodes one transition at a time."""
     size: int = 100
-    """Transitions that a posterior is worth: drawn with replacement for learning; what acts takes the
-    product over all it has seen to the power of size / number seen, the same in expectation."""
+    """Number of transitions in a context. Learning draws them with replacement; acting uses the product over
+    all n transitions seen, to the power of size / n, which is equal in expectation."""
     next_obs: bool = False
-    """Let the encoder see what came of an action, beside observation, action and reward."""
+    """Give the encoder the next observation too, besides observation, action and reward."""
     kl_weight: float = 0.1
-    """Weight of the KL divergence from N(0, I), summed over tasks and numbers of z."""
+    """Weight of the KL divergence from N(0, I), summed over tasks and dimensions of z."""
     prior_episodes: int = 2
-    """Episodes of a task under z from the prior; they are the context, and later ones act on it."""
+    """Number of initial episodes that use z from the prior; they are the context of the later episodes."""
 
     def __post_init__(self) -> None:
         checks.at_least(self, "context", 1, "latent", "layers", "size", "prior_episodes")
@@ -50,17 +50,18 @@ class ContextConfig:
 
 @dataclass(frozen=True)
 class PearlConfig:
-    """PEARL's parts and when they start to learn."""
+    """Options of PEARL."""
 
     sac: sac.SacConfig = field(default_factory=sac.SacConfig)
     context: ContextConfig = field(default_factory=ContextConfig)
     buffer_visits: int = 3000
-    """Visits to tasks (all their episodes) that are kept; the newest replace the oldest."""
+    """Size of the replay buffer in visits to tasks (all episodes of a visit); the oldest are overwritten."""
     slots: int | None = None
-    """None: a task's transitions and its context come from the same visit. A number: as the reference, whose
-    slots keep the transitions of every task that they have held beside the context of the newest."""
+    """None: a task's transitions and its context come from the same visit. A number: as in the reference,
+    visits share this many slots; a slot's transitions come from all its visits, its context from the
+    newest."""
     learning_starts: int = 200_000
-    """Frames collected before anything is learned (the reference's 100 tasks x 2,000 steps)."""
+    """Frames collected before learning starts (the reference's 100 tasks x 2,000 steps)."""
 
     def __post_init__(self) -> None:
         checks.at_least(self, "", 1, "buffer_visits", "slots")
@@ -72,14 +73,14 @@ class PearlConfig:
 
 
 class Visit(NamedTuple):
-    """What is kept of a visit to a task.
+    """A visit to a task, as the replay buffer stores it.
 
     Attributes:
         obs: (..., K, H + 1, D).
         action: (..., K, H, A).
         reward: (..., K, H) raw.
         valid: (..., K, H) bool.
-        weight: (...,) what the sampler lets it count in the policy's loss.
+        weight: (...,) the sampler's weight of the visit in the policy's loss.
     """
 
     obs: Array
@@ -90,7 +91,7 @@ class Visit(NamedTuple):
 
 
 class PearlState(NamedTuple):
-    """Everything that learning changes; ``params`` are SAC's and "encoder"."""
+    """Everything that learning changes; ``params`` are SAC's parameters and "encoder"."""
 
     params: Any
     opt_state: Any
@@ -100,13 +101,13 @@ class PearlState(NamedTuple):
 
 
 class PearlBelief(NamedTuple):
-    """Sums over the transitions seen, and the z that acts.
+    """Sums over the transitions seen, and the z that the policy uses.
 
     Attributes:
-        precision: (N, L) summed.
+        precision: (N, L) sum of precisions.
         weighted: (N, L) sum of precision times mean.
-        seen: (N,) transitions.
-        episode: () index of the episode.
+        seen: (N,) number of transitions.
+        episode: () index of the current episode.
         z: (N, L).
     """
 
@@ -125,7 +126,7 @@ class _Context(NamedTuple):
     encoder: sac.Mlp
 
     def inputs(self, obs: Array, action: Array, reward: Array, next_obs: Array) -> tuple[Array, ...]:
-        """What the encoder sees of transitions (...)."""
+        """The encoder's inputs for transitions (...)."""
         parts = (obs, encode_action(self.action, action), reward[..., None])
         return (*parts, next_obs) if self.config.next_obs else parts
 
@@ -137,31 +138,37 @@ class _Context(NamedTuple):
 
 
 def encode_action(space: Any, action: Array) -> Array:
-    """Actions (..., A) as a network gets them: a discrete one as a vector of n numbers."""
+    """Actions (..., A) as network inputs; discrete actions are one-hot, (..., n)."""
     if isinstance(space, Discrete):
         return jax.nn.one_hot(action[..., 0].astype(jnp.int32), space.n, dtype=action.dtype)
     return action
 
 
 def posterior(precision: Array, weighted: Array) -> distrax.MultivariateNormalDiag:
-    """The product's Gaussian (..., L); N(0, I), which is no factor, where nothing was seen."""
-    known = precision > 0
-    safe = jnp.where(known, precision, 1.0)
-    return distrax.MultivariateNormalDiag(jnp.where(known, weighted / safe, 0.0), safe**-0.5)
+    """The product of the transitions' Gaussians, (..., L); N(0, I) if no transition was seen.
+
+    N(0, I) is not a factor of the product.
+    """
+    has_factors = precision > 0
+    safe = jnp.where(has_factors, precision, 1.0)
+    return distrax.MultivariateNormalDiag(jnp.where(has_factors, weighted / safe, 0.0), safe**-0.5)
 
 
 def draw_rows(size: Array, cursor: Array, slots: int, n: int, m: int, key: Array) -> tuple[Array, Array]:
-    """Rows of a ring of visits for n slots: of each one's newest visit (n,), and of any of its (n, m).
+    """Draws n slots of a ring of visits, and rows from each slot.
 
-    Visits go to the slots in turn, so slot s has the rows s, s + slots, ...
+    Visits are assigned to the slots in turn, so slot s has the rows s, s + slots, ...
 
     Args:
-        size: () rows that hold something.
-        cursor: () where the next batch goes.
-        slots: a divisor of the ring's capacity, or the capacity: then every row is its own slot.
+        size: () number of filled rows.
+        cursor: () row that the next batch is written to.
+        slots: number of slots, a divisor of the ring's capacity; if it is the capacity, every row is a slot.
         n: slots to draw.
-        m: rows to draw for each.
+        m: rows to draw for each slot.
         key: randomness.
+
+    Returns:
+        (row of each slot's newest visit (n,), rows of random visits of each slot (n, m)).
     """
     slot_key, visit_key = jax.random.split(key)
     slot = jax.random.randint(slot_key, (n,), 0, jnp.clip(size, 1, slots))
@@ -173,7 +180,7 @@ def draw_rows(size: Array, cursor: Array, slots: int, n: int, m: int, key: Array
 
 
 def _steps(rows: Visit, visit: Array, step: Array) -> tuple[Array, Array, Array, Array, Array, Array]:
-    """Transitions of visits (...) at steps (...) of K H: obs, action, reward, next obs, terminal, valid."""
+    """Returns (obs, action, reward, next obs, terminal, valid) of visits (...) at steps (...) < K H."""
     horizon = rows.reward.shape[2]
     at = (visit, step // horizon, step % horizon)
     after = (*at[:2], at[2] + 1)
@@ -185,7 +192,7 @@ def _steps(rows: Visit, visit: Array, step: Array) -> tuple[Array, Array, Array,
 
 
 def _sample(config: PearlConfig, ring: replays.Replay, key: Array) -> tuple[sac.Batch, tuple[Array, ...]]:
-    """Transitions of ``meta_batch`` tasks and, for each, a context with its validity (B, C)."""
+    """Returns (transitions of ``meta_batch`` tasks, a context for each, with its validity (B, C))."""
     row_key, step_key, context_key = jax.random.split(key, 3)
     rows: Visit = ring.rows
     capacity, episodes, horizon = rows.reward.shape
@@ -205,7 +212,7 @@ def _gradient_step(
     state: PearlState, networks: sac.Networks, context: _Context, config: PearlConfig,
     ring: replays.Replay, key: Array,
 ) -> tuple[PearlState, Metrics]:  # fmt: skip
-    """Critics and encoder, then value, slow value and policy (the reference's order)."""
+    """Updates critics and encoder, then value, target value and policy (the reference's order)."""
     sample_key, z_key, action_key = jax.random.split(key, 3)
     batch, (*transition, valid) = _sample(config, ring, sample_key)
     lr = state.rates["sac.lr"]
@@ -251,7 +258,7 @@ def _update(
 
     _, shapes = jax.eval_shape(lambda s: _gradient_step(s, networks, context, config, ring, key), learner)
     zeros = jax.tree.map(lambda m: jnp.zeros(m.shape, m.dtype), shapes)
-    # a loop of no steps, where it is too early, in place of a branch, which might copy the ring
+    # before learning starts, the loop has 0 steps; a branch might copy the ring
     count = jnp.where(frames >= config.learning_starts, config.sac.updates, 0)
     learner, totals = jax.lax.fori_loop(0, count, step, (learner, zeros))
     metrics = {f"sac/{name}": jnp.where(count > 0, total / count, jnp.nan) for name, total in totals.items()}
@@ -284,11 +291,11 @@ def _init(
 def _check(spec: EnvSpec, num_tasks: int, config: PearlConfig) -> None:
     action = spec.action
     if not isinstance(action, Discrete) and action.squash:
-        raise ValueError("agent=pearl squashes its actions itself: --protocol.action-map raw")
+        raise ValueError("agent=pearl squashes its actions itself: use --protocol.action-map raw")
     if config.buffer_visits < num_tasks:
         raise ValueError(
             f"buffer_visits ({config.buffer_visits}) must be at least num_tasks ({num_tasks}), "
-            "the visits of one iteration"
+            "the number of visits per iteration"
         )
     if config.slots and config.buffer_visits % num_tasks:
         raise ValueError(
@@ -298,7 +305,7 @@ def _check(spec: EnvSpec, num_tasks: int, config: PearlConfig) -> None:
 
 
 def _acting(state: PearlState) -> PearlState:
-    """Policy and encoder are what acts."""
+    """Keeps the parameters of the policy and of the encoder only."""
     params = {name: state.params[name] for name in ("policy", "encoder")}
     return state._replace(params=params, opt_state=(), replay=(), rates={})
 
@@ -308,8 +315,8 @@ def make(spec: EnvSpec, num_tasks: int, config: PearlConfig) -> Agent:
     """PEARL for an environment, on N = ``num_tasks`` tasks per meta-iteration.
 
     Raises:
-        ValueError: if an iteration's visits do not fit the buffer (evenly, with slots), or actions would
-            be squashed twice.
+        ValueError: if an iteration's visits do not fit into the buffer, if ``buffer_visits`` is not a
+            multiple of num_tasks with ``slots``, or if actions would be squashed twice.
     """
     _check(spec, num_tasks, config)
     networks = sac.make_networks(spec.action, config.sac)
@@ -354,6 +361,6 @@ def make(spec: EnvSpec, num_tasks: int, config: PearlConfig) -> Agent:
             state, networks, context, config, rollout, weights, key
         ),
         acting=_acting,
-        # with slots, rows come in whole iterations and whole turns of the slots
+        # with slots, the number of rows must be a multiple of num_tasks and of slots
         storage=replay_field("buffer_visits", math.lcm(num_tasks, config.slots) if config.slots else 1),
     )

@@ -1,4 +1,4 @@
-"""Proximal policy optimisation: returns, losses and the epochs of updates, as small functions."""
+"""Proximal policy optimisation: advantages, losses and the epochs of updates, as small functions."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ Credit = Literal["episode", "task"]
 
 @dataclass(frozen=True)
 class PpoConfig:
-    """The policy: its networks and how it is optimised."""
+    """Options of the policy: its networks and its optimisation by PPO."""
 
     lr: float = leaf(7e-4)
     """Adam's learning rate."""
     anneal_lr: bool = False
-    """Let the learning rate fall linearly to 0 over the run."""
+    """Decrease the learning rate linearly to 0 over the training."""
     epochs: int = 2
     """Passes over each iteration's transitions."""
     minibatches: int = 8
-    """Parts that each pass is cut into, by a fresh permutation of single transitions."""
+    """Minibatches per pass, from a new permutation of the transitions."""
     clip: float = 0.1
     """Clip range of the probability ratio and of the value's change."""
     value_coef: float = 0.5
-    """Weight of the value loss (itself half a Huber loss)."""
+    """Weight of the value loss (which is half a Huber loss)."""
     entropy_coef: float = leaf(0.01)
     """Weight of the entropy bonus."""
     gamma: float = 0.97
@@ -41,10 +41,11 @@ class PpoConfig:
     gae_lambda: float = 0.9
     """Decay of generalised advantage estimation."""
     credit: Credit = "episode"
-    """How far an action's advantage looks: 'episode', to the end of its episode, less the last reward (the
-    reference for VariBAD); 'task', over all episodes, so that what was found out early pays later."""
+    """Range of rewards in an action's advantage: 'episode', to the end of its episode without the last reward
+    (the reference for VariBAD); 'task', over all episodes, so that exploration is credited with later
+    returns."""
     max_grad_norm: float = 0.5
-    """Joint gradient norm of everything that the losses reach is clipped to this."""
+    """Maximum norm of the joint gradient of all parameters that the losses train."""
     layers: tuple[int, ...] = (128, 128)
     """Hidden sizes of the actor's and of the critic's trunk."""
     obs_embedding: int | None = 64
@@ -54,7 +55,7 @@ class PpoConfig:
     init: TrunkInit = "normc"
     """Initialisation of the trunks."""
     normalise_latent: bool = True
-    """Feed the policy the latent normalised by its running statistics."""
+    """Normalise the policy's latent by its running statistics."""
 
     def __post_init__(self) -> None:
         checks.at_least(
@@ -66,7 +67,7 @@ class PpoConfig:
 
 
 class Judged(NamedTuple):
-    """What a policy makes of actions that were taken, (...)."""
+    """Log-probs, entropies and values of a policy for recorded actions, (...) each."""
 
     log_prob: Array
     entropy: Array
@@ -78,16 +79,16 @@ Judge = Callable[[Any, Any, Array], Judged]
 
 
 class PpoBatch(NamedTuple):
-    """What is learned from, leaves (M, ...): M transitions, or M tasks with all their T steps.
+    """Training data, leaves (M, ...): M transitions, or M tasks with all their T steps.
 
     Attributes:
-        inputs: pytree that the policy chose from, or that its choices can be worked out from.
+        inputs: pytree of the policy's inputs, or of data from which ``Judge`` computes them.
         action: (M, A) or (M, T, A).
-        log_prob: (M,) or (M, T), as all that follow, under the policy that acted.
-        value: predicted when the action was chosen.
-        return_: value targets.
+        log_prob: (M,) or (M, T), as all fields below; under the policy that acted.
+        value: value predicted when the action was chosen.
+        return_: value target.
         advantage: normalised over the batch.
-        weight: what each transition counts in the losses; ones unless tasks are filtered.
+        weight: weight of each transition in the losses; 1 unless tasks are filtered.
     """
 
     inputs: Any
@@ -102,9 +103,9 @@ class PpoBatch(NamedTuple):
 def gae(reward: Array, value: Array, keep: Array, gamma: float, gae_lambda: float) -> Array:
     """Generalised advantage estimation within episodes.
 
-    Nothing crosses an episode's end, not even through the value: where ``keep`` is 0 the advantage
-    is 0, so the value's target is its own prediction (the reference's treatment of time limits,
-    which drops each episode's last reward). The last step of an episode must not be kept.
+    Advantages do not cross an episode's end, and values are not bootstrapped across it. Where ``keep`` is 0
+    the advantage is 0, so the value target is the predicted value (the reference treats time limits this
+    way, which drops each episode's last reward). ``keep`` must be 0 at the last step of an episode.
 
     Args:
         reward: (..., H).
@@ -130,10 +131,10 @@ def gae(reward: Array, value: Array, keep: Array, gamma: float, gae_lambda: floa
 
 
 def gae_over_task(reward: Array, value: Array, valid: Array, gamma: float, gae_lambda: float) -> Array:
-    """Generalised advantage estimation over all episodes of a task, the end of each like any step.
+    """Generalised advantage estimation over all episodes of a task; an episode's end is an ordinary step.
 
-    Nothing follows the last step of the last episode. Steps after an early end are passed over: the
-    step before them is followed by the next episode's first.
+    The value after the last step of the last episode is 0. Steps after an early end are skipped: the last
+    valid step is followed by the first step of the next episode.
 
     Args:
         reward: (..., T) over all episodes in sequence.
@@ -162,19 +163,19 @@ def gae_over_task(reward: Array, value: Array, valid: Array, gamma: float, gae_l
 
 
 def weighted_mean(x: Array, weight: Array) -> Array:
-    """Mean of x by weight, of one shape; 0 where no weight is left."""
+    """Weighted mean of x, with weights of the same shape; 0 if all weights are 0."""
     return (x * weight).sum() / jnp.maximum(weight.sum(), 1e-8)
 
 
 def normalise_advantage(advantage: Array, weight: Array) -> Array:
-    """Zero mean and unit (unbiased) deviation over the whole batch by weight, of one shape."""
+    """Advantages with weighted mean 0 and (unbiased) weighted std 1 over the whole batch; one shape."""
     apart = advantage - weighted_mean(advantage, weight)
     variance = (weight * jnp.square(apart)).sum() / jnp.maximum(weight.sum() - 1, 1)
     return apart / (jnp.sqrt(variance) + 1e-5)
 
 
 def value_losses(value: Array, old_value: Array, return_: Array, clip: float) -> Array:
-    """Half the larger of two Huber losses, of the value and of its clipped change, (M,)."""
+    """Half the larger of two Huber losses, of the value and of the clipped value, (M,)."""
     clipped = old_value + jnp.clip(value - old_value, -clip, clip)
     return 0.5 * jnp.maximum(optax.huber_loss(value, return_), optax.huber_loss(clipped, return_))
 
@@ -182,7 +183,7 @@ def value_losses(value: Array, old_value: Array, return_: Array, clip: float) ->
 def loss(
     params: Any, judge: Judge, batch: PpoBatch, config: PpoConfig, entropy_coef: Array
 ) -> tuple[Array, Metrics]:
-    """The clipped surrogate with value and entropy terms, over a minibatch (M, ...)."""
+    """PPO's clipped surrogate loss with value and entropy terms, on a minibatch (M, ...)."""
     log_prob, entropies, value = judge(params, batch.inputs, batch.action)
     log_ratio = log_prob - batch.log_prob
     ratio = jnp.exp(log_ratio)
@@ -201,7 +202,7 @@ def loss(
 
 
 def optimiser(config: PpoConfig) -> optax.GradientTransformation:
-    """Norm clip and Adam, without the learning rate: that is a leaf that may be vmapped over."""
+    """Norm clipping and Adam without the learning rate, which is a leaf and may be vmapped over."""
     return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.scale_by_adam(eps=1e-8))
 
 
@@ -216,10 +217,10 @@ def update(
     entropy_coef: Array,
     key: Array,
 ) -> tuple[Any, Any, Metrics]:
-    """All epochs over a batch of M transitions or tasks; M must be a multiple of ``config.minibatches``.
+    """Runs all epochs on a batch of M transitions or tasks; M must be a multiple of ``config.minibatches``.
 
     Returns:
-        (params, opt_state, metrics averaged over the updates).
+        (params, opt_state, metrics averaged over the gradient steps).
     """
     total = batch.action.shape[0]
     size = total // config.minibatches

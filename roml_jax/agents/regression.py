@@ -1,7 +1,7 @@
-"""Supervised meta-learning: problems that tell the targets, and learners that adapt to a few of them.
+"""Supervised meta-learning: problems with targets, and learners that adapt to a few examples of them.
 
-The loop does not know the difference: a ``MetaLearner`` here is made of examples where ``rollout`` makes one
-of episodes. A task's return is minus its loss.
+A learner here is a ``MetaLearner``, as ``rollout`` makes one from episodes, so the training loop is the same.
+A task's return is minus its loss.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from roml_jax.types import Array, EnvSpec, Metrics, Outcome, TaskWeights
 
 
 class Regression(Protocol):
-    """A problem whose targets can be asked for."""
+    """A problem whose targets are available."""
 
     @property
     def family(self) -> TaskFamily:
-        """What varies between tasks."""
+        """The tasks and their prior."""
         ...
 
     def examples(self, key: Array, task: Array, n: int) -> tuple[Array, Array]:
@@ -39,29 +39,31 @@ class Regression(Protocol):
 
 @dataclass(frozen=True)
 class MamlRegressionConfig:
-    """MAML on examples: the network, the inner steps and the outer optimisation."""
+    """Options of MAML on examples: the network, the inner steps and the outer optimisation."""
 
     layers: tuple[int, ...] = (40, 40)
-    """Hidden sizes, ReLU."""
+    """Hidden sizes of the ReLU network."""
     lr: float = leaf(1e-3)
-    """Adam's learning rate, of the outer steps."""
+    """Adam's learning rate for the outer steps."""
     inner_lr: float = leaf(0.01)
-    """Length of an inner step."""
+    """Learning rate of the inner gradient steps."""
     inner_steps: int = 1
-    """Gradient steps on the support examples, in training."""
+    """Inner gradient steps on the support examples, in training."""
     first_order: bool = False
-    """Take the inner gradients for constants in the meta-gradient."""
+    """Treat the inner gradients as constants in the meta-gradient (first-order MAML)."""
     test_query: int = 32
-    """Examples that it is judged by in tests."""
+    """Query examples per task in tests."""
     test_steps: tuple[int, ...] = (1, 4)
-    """After how many inner steps tests look, in ascending order: a return each."""
+    """Numbers of inner steps after which a test computes a return, in ascending order."""
 
     def __post_init__(self) -> None:
         checks.at_least(self, "", 1, "layers", "inner_steps", "test_query")
         checks.at_least(self, "", 0, "test_steps")
         checks.positive(self, "", "lr", "inner_lr")
         if not self.test_steps or list(self.test_steps) != sorted(set(self.test_steps)):
-            raise ValueError(f"test_steps must ascend and be at least one, got {list(self.test_steps)}")
+            raise ValueError(
+                f"test_steps must be one or more numbers in ascending order, got {list(self.test_steps)}"
+            )
 
 
 class Regressor(nn.Module):
@@ -97,7 +99,10 @@ _ADAM = optax.scale_by_adam(eps=1e-8)
 
 
 def _draw(problem: Regression, tasks: Array, key: Array, support: int, query: int) -> Examples:
-    """Every task's examples have keys of their own, so that few tasks are the first of many."""
+    """Draws every task's examples with a key of its own.
+
+    The examples of a task do not depend on the number of tasks.
+    """
 
     def one(index: Array, task: Array) -> Examples:
         support_key, query_key = jax.random.split(jax.random.fold_in(key, index))
@@ -142,8 +147,8 @@ def losses_after(
 def maml(problem: Regression, spec: EnvSpec, config: MamlRegressionConfig) -> MetaLearner:
     """MAML for regression. Source: Finn et al. 2017.
 
-    A task has H support and H query examples. Its score is minus its query loss after the inner steps; the
-    meta-loss is the mean over all tasks, to which those that the sampler filters out add nothing.
+    A task has H support and H query examples. Its score is minus its query loss after the inner steps. The
+    meta-loss is the mean over all tasks; a task that the sampler filters out contributes 0.
     """
     task = jnp.zeros(len(problem.family.names))
     x, y = jax.eval_shape(lambda key: problem.examples(key, task, 1), jax.random.key(0))

@@ -1,7 +1,8 @@
-"""A ring of whole trajectories on the device.
+"""A replay buffer on the device: a ring of whole trajectories.
 
-Not a library's: the reference draws without replacement and starts the ring over when a batch does
-not fit at its end, and the buffer is the largest thing in memory, so it must be written in place.
+It is not taken from a library for two reasons. The reference draws without replacement and goes back to row
+0 when a batch does not fit before the end. And the buffer is the largest array in memory, so it must be
+updated in place.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from roml_jax.types import Array
 
 
 class Replay(NamedTuple):
-    """Trajectories with leaves (capacity, ...), of which the first ``size`` hold something.
+    """Trajectories with leaves (capacity, ...), of which the first ``size`` rows are filled.
 
     Attributes:
         rows: pytree of arrays (capacity, ...).
-        cursor: where the next batch goes.
-        size: how many rows hold something.
+        cursor: () row that the next batch is written to.
+        size: () number of filled rows.
     """
 
     rows: Any
@@ -35,7 +36,7 @@ def init(capacity: int, row: Any) -> Replay:
 
 
 def add(replay: Replay, batch: Any) -> Replay:
-    """Writes a batch (n, ...) at the cursor, or at row 0 where it does not fit before the end."""
+    """Writes a batch (n, ...) at the cursor, or at row 0 if it does not fit before the end."""
     leaves = jax.tree.leaves(batch)
     n, capacity = leaves[0].shape[0], jax.tree.leaves(replay.rows)[0].shape[0]
     start = jnp.where(replay.cursor + n > capacity, 0, replay.cursor)
@@ -50,7 +51,7 @@ def add(replay: Replay, batch: Any) -> Replay:
 def sample_indices(size: Array, key: Array, n: int) -> Array:
     """Draws n distinct rows below ``size``, uniformly (Floyd's algorithm).
 
-    Where fewer than n rows hold something, all of them come and some repeat.
+    If fewer than n rows are filled, every filled row is drawn and some are repeated.
     """
     draws = jax.random.uniform(key, (n,))
     chosen = jnp.full(n, -1, jnp.int32)

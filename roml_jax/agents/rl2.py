@@ -1,7 +1,7 @@
-"""RL2: a recurrent policy over all episodes of a task, trained through time by its own losses.
+"""RL2: a recurrent policy over all episodes of a task, trained through time by the policy's losses.
 
-Source: Duan et al. 2016, with VariBAD's networks and PPO: the GRU gets (action, next observation, reward),
-the policy its hidden state beside the current observation. It has no other notion of the task.
+Source: Duan et al. 2016, with VariBAD's networks and PPO. The GRU's input is (action, next observation,
+reward); the policy's input is the current observation and the GRU's hidden state.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from roml_jax.types import Array, EnvSpec, Metrics, Rollout, TaskWeights, Transi
 
 
 def _ppo_config() -> ppo.PpoConfig:
-    """A hidden state lies in (-1, 1) already, and what was found out must be worth something later."""
+    """RL2's defaults: the latent is bounded, so it is not normalised; credit crosses episodes."""
     return ppo.PpoConfig(credit="task", normalise_latent=False)
 
 
 @dataclass(frozen=True)
 class Rl2Config:
-    """RL2's parts."""
+    """Options of RL2."""
 
     ppo: ppo.PpoConfig = field(default_factory=_ppo_config)
     memory: HistoryConfig = field(default_factory=HistoryConfig)
@@ -53,17 +53,17 @@ def make(spec: EnvSpec, num_tasks: int, config: Rl2Config) -> Agent:
         return on_policy.init_learned(params, config.ppo, stats, on_policy.init_rates(config))
 
     def act(
-        state: on_policy.Learned, hidden: Array, obs: Array, key: Array, greedy: Array
+        state: on_policy.Learned, belief: Array, obs: Array, key: Array, greedy: Array
     ) -> tuple[Array, Array]:
         params, stats = state.params["policy"], state.statistics
-        return on_policy.act(policy, config.ppo, params, stats, obs, hidden, key, greedy), hidden
+        return on_policy.act(policy, config.ppo, params, stats, obs, belief, key, greedy), belief
 
-    def observe(state: on_policy.Learned, hidden: Array, step: Transition) -> Array:
+    def observe(state: on_policy.Learned, belief: Array, step: Transition) -> Array:
         after = memory.apply(
-            state.params["memory"], hidden, spec.action.executed(step.action), step.next_obs, step.reward,
+            state.params["memory"], belief, spec.action.executed(step.action), step.next_obs, step.reward,
             method="observe",
         )  # fmt: skip
-        return jnp.where(step.valid[:, None], after, hidden)
+        return jnp.where(step.valid[:, None], after, belief)
 
     def latents(params: Any, trajectory: Trajectory) -> Array:
         return memory.apply(params, trajectory)[:, :-1]

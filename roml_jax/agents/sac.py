@@ -1,8 +1,9 @@
-"""Soft actor-critic as PEARL runs it: two Q networks, a value network, its slow copy, a policy, all given z.
+"""Soft actor-critic as PEARL runs it: two Q networks, a value network, a target value network and a policy.
 
-Every network gets the observation and a latent z. Temperature 1: ``reward_scale`` sets how much entropy is
-worth. Continuous actions are tanh of a Gaussian, rescaled to the action range; discrete ones have exact
-expectations in place of samples. Source: Rakelly et al. 2019, and spec.md D for what their code does.
+Every network's input contains the observation and a latent z. The temperature is 1; ``reward_scale`` sets
+the weight of rewards against entropy. Continuous actions are tanh of a Gaussian, rescaled to the action
+range. For discrete actions, exact expectations replace samples. Source: Rakelly et al. 2019, and their code
+(spec.md D).
 """
 
 from __future__ import annotations
@@ -24,31 +25,31 @@ from roml_jax.registry import leaf
 from roml_jax.types import Array, Continuous, Discrete, Metrics
 
 _LOG_STD = (-20.0, 2.0)
-_OUT, _HEAD = 3e-3, 1e-3  # bounds of initial weights: a last layer's, a policy head's
+_OUT, _HEAD = 3e-3, 1e-3  # bounds of the initial weights of a last layer and of a policy head
 
 
 @dataclass(frozen=True)
 class SacConfig:
-    """The actor and its critics: networks and how they are optimised."""
+    """Options of the actor and the critics: networks and optimisation."""
 
     layers: tuple[int, ...] = (300, 300, 300)
     """Hidden sizes of every network."""
     lr: float = leaf(3e-4)
-    """Adam's learning rate, of all networks and of the context encoder."""
+    """Adam's learning rate for all networks and the context encoder."""
     gamma: float = 0.99
     """Discount."""
     tau: float = 0.005
-    """How far the slow copy of the value network follows per gradient step."""
+    """Step size of the target value network toward the value network, per gradient step."""
     reward_scale: float = 5.0
-    """What rewards are multiplied with, against an entropy of weight 1."""
+    """Factor on rewards; the entropy has weight 1."""
     regularisation: float = 1e-3
-    """Penalty on the mean square of the policy's means (logits) and of its log-deviations."""
+    """Weight of the penalty on the mean square of the policy's means (or logits) and of its log-stds."""
     updates: int = 2000
     """Gradient steps per meta-iteration."""
     meta_batch: int = 16
     """Tasks per gradient step."""
     batch: int = 256
-    """Transitions of each of them."""
+    """Transitions per task and gradient step."""
 
     def __post_init__(self) -> None:
         checks.at_least(self, "sac", 1, "layers", "updates", "meta_batch", "batch")
@@ -63,12 +64,12 @@ class Batch(NamedTuple):
 
     Attributes:
         obs: (B, M, D).
-        action: (B, M, A) as carried out; a discrete one is one float.
+        action: (B, M, A) executed actions; a discrete one is one float.
         reward: (B, M) raw.
         next_obs: (B, M, D).
-        terminal: (B, M) 1 where nothing follows.
+        terminal: (B, M) 1 at an early end, where the next value is 0; else 0.
         weight: (B, M) 0 for steps that do not count.
-        policy_weight: (B, M) what they count in the policy's loss.
+        policy_weight: (B, M) weight in the policy's loss.
     """
 
     obs: Array
@@ -85,7 +86,7 @@ def _uniform(bound: float) -> Callable[..., Array]:
 
 
 class Mlp(nn.Module):
-    """A ReLU network initialised as rlkit's: hidden weights by their number of outputs, biases 0.1."""
+    """A ReLU network initialised as in rlkit: hidden weights within 1 / sqrt(outputs), hidden biases 0.1."""
 
     layers: Sequence[int]
     outputs: Sequence[int] = (1,)
@@ -103,13 +104,13 @@ class Mlp(nn.Module):
 
 
 class Choice(NamedTuple):
-    """What a policy would do at observations (...).
+    """A policy's action, or its distribution over discrete actions, at observations (...).
 
     Attributes:
-        action: (..., A), or None where every action is weighed.
-        log_prob: (...), or (..., n) of every action.
-        entropy: (...), an estimate from one action or exact.
-        penalty: (...) squares of the distribution's parameters.
+        action: (..., A); None for discrete actions.
+        log_prob: (...) of the action; (..., n) of every discrete action.
+        entropy: (...) an estimate from the action; exact for discrete actions.
+        penalty: (...) mean squares of the distribution's parameters.
     """
 
     action: Array | None
@@ -131,7 +132,7 @@ class Networks(NamedTuple):
         return (self.action.high + self.action.low) / 2, (self.action.high - self.action.low) / 2
 
     def init(self, key: Array, obs: Array, latent: Array) -> dict[str, Any]:
-        """Parameters, for examples of an observation (D,) and of a latent (L,)."""
+        """Initial parameters, for an example of an observation (D,) and of a latent (L,)."""
         policy_key, q_key, value_key = jax.random.split(key, 3)
         taken = () if isinstance(self.action, Discrete) else (jnp.zeros(self.action.size),)
         value = self.value.init(value_key, obs, latent)
@@ -143,7 +144,7 @@ class Networks(NamedTuple):
         }
 
     def act(self, policy: Any, obs: Array, latent: Array, key: Array, greedy: Array) -> Array:
-        """Actions (N, A) as the environment gets them, sampled or the likeliest."""
+        """Actions (N, A) for the environment: sampled, or the distribution's mode where ``greedy``."""
         if isinstance(self.action, Discrete):
             (logits,) = self.policy.apply(policy, obs, latent)
             chosen = jnp.where(greedy, logits.argmax(axis=-1), jax.random.categorical(key, logits))
@@ -158,7 +159,7 @@ class Networks(NamedTuple):
         return mean, jnp.exp(jnp.clip(log_std, *_LOG_STD))
 
     def choose(self, policy: Any, obs: Array, latent: Array, key: Array) -> Choice:
-        """A reparametrised action with its log-probability, or all of them with theirs."""
+        """A reparametrised action with its log-prob; for discrete actions, the log-prob of every action."""
         if isinstance(self.action, Discrete):
             (logits,) = self.policy.apply(policy, obs, latent)
             log_prob = jax.nn.log_softmax(logits)
@@ -183,19 +184,19 @@ class Networks(NamedTuple):
         )(q)
 
     def soft_q(self, q: Any, obs: Array, latent: Array, choice: Choice) -> Array:
-        """The lesser critic's value less the log-probability, (...), in expectation over the choice."""
+        """The smaller of both critics' values minus the log-prob, (...), in expectation over the choice."""
         if isinstance(self.action, Continuous):
             return self.q_of(q, obs, latent, choice.action).min(axis=0) - choice.log_prob
         every = jax.vmap(lambda p: self.q.apply(p, obs, latent)[0])(q).min(axis=0)
         return (jnp.exp(choice.log_prob) * every).sum(axis=-1) + choice.entropy
 
     def value_of(self, value: Any, obs: Array, latent: Array) -> Array:
-        """The value network's opinion, (...)."""
+        """The value network's output, (...)."""
         return self.value.apply(value, obs, latent)[0][..., 0]
 
 
 def make_networks(action: Discrete | Continuous, config: SacConfig) -> Networks:
-    """Modules of the sizes that an action space and the options ask for."""
+    """The modules for an action space, with the configured sizes."""
     discrete = isinstance(action, Discrete)
     heads = (action.n,) if discrete else (action.size, action.size)
     return Networks(
@@ -207,7 +208,7 @@ def make_networks(action: Discrete | Continuous, config: SacConfig) -> Networks:
 
 
 def q_loss(networks: Networks, config: SacConfig, params: Any, batch: Batch, z: Array) -> Array:
-    """Squared errors of both critics against the slow value of what follows; z (B, M, L) gets gradients."""
+    """Squared errors of both critics against targets from the target network; z (B, M, L) gets gradients."""
     follows = networks.value_of(params["target"], batch.next_obs, jax.lax.stop_gradient(z))
     target = config.reward_scale * batch.reward + config.gamma * (1 - batch.terminal) * follows
     error = networks.q_of(params["q"], batch.obs, z, batch.action) - jax.lax.stop_gradient(target)
@@ -218,7 +219,7 @@ def improve(
     networks: Networks, config: SacConfig, params: Any, opt_state: Any, batch: Batch, z: Array, key: Array,
     lr: Array,
 ) -> tuple[Any, Any, Metrics]:  # fmt: skip
-    """One step of the value network, its slow copy and the policy, with critics that have stepped already.
+    """One step of the value network, its target and the policy, after the critics' step.
 
     Args:
         networks: modules.
@@ -227,8 +228,11 @@ def improve(
         opt_state: {"policy", "value"}.
         batch: transitions.
         z: (B, M, L) without gradient.
-        key: of the policy's actions, the same for both losses.
-        lr: ().
+        key: randomness of the policy's actions, the same for both losses.
+        lr: () learning rate.
+
+    Returns:
+        (params, opt_state, metrics).
     """
 
     def value_loss(value: Any) -> Array:
@@ -255,6 +259,6 @@ ADAM = optax.scale_by_adam(eps=1e-8)
 
 
 def adam_step(params: Any, grads: Any, opt_state: Any, lr: Array) -> tuple[Any, Any]:
-    """One step of Adam, whose learning rate is a leaf."""
+    """One step of Adam with learning rate ``lr`` (); returns (params, opt_state)."""
     updates, opt_state = ADAM.update(grads, opt_state, params)
     return optax.apply_updates(params, jax.tree.map(lambda u: -lr * u, updates)), opt_state

@@ -1,4 +1,4 @@
-"""VariBAD's variational auto-encoder over trajectories: beliefs about the task from what was seen."""
+"""VariBAD's variational auto-encoder over trajectories, which infers beliefs about the task."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from roml_jax.types import Array, Metrics
 
 @dataclass(frozen=True)
 class VaeConfig(HistoryConfig):
-    """The belief: its networks and how they are trained."""
+    """Options of the belief: its networks and their training."""
 
     latent: int = 5
-    """Numbers in the latent; the policy gets their means and log-variances."""
+    """Size of the latent; the policy gets its means and log-variances."""
     decoder_layers: tuple[int, int] = (64, 32)
     """Hidden sizes of each decoder."""
     reward_weight: float = 1.0
     """Weight of decoding rewards; 0 for no reward decoder."""
     state_weight: float = 0.0
-    """Weight of decoding next observations from observation and action (mean over their numbers); 0 for no
+    """Weight of decoding next observations from observation and action (mean over their dimensions); 0 for no
     such decoder (the reference, even where tasks change the dynamics)."""
     task_weight: float = 0.0
-    """Weight of decoding the task itself, once per belief (mean over its numbers); 0 for no such decoder. The
-    task is told in training only."""
+    """Weight of decoding the task, once per belief (mean over its dimensions); 0 for no such decoder. The
+    task is used in training only."""
     lr: float = leaf(1e-3)
     """Adam's learning rate."""
     updates: int = 1
@@ -42,23 +42,23 @@ class VaeConfig(HistoryConfig):
     batch_trajectories: int = 10
     """Trajectories (all episodes of a task) per gradient step."""
     buffer_trajectories: int = 10_000
-    """Trajectories kept; the newest replace the oldest."""
+    """Size of the replay buffer in trajectories; the oldest are overwritten."""
     draw_newest: bool = True
-    """Whether a gradient step may draw trajectories of its own iteration; the reference cannot until its ring
-    of trajectories is full."""
+    """Let gradient steps draw trajectories of their own iteration; the reference does not until its replay
+    buffer is full."""
     replay_dtype: Literal["full", "bfloat16"] = "full"
-    """How the kept observations are stored; bfloat16 halves the largest thing in memory."""
+    """Type of the stored observations; bfloat16 halves the replay buffer, the largest array in memory."""
     latents: int | None = 50
     """Beliefs decoded per trajectory, drawn with replacement; None for all of them."""
     decodes: int | None = 50
-    """Steps that each belief is decoded at, drawn with replacement; None for all of them."""
+    """Steps decoded per belief, drawn with replacement; None for all of them."""
     tbptt: int | None = 50
-    """Steps between cuts of the gradient through time; None for none."""
+    """Steps between truncations of the gradient through time; None for no truncation."""
     kl_weight: float = 1.0
-    """Weight of the KL term per trajectory. The reference writes 0.1 but sums the KL over its 10
-    trajectories where it averages the reconstruction; this is the weight that comes out."""
+    """Weight of the KL term per trajectory. The reference sets 0.1, but sums the KL over its 10 trajectories
+    and averages the reconstruction, which is equal to a weight of 1."""
     max_grad_norm: float = 1.0
-    """Gradient norms of the encoder and of the decoder are each clipped to this."""
+    """Maximum gradient norm of the encoder and of each decoder, clipped separately."""
 
     def __post_init__(self) -> None:
         self.check("vae")
@@ -69,11 +69,11 @@ class VaeConfig(HistoryConfig):
         checks.positive(self, "vae", "lr", "max_grad_norm")
         if not any(getattr(self, name) > 0 for name in weights):
             raise ValueError(
-                "vae needs something to decode: reward_weight, state_weight or task_weight above 0"
+                "vae needs a decoder: set vae.reward_weight, vae.state_weight or vae.task_weight above 0"
             )
         if self.buffer_trajectories < self.batch_trajectories:
             raise ValueError(
-                f"vae.buffer_trajectories ({self.buffer_trajectories}) must hold a batch of "
+                f"vae.buffer_trajectories ({self.buffer_trajectories}) must be at least "
                 f"vae.batch_trajectories ({self.batch_trajectories})"
             )
 
@@ -85,27 +85,27 @@ class Posterior(NamedTuple):
     logvar: Array
 
     def distribution(self) -> distrax.MultivariateNormalDiag:
-        """As a distribution."""
+        """The posterior as a distribution."""
         return distrax.MultivariateNormalDiag(self.mean, jnp.exp(0.5 * self.logvar))
 
     def features(self) -> Array:
-        """What the policy gets, (..., 2L)."""
+        """The policy's latent: means and log-variances, (..., 2L)."""
         return jnp.concatenate([self.mean, self.logvar], axis=-1)
 
 
 class Encoder(History):
-    """A memory that gives a posterior at every step."""
+    """A memory with a posterior at every step."""
 
     config: VaeConfig
 
     def setup(self) -> None:
-        """Makes the layers."""
+        """Creates the layers."""
         super().setup()
         self.mean = default_dense(self.config.latent, self.config.hidden)
         self.logvar = default_dense(self.config.latent, self.config.hidden)
 
     def posterior(self, hidden: Array) -> Posterior:
-        """The belief of a hidden state; of the zero state, the prior."""
+        """The posterior for a hidden state; for the zero state, the prior."""
         return Posterior(self.mean(hidden), self.logvar(hidden))
 
     def posteriors(self, trajectory: Trajectory) -> Posterior:
@@ -118,16 +118,16 @@ class Encoder(History):
 
 
 class StepDecoder(nn.Module):
-    """Predicts numbers about any step from a latent: an MLP on (z, next obs, action, obs).
+    """Predicts a reward or an observation of any step from a latent: an MLP on (z, next obs, action, obs).
 
-    Its first layer is applied in two parts, the latent's and the step's, so that decoding E latents
+    The first layer is applied in two parts, the latent's and the step's, so that decoding E latents
     at D steps costs E + D first-layer products, not E * D.
 
     Attributes:
         config: sizes.
         obs_size: D.
         action_size: A.
-        outputs: how many numbers it predicts: 1 for a reward, D for the next observation.
+        outputs: number of predicted values: 1 for a reward, D for the next observation.
         sees_next: whether the next observation is an input.
     """
 
@@ -138,7 +138,7 @@ class StepDecoder(nn.Module):
     sees_next: bool = True
 
     def setup(self) -> None:
-        """Makes the layers."""
+        """Creates the layers."""
         c = self.config
         self.embed_obs = default_dense(c.obs_embedding, self.obs_size)
         self.embed_action = default_dense(c.action_embedding, self.action_size)
@@ -155,7 +155,7 @@ class StepDecoder(nn.Module):
         return z @ self.kernel[: self.config.latent]
 
     def step_part(self, trajectory: Trajectory) -> Array:
-        """First-layer products (B, T, first) of every step of trajectories."""
+        """First-layer products (B, T, first) of every step of the trajectories."""
         obs = nn.relu(self.embed_obs(trajectory.obs))
         batch, steps = trajectory.action.shape[:2]
         before = obs[:, :, :-1].reshape(batch, steps, -1)
@@ -169,7 +169,7 @@ class StepDecoder(nn.Module):
         return self.out(nn.relu(self.second(nn.relu(first))))
 
     def __call__(self, z: Array, trajectory: Trajectory) -> Array:
-        """Predictions (B, T, outputs) of one latent (B, L) per trajectory for its steps."""
+        """Predictions (B, T, outputs) for all steps, from one latent (B, L) per trajectory."""
         return self.decode(self.latent_part(z)[:, None] + self.step_part(trajectory))
 
 
@@ -181,7 +181,7 @@ class TaskDecoder(nn.Module):
 
     @nn.compact
     def __call__(self, z: Array, trajectory: Trajectory | None = None) -> Array:
-        """Tasks (..., d) that latents (..., L) stand for."""
+        """Predicted tasks (..., d) for latents (..., L)."""
         del trajectory
         for size in self.config.decoder_layers:
             z = nn.relu(default_dense(size, z.shape[-1])(z))
@@ -189,17 +189,17 @@ class TaskDecoder(nn.Module):
 
 
 Decoders = Mapping[str, StepDecoder | TaskDecoder]
-"""Those that have a weight, by what they decode: "reward", "state", "task"."""
+"""Decoders with a positive weight, by their target: "reward", "state" or "task"."""
 
 
 def make_decoders(config: VaeConfig, obs_size: int, action_size: int, task_size: int) -> Decoders:
-    """The decoders that the options give a weight.
+    """The decoders with a positive weight in the options.
 
     Raises:
-        ValueError: where the task is to be decoded and nobody said how many numbers it has.
+        ValueError: if the task is decoded and ``task_size`` is 0.
     """
     if config.task_weight and not task_size:
-        raise ValueError("vae.task_weight decodes the task: its EnvSpec must say task_size")
+        raise ValueError("vae.task_weight decodes the task: EnvSpec.task_size must be set")
     every = {
         "reward": StepDecoder(config, obs_size, action_size),
         "state": StepDecoder(config, obs_size, action_size, obs_size, sees_next=False),
@@ -219,8 +219,8 @@ def kl_chain(posterior: Posterior) -> Array:
 def take_steps(x: Array, index: Array) -> Array:
     """Rows ``x[b, index[b]]`` of x (B, T, F) at index (B, M): (B, M, F).
 
-    The gradient sums the rows' gradients by segments, one trajectory after the other: the automatic one,
-    a scatter-add over both axes, and a product with one-hot rows are both several times slower on a CPU.
+    The gradient is a segment sum per trajectory. The automatic gradient (a scatter-add over both axes) and a
+    product with one-hot rows are both several times slower on a CPU.
     """
     return jnp.take_along_axis(x, index[..., None], axis=1)
 
@@ -242,8 +242,8 @@ class Draws(NamedTuple):
 
     Attributes:
         noise: (B, T + 1, L) standard normal, one per belief.
-        latents: (B, E) which beliefs are decoded, in 0..T.
-        steps: (B, E, D) at which steps, in 0..T - 1; None for all of them.
+        latents: (B, E) indices of the decoded beliefs, in 0..T.
+        steps: (B, E, D) indices of the decoded steps, in 0..T - 1; None for all of them.
     """
 
     noise: Array
@@ -265,7 +265,7 @@ def draw(config: VaeConfig, key: Array, batch: int, steps: int, dtype: jnp.dtype
 
 
 def _at_steps(per_step: Array, steps: Array | None, latents: int) -> Array:
-    """What stands at the drawn steps: per_step (B, T, F) to (B, E, D, F), or (B, 1, T, F) for all."""
+    """Values at the drawn steps: per_step (B, T, F) to (B, E, D, F), or (B, 1, T, F) for all steps."""
     if steps is None:
         return per_step[:, None]
     batch, _, decodes = steps.shape
@@ -273,7 +273,7 @@ def _at_steps(per_step: Array, steps: Array | None, latents: int) -> Array:
 
 
 def _targets(trajectory: Trajectory, name: str) -> Array:
-    """What a step decoder is to predict, (B, T, outputs)."""
+    """Targets of a step decoder, (B, T, outputs)."""
     if name == "reward":
         return trajectory.reward[..., None]
     after = trajectory.obs[:, :, 1:]
@@ -289,10 +289,10 @@ def _step_error(
     latents, width = z.shape[1], target.shape[-1]
     first = _at_steps(step_part, steps, latents) + latent_part[:, :, None]
     predicted = decoder.apply(params, first, method="decode")
-    facts = jnp.concatenate([target, trajectory.valid[..., None].astype(predicted.dtype)], axis=-1)
-    facts = _at_steps(facts, steps, latents)
-    error = jnp.square(predicted - facts[..., :width]).mean(axis=-1)
-    return error * facts[..., width]
+    target_and_valid = jnp.concatenate([target, trajectory.valid[..., None].astype(predicted.dtype)], axis=-1)
+    target_and_valid = _at_steps(target_and_valid, steps, latents)
+    error = jnp.square(predicted - target_and_valid[..., :width]).mean(axis=-1)
+    return error * target_and_valid[..., width]
 
 
 def negative_elbo(
@@ -300,15 +300,18 @@ def negative_elbo(
 ) -> tuple[Array, Metrics]:
     """Weighted reconstruction errors plus weighted KL, averaged over trajectories (B, ...).
 
-    Each chosen belief decodes the rewards (next observations) of chosen steps of the whole trajectory, past
-    and future, or the task; squared errors are summed over beliefs and steps, KL terms over the same beliefs.
+    Each drawn belief decodes the rewards (next observations) of the drawn steps, past and future, or the
+    task. Squared errors are summed over beliefs and steps, KL terms over the same beliefs.
 
     Args:
         params: {"encoder": ..., "decoder": {name: ...}}.
         encoder: module.
-        decoders: modules by what they decode.
+        decoders: modules by target.
         trajectory: leaves (B, ...).
-        draws: the random choices.
+        draws: the drawn beliefs and steps.
+
+    Returns:
+        (loss (), metrics).
     """
     config = encoder.config
     posterior = encoder.apply(params["encoder"], trajectory)
@@ -316,11 +319,11 @@ def negative_elbo(
     z = jnp.take_along_axis(z, draws.latents[..., None], axis=1)
     total, metrics = jnp.zeros((), z.dtype), {}
     for name, decoder in decoders.items():
-        own = params["decoder"][name]
+        weights = params["decoder"][name]
         if name == "task":
-            error = jnp.square(decoder.apply(own, z) - trajectory.task[:, None]).mean(axis=-1)
+            error = jnp.square(decoder.apply(weights, z) - trajectory.task[:, None]).mean(axis=-1)
         else:
-            error = _step_error(own, decoder, trajectory, _targets(trajectory, name), z, draws.steps)
+            error = _step_error(weights, decoder, trajectory, _targets(trajectory, name), z, draws.steps)
         summed = error.reshape(error.shape[0], -1).sum(axis=1).mean()
         total = total + getattr(config, f"{name}_weight") * summed
         label = "reconstruction" if name == "reward" else f"{name}_reconstruction"
@@ -331,12 +334,12 @@ def negative_elbo(
 
 
 def clip_parts(config: VaeConfig, decoders: Decoders) -> optax.GradientTransformation:
-    """Clips the gradient norms of the encoder and of each decoder apart from each other."""
+    """Clips the gradient norms of the encoder and of each decoder separately."""
     clip = optax.clip_by_global_norm(config.max_grad_norm)
     labels = {"encoder": "encoder", "decoder": {name: name for name in decoders}}
     return optax.partition({"encoder": clip} | {name: clip for name in decoders}, labels)
 
 
 def optimiser(config: VaeConfig, decoders: Decoders) -> optax.GradientTransformation:
-    """Separate norm clips and Adam, without the learning rate: that is a leaf."""
+    """Separate norm clipping and Adam without the learning rate, which is a leaf."""
     return optax.chain(clip_parts(config, decoders), optax.scale_by_adam(eps=1e-8))

@@ -1,6 +1,6 @@
-"""VariBAD: a policy on the belief that a variational auto-encoder forms of the task.
+"""VariBAD: a policy on a belief about the task that a variational auto-encoder infers.
 
-Source: Zintgraf et al. 2020, as RoML runs it. The policy's gradient does not reach the encoder.
+Source: Zintgraf et al. 2020, as RoML runs it. By default the policy's gradient does not reach the encoder.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from roml_jax.types import Array, EnvSpec, Metrics, Rollout, TaskWeights, Transi
 
 @dataclass(frozen=True)
 class VaribadConfig:
-    """VariBAD's parts and when they start to learn."""
+    """Options of VariBAD."""
 
     ppo: ppo.PpoConfig = field(default_factory=ppo.PpoConfig)
     vae: vae.VaeConfig = field(default_factory=vae.VaeConfig)
     ppo_reaches_belief: bool = False
-    """Let the policy's losses train the encoder, too, through time; minibatches are then whole tasks."""
+    """Also train the encoder by the policy's losses, through time; minibatches are then whole tasks."""
     learning_starts: int = 5000
-    """Frames collected before anything but the reward statistics is learned."""
+    """Frames collected before learning starts; only the reward statistics are updated before."""
 
     def __post_init__(self) -> None:
         checks.at_least(self, "", 0, "learning_starts")
@@ -51,7 +51,7 @@ class VaribadState(NamedTuple):
 
 
 class VaribadBelief(NamedTuple):
-    """The encoder's hidden state (N, hidden) and the posterior it implies."""
+    """The encoder's hidden state (N, hidden) and its posterior (N, L)."""
 
     hidden: Array
     posterior: vae.Posterior
@@ -66,7 +66,7 @@ class Networks(NamedTuple):
 
 
 def make_networks(spec: EnvSpec, config: VaribadConfig) -> Networks:
-    """Modules of the sizes that an environment and the options ask for."""
+    """The modules for an environment, with the configured sizes."""
     return Networks(
         on_policy.make_policy(spec, config.ppo, 2 * config.vae.latent),
         vae.Encoder(config.vae, spec.obs_size, spec.action.size),
@@ -106,17 +106,17 @@ def update_policy(
     state: VaribadState, networks: Networks, config: VaribadConfig, rollout: Rollout, reward: Array,
     weights: TaskWeights, key: Array, progress: Array,
 ) -> tuple[VaribadState, Metrics]:  # fmt: skip
-    """PPO on a rollout; with ``ppo_reaches_belief`` its gradient trains the encoder, too.
+    """PPO on a rollout; with ``ppo_reaches_belief`` its gradient also trains the encoder.
 
     Args:
-        state: parameters, optimiser and statistics before.
+        state: before.
         networks: modules.
         config: options.
         rollout: N tasks.
-        reward: (N, K, H) as the policy is to see them (scaled).
-        weights: what each task teaches.
-        key: permutations.
-        progress: () share of the run done, for annealing.
+        reward: (N, K, H) scaled.
+        weights: the sampler's, (N,).
+        key: randomness of the permutations.
+        progress: () share of the training done, for annealing.
     """
     learned = on_policy.Learned(state.policy, state.policy_opt, state.statistics, state.rates)
     latent = rollout.extras
@@ -145,7 +145,7 @@ def update_policy(
 def update_belief(
     state: VaribadState, networks: Networks, config: VaribadConfig, trajectories: Trajectory, key: Array
 ) -> tuple[VaribadState, Metrics]:
-    """One gradient step per leading entry of ``trajectories`` (updates, B, ...)."""
+    """One gradient step on the VAE for each of the batches ``trajectories`` (updates, B, ...)."""
     transform = vae.optimiser(config.vae, networks.decoders)
     grad = jax.value_and_grad(vae.negative_elbo, has_aux=True)
 
@@ -173,9 +173,9 @@ def _update(
     trajectory = trajectory_of(rollout, networks.policy.action, config.vae.task_weight > 0)
     policy_key, sample_key, belief_key = jax.random.split(key, 3)
     stats, reward = on_policy.scaled_rewards(state.statistics, rollout, config.ppo.gamma)
-    # The ring stays outside of every branch, so that it is written in place and never copied.
+    # The ring is not an input of any branch, so that it is updated in place and never copied.
     ring = replays.add(state.replay, trajectory)
-    # until the ring is full, the size before this iteration leaves its rows out
+    # until the ring is full, the size before this iteration excludes this iteration's rows
     drawable = ring if config.vae.draw_newest else ring._replace(size=state.replay.size)
     sample_keys = jax.random.split(sample_key, config.vae.updates)
     sampled = jax.vmap(lambda k: replays.sample(drawable, k, config.vae.batch_trajectories))(sample_keys)
@@ -202,13 +202,13 @@ def make(spec: EnvSpec, num_tasks: int, config: VaribadConfig) -> Agent:
     """VariBAD for an environment, on N = ``num_tasks`` tasks per meta-iteration.
 
     Raises:
-        ValueError: if a batch of transitions does not divide into minibatches, or a batch of
-            trajectories does not fit the buffer.
+        ValueError: if a batch of transitions does not divide into minibatches, or an iteration's
+            trajectories do not fit into the buffer.
     """
     on_policy.check_minibatches(spec, num_tasks, config.ppo, config.ppo_reaches_belief)
     if num_tasks > config.vae.buffer_trajectories:
         raise ValueError(
-            f"{num_tasks} tasks per iteration do not fit "
+            f"{num_tasks} tasks per iteration do not fit into "
             f"vae.buffer_trajectories={config.vae.buffer_trajectories}"
         )
     networks = make_networks(spec, config)

@@ -1,4 +1,4 @@
-"""A run's configuration: frozen dataclasses, filled from presets, a file, code or the command line."""
+"""Configuration of a run: frozen dataclasses, filled from presets, a file, Python or the command line."""
 
 from roml_jax.config.layers import import_modules, make, parse, read, with_options
 from roml_jax.config.schema import (

@@ -1,4 +1,4 @@
-"""The command line of a training run: tokens to options by dotted name, and ``--help``."""
+"""Command line of training: parses tokens into options by dotted name, and prints ``--help``."""
 
 from __future__ import annotations
 
@@ -13,41 +13,41 @@ from roml_jax.errors import ConfigError, nearest
 
 
 def options(tokens: Sequence[str], config: Config) -> dict[str, Any]:
-    """The options that tokens give, by dotted name; a repeated option has its last value.
+    """Parses command-line tokens into options by dotted name. If an option is repeated, the last value wins.
 
     Args:
-        tokens: as a shell splits them.
-        config: whose options are known.
+        tokens: the command line, split by the shell.
+        config: a configuration with all valid options.
 
     Raises:
-        ConfigError: for an unknown option, a missing value or a word that belongs to no option; one line.
+        ConfigError: for an unknown option, a missing value or an argument without an option; one line.
     """
     kinds = values.hints(config, rename=rename)
-    found: dict[str, Any] = {}
+    parsed: dict[str, Any] = {}
     rest = list(tokens)
     while rest:
         token = rest.pop(0)
         if not token.startswith("--"):
-            raise ConfigError(f"unexpected {token!r}: every option begins with -- (--help lists them all)")
+            raise ConfigError(f"unexpected argument {token!r}: options begin with -- (see --help)")
         written, equals, value = token[2:].partition("=")
         name, kind = _known(written, kinds)
-        given = [value] if equals else []
+        arguments = [value] if equals else []
         if values.is_switch(kind):
-            found[name] = value if equals else not _is_negated(written, kinds)
+            parsed[name] = value if equals else not _is_negated(written, kinds)
             continue
         if not equals:
             count = len(rest) if values.is_list(kind) else 1
             while rest and count and not rest[0].startswith("--"):
-                given.append(rest.pop(0))
+                arguments.append(rest.pop(0))
                 count -= 1
-        if not given and not values.is_list(kind):
+        if not arguments and not values.is_list(kind):
             raise ConfigError(f"--{written} needs a value")
-        found[name] = given if values.is_list(kind) else given[0]
-    return found
+        parsed[name] = arguments if values.is_list(kind) else arguments[0]
+    return parsed
 
 
 def named(tokens: Sequence[str], name: str) -> str | None:
-    """The value of --name among tokens, the last one given; None where it is not given."""
+    """The last value of the option ``--name`` among tokens, or None if it does not occur."""
     value = None
     for i, token in enumerate(tokens):
         if token == f"--{name}" and i + 1 < len(tokens):
@@ -58,25 +58,31 @@ def named(tokens: Sequence[str], name: str) -> str | None:
 
 
 def imports(tokens: Sequence[str]) -> list[str]:
-    """The modules that --imports (--import) names, before anything else is known."""
-    found: list[str] = []
+    """The modules that ``--imports`` (``--import``) names; read before the other options are parsed."""
+    modules: list[str] = []
     taking = False
     for token in tokens:
         head, equals, value = token.partition("=")
         if head in ("--imports", "--import"):
-            taking, found = not equals, [value] if equals else []
+            taking, modules = not equals, [value] if equals else []
         elif token.startswith("--"):
             taking = False
         elif taking:
-            found.append(token)
-    return found
+            modules.append(token)
+    return modules
 
 
 def refuse(name: str, valid: Sequence[str], source: str = "") -> NoReturn:
-    """Raises ConfigError for an option that does not exist, with the nearest that does."""
+    """Raises ConfigError for an unknown option; the message names the most similar valid one.
+
+    Args:
+        name: the dotted name.
+        valid: the valid dotted names.
+        source: prefix of the message, such as the file that has the option.
+    """
     near = nearest(name, valid)
     hint = f"; did you mean {values.flag(near)}?" if near else ""
-    raise ConfigError(f"{source}unknown option {values.flag(name)}{hint} (--help lists them all)")
+    raise ConfigError(f"{source}unknown option {values.flag(name)}{hint} (--help lists all options)")
 
 
 def _plain(written: str) -> str:
@@ -88,7 +94,12 @@ def _is_negated(written: str, kinds: Mapping[str, Any]) -> bool:
 
 
 def _known(written: str, kinds: Mapping[str, Any]) -> tuple[str, Any]:
-    """The option that was written, and its type; ``no_`` before the last part negates a switch."""
+    """The dotted name and type of an option. ``no_`` before the last part of the name negates a switch.
+
+    Args:
+        written: the option as written on the command line, without ``--``.
+        kinds: types of the valid options, by dotted name.
+    """
     name = _plain(written)
     name = ALIASES.get(name, name)
     if SHORT.get(name) in kinds:
@@ -103,12 +114,12 @@ def _known(written: str, kinds: Mapping[str, Any]) -> tuple[str, Any]:
 
 
 def show_help(config: Config) -> NoReturn:
-    """Prints every option with its default and ends the process.
+    """Prints all options with their defaults and ends the process.
 
     Raises:
         SystemExit: with code 0.
     """
-    import tyro  # half a second that only --help needs
+    import tyro  # imported here because it takes half a second and only --help needs it
 
     aliases = {full: [f"--{alias}"] for alias, full in ALIASES.items()}
     fields = []
@@ -117,8 +128,8 @@ def show_help(config: Config) -> NoReturn:
         kind = type(value) if dataclasses.is_dataclass(value) else values.hints(config)[one.name]
         how = tyro.conf.arg(name=part, aliases=aliases.get(one.name))
         fields.append((one.name, Annotated[kind, how], dataclasses.field(default=value)))
-    shown = dataclasses.make_dataclass("Config", fields, bases=(type(config),), frozen=True)
-    tyro.cli(shown, args=["--help"], prog="python -m roml_jax.train", description=_description())
+    with_defaults = dataclasses.make_dataclass("Config", fields, bases=(type(config),), frozen=True)
+    tyro.cli(with_defaults, args=["--help"], prog="python -m roml_jax.train", description=_description())
     raise SystemExit(0)
 
 
@@ -131,5 +142,5 @@ Environments: {", ".join(envs.names())}.
 Samplers: {", ".join(samplers.names())}. Agents: {", ".join(agents.names())}.
 
 Defaults are the paper's for the chosen environment. The run's folder holds config.yaml, metrics.jsonl and a
-checkpoint of the whole state, from which --resume continues; nothing is ever overwritten. The options below
-are those of the environment, sampler and agent that the command names."""
+checkpoint of the whole state; --resume continues a stopped run from it. Existing runs are never overwritten.
+The options below are those of the environment, sampler and agent named on the command line."""

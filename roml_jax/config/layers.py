@@ -1,8 +1,8 @@
-"""Where a run's options come from; a later source wins over an earlier one.
+"""Assembles a run's options from several sources; a later source overrides an earlier one.
 
-Defaults, ``configs/ENV.yaml``, ``configs/AGENT.yaml``, ``configs/ENV_AGENT.yaml``, ``--config FILE``, and
-what the command line or the caller gives. Where the chosen sampler (environment, agent) is not the one that a
-preset or a file was written for, options that only the other one knows are left out.
+The order is: defaults, ``configs/ENV.yaml``, ``configs/AGENT.yaml``, ``configs/ENV_AGENT.yaml``,
+``--config FILE``, and the options of the command line or the caller. A preset or file is written for one
+sampler, environment and agent. If another one is chosen, options that exist only for the first are ignored.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from roml_jax.errors import ConfigError
 
 
 def import_modules(names: Sequence[str]) -> None:
-    """Imports modules for what they register.
+    """Imports modules that register environments, agents or samplers.
 
     Raises:
-        ConfigError: for one that cannot be imported, or that registers nothing; one line.
+        ConfigError: if a module cannot be imported or registers nothing; one line.
     """
 
     def registered() -> set[tuple[str, str]]:
@@ -43,34 +43,42 @@ def import_modules(names: Sequence[str]) -> None:
         loaded, before = name in sys.modules, registered()
         try:
             importlib.import_module(name)
-        except Exception as error:  # whatever a module of somebody else's may raise
+        except Exception as error:  # a user's module may raise any error
             what = " ".join(f"{type(error).__name__}: {error}".split())
             raise ConfigError(f"--import {name} failed: {what}") from None
         if not loaded and registered() == before:
-            del sys.modules[name]  # so that the next attempt is refused, too
-            raise ConfigError(f"--import {name} registers nothing; roml_jax.envs.register(NAME, maker) does")
+            del sys.modules[name]  # so that the next attempt is rejected, too
+            raise ConfigError(
+                f"--import {name}: the module registers nothing; it must call, for example, "
+                "roml_jax.envs.register(NAME, maker)"
+            )
 
 
 class _File(NamedTuple):
-    """A file of options: its name for messages, and its options by dotted name."""
+    """A file of options: its name in error messages, and its options by dotted name."""
 
     label: str
     options: dict[str, Any]
 
 
 def _with(config: Config, options: Mapping[str, Any], source: str) -> Config:
-    """A configuration with options of one source over it; errors name the source.
+    """Overrides options of a configuration with those of one source.
+
+    Args:
+        config: the configuration.
+        options: options of the source, by dotted name.
+        source: name of the source, used as the prefix of error messages.
 
     Raises:
         ConfigError: for an unknown option or a wrong value; one line.
     """
-    known = every_option(config)
-    options = {SHORT.get(name, name) if SHORT.get(name) in known else name: v for name, v in options.items()}
+    valid = every_option(config)
+    options = {SHORT.get(name, name) if SHORT.get(name) in valid else name: v for name, v in options.items()}
     if "seeds" in options:
         options["seeds"] = seed_plan.expand(options["seeds"])
     for name in options:
-        if name not in known:
-            command_line.refuse(name, [*known], source)
+        if name not in valid:
+            command_line.refuse(name, [*valid], source)
     try:
         return values.replace(config, options, rename=rename)
     except ConfigError as error:
@@ -78,7 +86,13 @@ def _with(config: Config, options: Mapping[str, Any], source: str) -> Config:
 
 
 def _without(options: Mapping[str, Any], component: str, known: Mapping[str, Any]) -> dict[str, Any]:
-    """Options less those of a component that the chosen one in its place does not know."""
+    """Drops options of a component ("env", "sampler") that are not valid for the chosen one.
+
+    Args:
+        options: options by dotted name.
+        component: prefix of the options that may be dropped.
+        known: the valid options, by dotted name.
+    """
     return {
         key: value for key, value in options.items() if not key.startswith(f"{component}.") or key in known
     }
@@ -87,19 +101,27 @@ def _without(options: Mapping[str, Any], component: str, known: Mapping[str, Any
 def _for_agent(
     options: Mapping[str, Any], names: Mapping[str, str], agent: str, known: Mapping[str, Any], env: Any
 ) -> dict[str, Any]:
-    """Options written for another agent, less those that only that one knows."""
-    own = to_mapping(schema({**names, "agent": agent}, env)())
-    return {key: value for key, value in options.items() if key in known or key not in own}
+    """Drops options that are valid only for the agent they were written for.
+
+    Args:
+        options: options by dotted name.
+        names: the chosen components.
+        agent: the agent that the options were written for.
+        known: the valid options for the chosen agent, by dotted name.
+        env: an environment object, or None.
+    """
+    other_options = to_mapping(schema({**names, "agent": agent}, env)())
+    return {key: value for key, value in options.items() if key in known or key not in other_options}
 
 
 def _before_the_user(names: Mapping[str, str], file: _File | None, env: envs.Env | None) -> Config:
-    """Defaults, presets and file of the named components."""
+    """The configuration from defaults, presets and file, for the named components."""
     config = schema(names, env)()
-    known = to_mapping(config)
-    # an environment's preset is for its paper's sampler and agent; others have options of their own
-    options = _without(preset(names["env"]) if env is None else {}, "sampler", known)
-    options = _for_agent(options, names, Config.agent, known, env)
-    options |= _without(preset(names["agent"], f"{names['env']}_{names['agent']}"), "sampler", known)
+    valid = to_mapping(config)
+    # an environment's preset is written for the paper's sampler and agent
+    options = _without(preset(names["env"]) if env is None else {}, "sampler", valid)
+    options = _for_agent(options, names, Config.agent, valid, env)
+    options |= _without(preset(names["agent"], f"{names['env']}_{names['agent']}"), "sampler", valid)
     config = _with(config, options, f"preset {names['env']}: ")
     if file is None:
         return config
@@ -107,15 +129,15 @@ def _before_the_user(names: Mapping[str, str], file: _File | None, env: envs.Env
     written_for = _written_for(file)
     for component in ("env", "sampler"):
         if names[component] != written_for[component]:
-            in_file = _without(in_file, component, known)
+            in_file = _without(in_file, component, valid)
     if names["agent"] != written_for["agent"]:
-        in_file = _for_agent(in_file, names, written_for["agent"], known, env)
+        in_file = _for_agent(in_file, names, written_for["agent"], valid, env)
     in_file |= names
     return _with(config, in_file, f"{file.label}: ")
 
 
 def _written_for(file: _File | None) -> dict[str, str]:
-    """The components that a file names, or the defaults."""
+    """The environment, sampler and agent that a file names, or the default ones."""
     options = {} if file is None else file.options
     return {name: str(options.get(name, getattr(Config, name))) for name in COMPONENTS}
 
@@ -126,7 +148,14 @@ def _assemble(
     env: envs.Env | None,
     given: Callable[[Config], Mapping[str, Any]],
 ) -> tuple[Config, Config]:
-    """The configuration before and after what the user gives, which may name the components anew."""
+    """The configurations without and with the user's options.
+
+    Args:
+        wanted: the components that the user names; None for those of the file or the defaults.
+        file: a file of options, or None.
+        env: an environment object, or None.
+        given: returns the user's options, from the configuration without them.
+    """
     if file is not None:
         import_modules(file.options.get("imports") or [])
     names = {name: wanted.get(name) or default for name, default in _written_for(file).items()}
@@ -135,7 +164,7 @@ def _assemble(
 
 
 def parse(argv: Sequence[str]) -> Config:
-    """A configuration from command-line tokens, presets and ``--config``.
+    """Builds a configuration from command-line tokens, presets and ``--config``.
 
     Raises:
         ConfigError: for a wrong option, type or value, an unknown environment, sampler or agent, or a module
@@ -153,60 +182,68 @@ def parse(argv: Sequence[str]) -> Config:
             command_line.show_help(config)
         return command_line.options(argv, config)
 
-    wanted = {name: command_line.named(argv, name) for name in COMPONENTS}
-    before, asked = _assemble(wanted, file, None, given)
+    components = {name: command_line.named(argv, name) for name in COMPONENTS}
+    before, asked = _assemble(components, file, None, given)
     if resume is not None:
         check_same(to_mapping(before), to_mapping(asked), f"--resume {resume}")
     return asked
 
 
 def _file_of(resume: str, argv: Sequence[str]) -> str:
-    """The configuration of a run that is to be resumed."""
+    """Path of the ``config.yaml`` of a run to resume."""
     for name in ("config", "out"):
         if command_line.named(argv, name) is not None:
-            raise ConfigError(f"--resume continues {resume} with its own options: leave out --{name}")
+            raise ConfigError(f"--resume uses the options and the folder of {resume}: leave out --{name}")
     file = Path(resume) / "config.yaml"
     if not file.is_file():
-        raise ConfigError(f"--resume {resume}: there is no run, {file} does not exist")
+        raise ConfigError(f"--resume {resume} is not a run's folder: {file} does not exist")
     return str(file)
 
 
 def make(
     env: str | envs.Env = "khazad_dum", sampler: str = "cem", agent: str = "varibad", **options: Any
 ) -> Config:
-    """A configuration in code: names, and options by dotted name (``**{"ppo.lr": 1e-3}``).
+    """Builds a configuration in Python.
 
     Args:
-        env: a registered name, or an environment of your own.
-        sampler: a registered name.
-        agent: a registered name.
-        **options: by dotted name.
+        env: the name of a registered environment, or an environment object.
+        sampler: the name of a registered sampler.
+        agent: the name of a registered agent.
+        **options: options by dotted name (``**{"ppo.lr": 1e-3}``).
 
     Raises:
         ConfigError: as ``parse``.
     """
-    own = None if isinstance(env, str) else env
-    wanted = {"env": env if own is None else own.spec.name, "sampler": sampler, "agent": agent}
+    custom_env = None if isinstance(env, str) else env
+    components = {
+        "env": env if custom_env is None else custom_env.spec.name,
+        "sampler": sampler,
+        "agent": agent,
+    }
     import_modules(options.get("imports") or [])
-    return _assemble(wanted, None, own, lambda config: options)[1]
+    return _assemble(components, None, custom_env, lambda config: options)[1]
 
 
 def read(file: Path, env: envs.Env | None = None) -> Config:
-    """The configuration that a run's folder keeps in ``config.yaml``.
+    """Reads a run's ``config.yaml``. The option ``mesh`` is set to "none".
 
     Args:
         file: the path of ``config.yaml``.
-        env: the run's environment, where it was trained on one of your own that no module registers.
+        env: the run's environment; required only if it is an object that no module registers.
 
     Raises:
         ConfigError: as ``parse``.
     """
-    found = _File(str(file), dict(values.flatten(read_yaml(file))))
-    return _assemble({}, found, env, lambda config: {"mesh": "none"})[1]
+    saved = _File(str(file), dict(values.flatten(read_yaml(file))))
+    return _assemble({}, saved, env, lambda config: {"mesh": "none"})[1]
 
 
 def with_options(config: Config, options: Mapping[str, Any]) -> Config:
-    """The same configuration with some options changed, by dotted name.
+    """Returns a copy of a configuration with some options changed.
+
+    Args:
+        config: the configuration.
+        options: the new values, by dotted name.
 
     Raises:
         ConfigError: as ``parse``.

@@ -1,4 +1,4 @@
-"""Files of options: YAML, and the presets that come with the package."""
+"""YAML files of options, and the presets in the package."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from roml_jax.errors import ConfigError, unknown
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file of options.
+    """Reads a YAML file of options. An empty file gives no options.
 
     Raises:
-        ConfigError: if it cannot be read, is not YAML or not a mapping.
+        ConfigError: if the file cannot be read, is not YAML or is not a mapping; one line.
     """
     try:
         content = yaml.safe_load(path.read_text())
@@ -28,22 +28,22 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise ConfigError(f"{path} must hold options by name, not a {type(content).__name__}")
+        raise ConfigError(f"{path} must map option names to values, got a {type(content).__name__}")
     return content
 
 
 def presets_folder() -> Path:
-    """Where the presets are: in the installed package, or beside it in a checkout."""
+    """The folder of the presets: in the installed package, or beside the package in a checkout."""
     package = Path(__file__).parent.parent
     installed = package / "configs"
     return installed if installed.is_dir() else package.parent / "configs"
 
 
 def preset(*names: str) -> dict[str, Any]:
-    """The options of the presets of these names, by dotted names, a later one over an earlier one.
+    """Options of the named presets, by dotted name. A later preset overrides an earlier one.
 
     Args:
-        names: of an environment, an agent or both (``ENV_AGENT``); one without a preset adds nothing.
+        *names: names of an environment, an agent or both (``ENV_AGENT``). Names without a preset are skipped.
     """
     options: dict[str, Any] = {}
     for name in names:
@@ -54,10 +54,13 @@ def preset(*names: str) -> dict[str, Any]:
 
 
 def named_file(given: str) -> Path:
-    """The file that ``--config`` means: a path, or the name of one that comes with the package.
+    """The path of the file that ``--config`` names.
+
+    Args:
+        given: a path, or the name of a preset in the package.
 
     Raises:
-        ConfigError: for a name, not a path, that nothing has; one line.
+        ConfigError: for a name that is neither a file nor a preset; one line.
     """
     path = Path(given)
     if path.exists() or path.suffix or path.name != given:

@@ -1,7 +1,7 @@
 """The options of a training run, as frozen dataclasses.
 
-Options of the chosen environment and sampler are named ``env.`` and ``sampler.``; the agent's stand at the
-top level (``ppo.lr``).
+Options of the chosen environment and sampler have the prefixes ``env.`` and ``sampler.``. Options of the
+agent have no common prefix (``ppo.lr``). The text below each field is its ``--help`` text.
 """
 
 from __future__ import annotations
@@ -21,39 +21,40 @@ from roml_jax.rollout import Protocol
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """Held-out evaluation: greedy behaviour on fixed tasks from the prior."""
+    """Evaluation with greedy actions on held-out tasks, which are fixed draws from the prior."""
 
     interval: int | None = None
-    """Iterations between evaluations during training; 0 for the final test alone; by default so many that
-    a tenth as many environment steps are evaluation as are training."""
+    """Iterations between evaluations during training; 0 for no evaluation before the final test. By default
+    the environment steps of the evaluations are a tenth of those of training."""
     tasks: int = 256
-    """Tasks of each evaluation during training; the best learners so far are chosen by them."""
+    """Number of validation tasks, used in each evaluation during training and to choose the best learners."""
     test_tasks: int = 1000
-    """Tasks of the final test."""
+    """Number of tasks in the final test."""
     seed: int = 20231110
-    """Decides the held-out tasks: the same for every method and seed."""
+    """Random seed of the held-out tasks. They are the same for every method and training seed."""
 
     def __post_init__(self) -> None:
         checks.at_least(self, "eval", 0, "interval", "seed")
         checks.at_least(self, "eval", 1, "tasks", "test_tasks")
 
     def every(self, num_tasks: int) -> int:
-        """Iterations between evaluations, with so many tasks an iteration; 0 for none."""
+        """Iterations between evaluations for a number of tasks per iteration; 0 for no evaluations."""
         return -(-10 * self.tasks // num_tasks) if self.interval is None else self.interval
 
 
 @dataclass(frozen=True)
 class DistributedConfig:
-    """Several processes, each with its own devices, as one run: every process gets the same command."""
+    """One run on several processes, each with its own devices. Start every process with the same options."""
 
     auto: bool = False
-    """Ask the cluster (SLURM, Open MPI, TPU pod) how many processes there are and which this one is."""
+    """Detect the coordinator, the number of processes and this process's index from the cluster (SLURM,
+    Open MPI, TPU pod)."""
     coordinator: str | None = None
-    """HOST:PORT of process 0, where nothing can be asked."""
+    """HOST:PORT of process 0; required without --distributed.auto."""
     processes: int | None = None
-    """How many processes there are, with a coordinator."""
+    """Number of processes; required without --distributed.auto."""
     process_id: int | None = None
-    """Which of them this is, from 0; process 0 prints and writes the metrics."""
+    """Index of this process, from 0; required without --distributed.auto. Only process 0 prints."""
 
     def __post_init__(self) -> None:
         checks.at_least(self, "distributed", 1, "processes")
@@ -62,44 +63,45 @@ class DistributedConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """A training run."""
+    """The configuration of a training run."""
 
     env: str = "khazad_dum"
     """Environment to train on; its options are --env.*"""
     sampler: str = "cem"
-    """How training tasks are chosen: 'cem' (RoML), 'uniform' (plain) or another; options --sampler.*"""
+    """Sampler of the training tasks: 'cem' (RoML), 'uniform' (no robustness) or another; its options are
+    --sampler.*"""
     agent: str = "varibad"
-    """The meta-learner that is made robust."""
+    """Meta-learner to train."""
     seeds: tuple[int, ...] = (0,)
-    """One run per seed, written one by one or as 0..29; all are trained together, in one program."""
+    """Random seeds, e.g. 0 1 2 or 0..29. One learner is trained per seed, all in one program."""
     sweep: tuple[str, ...] = ()
-    """Options that differ between runs, e.g. ppo.lr=3e-4,7e-4 alpha=0.01,0.05: one run per value and
-    seed, all of them in one program."""
+    """Options to vary, e.g. ppo.lr=3e-4,7e-4 alpha=0.01,0.05. One learner is trained for each combination of
+    values and each seed, all in one program."""
     frames: float = 1e6
-    """Environment steps to train for, per seed (rounded down to whole iterations)."""
+    """Environment steps to train for, per seed; rounded down to whole iterations."""
     alpha: float = leaf(0.05)
-    """Risk level: the learner maximises the mean return over the worst alpha of tasks."""
+    """Risk level, in (0, 1]: the objective is the mean return over the worst share alpha of tasks (CVaR)."""
     num_tasks: int = 16
-    """Tasks per iteration; each is met for all its episodes."""
+    """Number of tasks per iteration; each task is run for all its episodes."""
     chunk: int = 10
-    """Iterations that run in one go before progress is shown."""
+    """Iterations per call of the compiled program; progress is shown after each call."""
     imports: tuple[str, ...] = ()
-    """Modules of your own that register environments, agents or samplers; imported before anything else."""
+    """Python modules that register further environments, agents or samplers; imported first."""
     out: Path | None = None
-    """The run's new folder; by default runs/ENV-SAMPLER-TIME."""
+    """New folder of the run; by default runs/ENV-SAMPLER-TIME."""
     resume: Path | None = None
-    """The folder of a run that was stopped: it goes on from its last checkpoint, with its own options."""
+    """Folder of a stopped run. Training resumes from its last checkpoint, with the run's own options."""
     checkpoint_minutes: float = 10.0
-    """Between two checkpoints; there is always one at the end and when the run is stopped."""
+    """Minutes between two checkpoints. One is also written at the end and when the run is stopped."""
     log: tuple[str, ...] = ()
-    """Where else metrics go: tensorboard, wandb."""
+    """Further outputs of the metrics, besides metrics.jsonl: tensorboard, wandb."""
     config: Path | None = None
-    """A YAML file of options, e.g. another run's config.yaml, or the name of one that comes along."""
+    """YAML file of options, e.g. another run's config.yaml, or the name of a preset in the package."""
     compile_cache: bool = True
-    """Keep compiled programs in the user's cache folder, so that the next start is quick."""
+    """Cache compiled programs in the user's cache folder, so that later runs start faster."""
     mesh: str = "auto"
-    """How devices share the work: 'auto', seeds first and then tasks; sizes, 'seed=4,task=2'; 'none', one
-    device. Results do not depend on it but for the order of float additions."""
+    """Mesh of devices: 'auto' divides the seeds first and then the tasks; 'seed=4,task=2' sets the sizes;
+    'none' uses one device. The mesh changes results only by the order of float additions."""
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     protocol: Protocol = field(default_factory=Protocol)
@@ -112,26 +114,26 @@ class Config:
         checks.share(self, "", "alpha", zero=False)
         checks.at_least(self, "", 1, "num_tasks", "chunk")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"seeds must be distinct and at least one, got {list(self.seeds)}")
+            raise ValueError(f"seeds must be one or more distinct numbers, got {list(self.seeds)}")
         if not all(0 <= seed < 2**32 for seed in self.seeds):
             raise ValueError(f"seeds must be between 0 and 2^32 - 1, got {list(self.seeds)}")
         seed_plan.parse_sweep(self.sweep)
 
     @property
     def plan(self) -> tuple[seed_plan.Seed, ...]:
-        """The seeds of one program: every setting with every seed."""
+        """All combinations of swept settings and seeds, trained in one program."""
         return seed_plan.plan(self.seeds, self.sweep)
 
 
-# Field of Config that holds a component's options: the field that names the component, prefix of the options.
+# Field with a component's options: (field with the component's name, prefix of the option names).
 _COMPONENTS = {
     "env_options": ("env", "env"),
     "agent_options": ("agent", ""),
     "sampler_options": ("sampler", "sampler"),
 }
-# Where a run is computed and kept says nothing about what it computes: another machine has its own.
+# Options that do not affect the results; they may differ on another machine and are not saved.
 _NOT_SAVED = ("out", "config", "resume", "mesh", "distributed")
-# What may change when a run is resumed.
+# Saved options that may change when a run is resumed.
 FREE = ("checkpoint_minutes", "log", "compile_cache")
 ALIASES = {"seed": "seeds", "import": "imports"}
 SHORT = {"physics": "env.physics"}
@@ -139,16 +141,16 @@ COMPONENTS = ("env", "sampler", "agent")
 
 
 def rename(name: str) -> str:
-    """The name of a field of Config within the names of options."""
+    """The part that a field of Config adds to a dotted option name; "" for no part."""
     return _COMPONENTS[name][1] if name in _COMPONENTS else name
 
 
 def schema(names: Mapping[str, str], env: envs.Env | None = None) -> type[Config]:
-    """Config with the options of the named components in place of ``Any``.
+    """A subclass of Config with the option types and defaults of the named components.
 
     Args:
-        names: of environment, sampler and agent, by "env", "sampler" and "agent".
-        env: an environment of your own, which has no options, in place of the registered one of that name.
+        names: names of the components, by "env", "sampler" and "agent".
+        env: an environment object, which has no options, used instead of the registered environment.
 
     Raises:
         UnknownNameError: for a name that is not registered.
@@ -160,40 +162,40 @@ def schema(names: Mapping[str, str], env: envs.Env | None = None) -> type[Config
     constructors["agent"] = agents.get(names["agent"], constructors["env"])
     fields: list[Any] = []
     for name, (component, _) in _COMPONENTS.items():
-        own = component == "env" and env is not None
-        options = NoOptions if own else options_class(constructors[component])
+        is_object = component == "env" and env is not None
+        options = NoOptions if is_object else options_class(constructors[component])
         fields.append((name, options, field(default_factory=options)))
     fields += [(name, str, field(default=names[name])) for name in COMPONENTS]
     return dataclasses.make_dataclass("Config", fields, bases=(Config,), frozen=True)
 
 
 def every_option(config: Config) -> dict[str, Any]:
-    """Every option by its dotted name."""
+    """All options by dotted name."""
     return values.as_mapping(config, rename=rename)
 
 
 def to_mapping(config: Config) -> dict[str, Any]:
-    """Every option that says what is computed, by its dotted name, as a run's folder keeps it."""
+    """The options that are saved in a run's folder, by dotted name; see ``_NOT_SAVED``."""
     return {
         name: value for name, value in every_option(config).items() if name.split(".")[0] not in _NOT_SAVED
     }
 
 
 def check_same(was: Mapping[str, Any], now: Mapping[str, Any], what: str) -> None:
-    """Refuses to resume with other options; those in ``FREE`` may change.
+    """Rejects a resume with other options. Only those in ``FREE`` may change.
 
     Args:
-        was: options by dotted name.
-        now: those that are asked for.
-        what: the line's first words.
+        was: the saved options, by dotted name.
+        now: the requested options, by dotted name.
+        what: prefix of the error message.
 
     Raises:
-        ConfigError: one line, with what differs.
+        ConfigError: if options differ; one line that lists up to five of them.
     """
     names = [name for name in sorted({*was, *now}) if was.get(name) != now.get(name) and name not in FREE]
     if names:
-        told = ", ".join(f"{name} was {was.get(name)}, now {now.get(name)}" for name in names[:5])
+        changes = ", ".join(f"{name} was {was.get(name)}, now {now.get(name)}" for name in names[:5])
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         raise ConfigError(
-            f"{what}: a resumed run keeps its options, but {told}{more}; start a new run with --config"
+            f"{what}: options cannot change on resume, but {changes}{more}; use --config for a new run"
         )

@@ -1,4 +1,4 @@
-"""The seeds that one program trains side by side, and the settings that differ between them."""
+"""The seeds that one program trains in parallel, and the options in which they differ."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from roml_jax.types import Array
 
 
 class Seed(NamedTuple):
-    """One of the learners that a program trains side by side.
+    """One of the learners that a program trains in parallel.
 
     Attributes:
-        seed: decides all its randomness.
-        settings: options in which it differs from others, by dotted name.
+        seed: random seed of the learner and its training.
+        settings: values of the swept options, by dotted name.
     """
 
     seed: int
@@ -27,29 +27,29 @@ class Seed(NamedTuple):
 
     @property
     def label(self) -> str:
-        """For people: the seed, and what is set."""
+        """The seed and its settings as text, e.g. ``0, ppo.lr=0.0003``."""
         return ", ".join([str(self.seed), *(f"{name}={value:g}" for name, value in self.settings.items())])
 
     @property
     def columns(self) -> dict[str, float]:
-        """For a row of metrics."""
+        """The seed and its settings as columns of a row of metrics."""
         return {"seed": self.seed, **self.settings}
 
 
 def expand(seeds: Any) -> list[Any]:
-    """Seeds as they are written, ``0..29`` among them as the thirty that it stands for."""
-    found: list[Any] = []
+    """Expands ranges in a list of seeds: ``0..29`` becomes thirty seeds. Other entries are unchanged."""
+    expanded: list[Any] = []
     for one in seeds if isinstance(seeds, list | tuple | range) else [seeds]:
         match = re.fullmatch(r"(\d+)\.\.(\d+)", one) if isinstance(one, str) else None
-        found += list(range(int(match[1]), int(match[2]) + 1)) if match else [one]
-    return found
+        expanded += list(range(int(match[1]), int(match[2]) + 1) if match else ()) or [one]
+    return expanded
 
 
 def parse_sweep(sweep: Sequence[str]) -> dict[str, tuple[float, ...]]:
-    """Values by option name, from ``ppo.lr=3e-4,7e-4`` and the like.
+    """Parses entries such as ``ppo.lr=3e-4,7e-4`` into values by option name.
 
     Raises:
-        ValueError: for anything else; one line.
+        ValueError: for an entry of another form, a repeated name or repeated values; one line.
     """
     values: dict[str, tuple[float, ...]] = {}
     for entry in sweep:
@@ -69,13 +69,13 @@ def parse_sweep(sweep: Sequence[str]) -> dict[str, tuple[float, ...]]:
 
 
 def plan(seeds: Sequence[int], sweep: Sequence[str]) -> tuple[Seed, ...]:
-    """Every setting with every seed; the seeds of a setting stand together."""
+    """All combinations of swept settings and seeds. The seeds of one setting are adjacent."""
     values = parse_sweep(sweep)
     settings = [dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())]
     return tuple(Seed(seed, setting) for setting in settings for seed in seeds)
 
 
 def leaves(seeds: Sequence[Seed]) -> tuple[Array, dict[str, Array]]:
-    """What initialisation is vmapped over: keys (R,), and settings (R,) by name."""
+    """The inputs of the vmapped initialisation: random keys (R,), and settings (R,) by option name."""
     keys = jnp.stack([jax.random.key(one.seed) for one in seeds])
     return keys, {name: jnp.array([one.settings[name] for one in seeds]) for name in seeds[0].settings}

@@ -1,4 +1,4 @@
-"""Values by dotted option name, put into frozen dataclasses of the right types."""
+"""Conversion of option values, by dotted name, into frozen dataclasses."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from roml_jax.errors import ConfigError
 
 D = TypeVar("D")
 Rename = Callable[[str], str]
-"""The name of a dataclass's field as a part of a dotted option name; "" leaves it out."""
+"""Maps the name of a dataclass's field to its part of a dotted option name; "" for no part."""
 
 _NONE = ("none", "null")
 _TRUE, _FALSE = ("true", "yes", "1"), ("false", "no", "0")
 
 
 def same(name: str) -> str:
-    """The field's own name."""
+    """The identity: a field's name is its part of the option name."""
     return name
 
 
 def flag(name: str) -> str:
-    """An option as it is written on the command line: ``--sampler.min-share``."""
+    """An option's spelling on the command line, such as ``--sampler.min-share``."""
     return "--" + name.replace("_", "-")
 
 
 def flatten(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """A nested mapping's entries by dotted name."""
+    """The entries of a nested mapping, as (dotted name, value)."""
     for key, value in mapping.items():
         dotted = f"{prefix}{key}"
         if isinstance(value, Mapping):
@@ -40,7 +40,7 @@ def flatten(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 
 def _fields(value: Any, prefix: str, rename: Rename) -> Iterator[tuple[str, str, Any]]:
-    """(field, dotted option name, value) of every field of a dataclass instance."""
+    """(field name, dotted option name, value) of every field of a dataclass instance."""
     for field in dataclasses.fields(value):
         part = rename(field.name) if not prefix else field.name
         dotted = ".".join(name for name in (prefix, part) if name)
@@ -48,49 +48,50 @@ def _fields(value: Any, prefix: str, rename: Rename) -> Iterator[tuple[str, str,
 
 
 def as_mapping(value: Any, prefix: str = "", rename: Rename = same) -> dict[str, Any]:
-    """Every option of a dataclass instance by its dotted name; tuples become lists, as YAML has them."""
-    found: dict[str, Any] = {}
+    """All options of a dataclass instance by dotted name. Tuples become lists, as in YAML."""
+    options: dict[str, Any] = {}
     for _, dotted, inner in _fields(value, prefix, rename):
         if dataclasses.is_dataclass(inner):
-            found |= as_mapping(inner, dotted, rename)
+            options |= as_mapping(inner, dotted, rename)
         else:
-            found[dotted] = list(inner) if isinstance(inner, tuple) else inner
-    return found
+            options[dotted] = list(inner) if isinstance(inner, tuple) else inner
+    return options
 
 
 def hints(value: Any, prefix: str = "", rename: Rename = same) -> dict[str, Any]:
-    """The type of every option of a dataclass instance, by its dotted name."""
-    found: dict[str, Any] = {}
-    own = typing.get_type_hints(type(value))
+    """The types of all options of a dataclass instance, by dotted name."""
+    hint_by_option: dict[str, Any] = {}
+    field_hints = typing.get_type_hints(type(value))
     for name, dotted, inner in _fields(value, prefix, rename):
         if dataclasses.is_dataclass(inner):
-            found |= hints(inner, dotted, rename)
+            hint_by_option |= hints(inner, dotted, rename)
         else:
-            found[dotted] = own[name]
-    return found
+            hint_by_option[dotted] = field_hints[name]
+    return hint_by_option
 
 
 def replace(value: D, options: Mapping[str, Any], prefix: str = "", rename: Rename = same) -> D:
-    """The same dataclass instance with some options changed.
+    """Returns a copy of a dataclass instance with some options changed.
 
     Args:
-        value: a frozen dataclass; fields that are dataclasses are replaced in turn.
-        options: by dotted name, as text or as YAML has them; names that do not exist are left to the caller.
-        prefix: of the instance's own option names.
+        value: a frozen dataclass; fields that are dataclasses are replaced recursively.
+        options: new values by dotted name, as text or as YAML types. Unknown names are ignored; the caller
+            must check for them.
+        prefix: prefix of the instance's option names.
         rename: see ``Rename``.
 
     Raises:
-        ConfigError: for a value of the wrong type, or that the dataclass refuses; one line.
+        ConfigError: for a value of the wrong type, or one that the dataclass rejects; one line.
     """
     changed: dict[str, Any] = {}
-    own = typing.get_type_hints(type(value))
+    field_hints = typing.get_type_hints(type(value))
     for name, dotted, inner in _fields(value, prefix, rename):
         if dataclasses.is_dataclass(inner):
             new = replace(inner, options, dotted, rename)
             if new is not inner:
                 changed[name] = new
         elif dotted in options:
-            changed[name] = convert(options[dotted], own[name], dotted)
+            changed[name] = convert(options[dotted], field_hints[name], dotted)
     if not changed:
         return value
     try:
@@ -102,15 +103,20 @@ def replace(value: D, options: Mapping[str, Any], prefix: str = "", rename: Rena
 
 
 def convert(value: Any, hint: Any, name: str) -> Any:
-    """A value of an option's type, from text or from YAML.
+    """Converts a value, as text or as a YAML type, to an option's type.
+
+    Args:
+        value: the value.
+        hint: the option's type.
+        name: the option's dotted name, for the error message.
 
     Raises:
-        ConfigError: if it cannot be one; the line says what was expected.
+        ConfigError: if the conversion fails; one line with the expected type.
     """
-    found = _convert(value, hint)
-    if isinstance(found, _Wrong):
-        raise ConfigError(f"{flag(name)} must be {found.wanted}, got {_shown(value)}")
-    return found
+    converted = _convert(value, hint)
+    if isinstance(converted, _Wrong):
+        raise ConfigError(f"{flag(name)} must be {converted.wanted}, got {_shown(value)}")
+    return converted
 
 
 def is_list(hint: Any) -> bool:
@@ -119,13 +125,13 @@ def is_list(hint: Any) -> bool:
 
 
 def is_switch(hint: Any) -> bool:
-    """Whether an option of this type is written without a value: ``--flag`` or ``--no-flag``."""
+    """Whether an option of this type needs no value on the command line: ``--flag`` or ``--no-flag``."""
     return hint is bool
 
 
 @dataclasses.dataclass(frozen=True)
 class _Wrong:
-    """What would have been right."""
+    """The result of a failed conversion, with a description of the expected value."""
 
     wanted: str
 
@@ -135,7 +141,7 @@ def _shown(value: Any) -> str:
 
 
 def _parts(hint: Any) -> tuple[Any, ...]:
-    """The alternatives of a union, or the type alone."""
+    """The members of a union type, or the type itself."""
     return typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 
@@ -146,8 +152,8 @@ def _convert(value: Any, hint: Any) -> Any:
             return None
         parts = tuple(part for part in parts if part is not type(None))
     tried = [_one(value, part) for part in parts]
-    good = [found for found in tried if not isinstance(found, _Wrong)]
-    return good[0] if good else _Wrong(" or ".join(found.wanted for found in tried))
+    valid = [result for result in tried if not isinstance(result, _Wrong)]
+    return valid[0] if valid else _Wrong(" or ".join(result.wanted for result in tried))
 
 
 def _one(value: Any, hint: Any) -> Any:
@@ -168,11 +174,11 @@ def _several(value: Any, kinds: tuple[Any, ...]) -> Any:
     items = list(value) if isinstance(value, list | tuple) else [value]
     if len(kinds) == 2 and kinds[1] is Ellipsis:
         kinds = (kinds[0],) * len(items)
-    found = [_convert(item, kind) for item, kind in zip(items, kinds, strict=False)]
-    wrong = next((one for one in found if isinstance(one, _Wrong)), None)
+    converted = [_convert(item, kind) for item, kind in zip(items, kinds, strict=False)]
+    wrong = next((one for one in converted if isinstance(one, _Wrong)), None)
     if wrong is not None:
-        return _Wrong(f"a list, each of it {wrong.wanted}")
-    return tuple(found) if len(items) == len(kinds) else _Wrong(f"{len(kinds)} values")
+        return _Wrong(f"a list with each entry {wrong.wanted}")
+    return tuple(converted) if len(items) == len(kinds) else _Wrong(f"{len(kinds)} values")
 
 
 def _bool(value: Any) -> Any:
@@ -198,7 +204,7 @@ def _float(value: Any) -> Any:
 
 
 def _text(value: Any) -> Any:
-    return _Wrong("one word") if isinstance(value, list | tuple | Mapping) or value is None else str(value)
+    return _Wrong("text") if isinstance(value, list | tuple | Mapping) or value is None else str(value)
 
 
 def _path(value: Any) -> Any:

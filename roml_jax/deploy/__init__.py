@@ -1,1 +1,1 @@
-"""Trained policies for use: NumPy in, NumPy out, and as files that run with JAX alone."""
+"""Deployment of trained policies: NumPy in, NumPy out, and export to files that need only JAX."""

@@ -1,4 +1,7 @@
-"""An agent step by step, as pure functions: ``rollout.run_episodes`` where a robot is the environment."""
+"""An agent as pure functions of one step, for use on a robot.
+
+The functions act as ``rollout.run_episodes`` does with a simulated environment.
+"""
 
 from __future__ import annotations
 
@@ -15,20 +18,21 @@ from roml_jax.types import Array, EnvSpec, Transition
 
 
 class Memory(NamedTuple):
-    """What a policy knows between two steps; leaves (n, ...) for n robots.
+    """The state of a policy between two steps; leaves (n, ...) for n robots.
 
     Attributes:
-        belief: the agent's, of the task; each robot's is a batch of one.
-        obs: (n, 1, D) what the latest action was chosen from or, before it is chosen, the last
-            observation; the protocol's flag included.
-        action: (n, 1, A) the policy's own latest output, before the action map.
-        extras: what the agent left with it, if it adapts between episodes, else empty.
-        step: (n,) steps made in the episode.
-        episode: (n,) episodes that are over.
+        belief: the agent's belief about the task; each robot is a batch of one.
+        obs: (n, 1, D) after ``act``: the observation of the latest action; after ``observe``: the latest
+            observation. Includes the protocol's end-of-episode flag.
+        action: (n, 1, A) the policy's latest output, before the action map.
+        extras: the agent's extra outputs for the latest action; empty if the agent does not adapt between
+            episodes.
+        step: (n,) number of steps in the current episode.
+        episode: (n,) number of finished episodes.
         ended: (n,) bool, whether an episode has ended since the last action.
-        key: (n, 2) chance, of agents that explore.
-        seen: (transitions, extras) (n, H, 1, ...) of the episode so far, not valid from there on, if
-            the agent adapts between episodes, else empty.
+        key: (n, 2) random key data, for agents that explore.
+        seen: (transitions, extras) of the current episode, leaves (n, H, 1, ...). Steps after the current
+            one are marked invalid. Empty if the agent does not adapt between episodes.
     """
 
     belief: Any
@@ -47,9 +51,10 @@ class Functions(NamedTuple):
 
     Attributes:
         begin: (parameters, seeds (n,)) -> Memory, before the first episode of a task.
-        act: (parameters, Memory, obs (n, D)) -> (action (n, A), or (n,) integers, Memory).
+        act: (parameters, Memory, obs (n, D)) -> (action (n, A), or (n,) integers; Memory).
         observe: (parameters, Memory, reward (n,), obs (n, D), end (n,), valid (n,)) -> Memory after a
-            step; bool: whether the episode ended before its H steps, and False where a robot only waits.
+            step. ``end`` (bool): the episode ended before its H steps. ``valid`` (bool): False for a robot
+            that waits for the others of its batch.
     """
 
     begin: Callable[[Any, Array], Memory]
@@ -58,7 +63,7 @@ class Functions(NamedTuple):
 
 
 class _Actor(NamedTuple):
-    """Who acts under which protocol; ``spec`` is what the agent sees."""
+    """An agent and its protocol. ``spec`` is the environment's spec as the agent sees it."""
 
     agent: Agent
     protocol: Protocol
@@ -113,7 +118,7 @@ def _observe(
     seen = memory.seen
     if actor.adapts:
         seen = jax.tree.map(lambda all, one: all.at[memory.step].set(one), seen, (step, memory.extras))
-    # after an early end training goes on with the last observation, and flags it at the horizon
+    # after an early end, training continues with the last observation and sets the flag at the horizon
     ended = in_time | end
     return memory._replace(
         belief=actor.agent.observe(parameters, memory.belief, step),
@@ -126,7 +131,7 @@ def _observe(
 
 
 def _adapt(actor: _Actor, parameters: Any, memory: Memory) -> Memory:
-    """Between episodes, where one is over."""
+    """Adapts the robots whose episode has ended; the memory of the others is unchanged."""
     key, after = jax.random.split(jax.random.wrap_key_data(memory.key))
     adapted = memory._replace(
         belief=actor.agent.adapt(parameters, memory.belief, memory.seen, key),
@@ -137,9 +142,15 @@ def _adapt(actor: _Actor, parameters: Any, memory: Memory) -> Memory:
 
 
 def make_functions(agent: Agent, protocol: Protocol, env_spec: EnvSpec) -> Functions:
-    """An agent that acts as in evaluations: greedily but for the episodes that it explores in.
+    """Builds the functions of an agent that acts as in evaluations.
 
-    Every robot is a batch of one, as robots of one batch may be in different episodes.
+    Actions are greedy, except in the first episodes of an agent that explores in them. Each robot is a batch
+    of one, because the robots of one batch may be in different episodes.
+
+    Args:
+        agent: the agent.
+        protocol: the multi-episode protocol of training.
+        env_spec: the environment's spec.
     """
     actor = _Actor(agent, protocol, protocol.agent_spec(env_spec))
     begin, act, step, adapt = (

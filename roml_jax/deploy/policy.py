@@ -1,4 +1,4 @@
-"""A trained policy for use: NumPy in, NumPy out, for one robot or a batch, and as a file of its own.
+"""A trained policy for deployment: NumPy in, NumPy out, for one robot or a batch; can be exported to a file.
 
     policy = roml_jax.load("runs/my-run", which="best_cvar")
     memory = policy.begin()
@@ -7,10 +7,11 @@
         obs, reward = robot.step(action)
         memory = policy.observe(memory, reward, obs)
 
-The multi-episode protocol of training is kept inside: the flag at an episode's end, what the first
-action of a later episode sees, the action map, what an agent such as MAML learns from an episode that
-is over. Actions are those of evaluations: greedy, but for the first episodes of an agent that explores in
-them. As in training, clamping actions to what the actuators take is the environment's business.
+The policy applies the multi-episode protocol of training: the end-of-episode flag, the observation for the
+first action of a later episode, the action map, and the adaptation of an agent such as MAML after each
+episode. Actions are those of evaluations: greedy, except in the first episodes of an agent that explores in
+them. As in training, the policy does not clip actions to the limits of the actuators; the environment or the
+robot must do so.
 """
 
 from __future__ import annotations
@@ -44,15 +45,15 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Policy:
-    """A trained policy. All arrays are NumPy's; no method changes anything.
+    """A trained policy. All arrays are NumPy arrays. The object is immutable.
 
     Attributes:
-        parameters: what acts of the learner.
-        functions: pure.
+        parameters: the acting parameters of the learner.
+        functions: the policy as pure functions of the parameters.
         env: the environment's name.
         action: the action space.
-        obs_slices: the parts of the observation by name.
-        horizon: H, steps of an episode: after as many an episode ends by itself.
+        obs_slices: slices of the observation, by name of its parts.
+        horizon: H, the maximum number of steps of an episode. The policy ends an episode after H steps.
         episodes: K, episodes per task in training.
     """
 
@@ -66,7 +67,7 @@ class Policy:
 
     @property
     def obs_size(self) -> int:
-        """D."""
+        """The size D of an observation."""
         return max(part.stop for part in self.obs_slices.values())
 
     @cached_property
@@ -78,25 +79,32 @@ class Policy:
         return jax.device_put(self.parameters)  # once, not at every step
 
     def begin(self, n: int = 1, seed: int = 0) -> Memory:
-        """Knows nothing yet of the tasks of n robots; the seed is that of agents that explore."""
+        """Initial memory for n robots.
+
+        Args:
+            n: number of robots.
+            seed: random seed of the first robot, for agents that explore; robot i has ``seed + i``.
+        """
         seeds = seed + np.arange(n, dtype=np.int32)
         return jax.device_get(self._compiled.begin(self._placed, seeds))
 
     def act(self, memory: Memory, obs: ArrayLike) -> tuple[np.ndarray, Memory]:
         """Chooses actions.
 
-        At the start of a later episode pass its first observation; with the protocol's
-        ``boundary="terminal"`` the action is nevertheless chosen from the last of the episode before.
+        At the start of a later episode, pass its first observation. With the protocol option
+        ``boundary="terminal"``, the action is chosen from the last observation of the previous episode, as in
+        training.
 
         Args:
-            memory: of n robots.
+            memory: the memory of n robots.
             obs: (n, D), or (D,) for one robot.
 
         Returns:
-            (actions (n, A), or (n,) integers where they are discrete; memory). Obs (D,) gives no axis n.
+            (actions (n, A), or (n,) integers for discrete actions; memory). For ``obs`` of shape (D,) the
+            actions have no axis n.
 
         Raises:
-            ValueError: for another shape; one line.
+            ValueError: if ``obs`` has another shape; one line.
         """
         obs, one = self._checked(memory, obs)
         action, memory = jax.device_get(self._compiled.act(self._placed, memory, obs))
@@ -110,18 +118,18 @@ class Policy:
         end: ArrayLike = False,
         valid: ArrayLike = True,
     ) -> Memory:
-        """Takes what came of the latest action.
+        """Updates the memory with the result of the latest action.
 
         Args:
-            memory: as ``act`` returned it.
+            memory: the memory that ``act`` returned.
             reward: (n,), or () for one robot.
-            obs: (n, D), or (D,) for one robot: after the step.
-            end: (n,) or () bool, whether the episode ended with this step before its H steps were over.
+            obs: (n, D), or (D,) for one robot: the observation after the step.
+            end: (n,) or () bool, whether the episode ended with this step, before H steps.
             valid: (n,) or () bool, False for a robot whose episode is over and that waits for the others
-                of its batch: nothing is learned of it.
+                of its batch. The agent learns nothing from such a step.
 
         Raises:
-            ValueError: for another shape; one line.
+            ValueError: if ``reward`` or ``obs`` has another shape; one line.
         """
         obs, one = self._checked(memory, obs)
         reward = np.asarray(reward, obs.dtype)
@@ -133,19 +141,19 @@ class Policy:
         )
 
     def _checked(self, memory: Memory, obs: ArrayLike) -> tuple[np.ndarray, bool]:
-        """Observations (n, D), and whether they came without their first axis."""
+        """Checks the shape of observations; returns them as (n, D), and whether they had no axis n."""
         obs, n = np.asarray(obs, np.asarray(memory.obs).dtype), len(memory.obs)
         one = obs.ndim == 1 and n == 1
         if obs.shape != ((self.obs_size,) if one else (n, self.obs_size)):
-            wanted = f"({n}, {self.obs_size})" + (f" or ({self.obs_size},)" if n == 1 else "")
-            raise ValueError(f"observations must be of shape {wanted}, got {obs.shape}")
+            shapes = f"({n}, {self.obs_size})" + (f" or ({self.obs_size},)" if n == 1 else "")
+            raise ValueError(f"observations must be of shape {shapes}, got {obs.shape}")
         return (obs[None] if one else obs), one
 
     def export(self, path: Path | str) -> Path:
-        """Writes the policy, compiled for any number of robots, to a new file that runs with JAX alone.
+        """Writes the policy, for any number of robots, to a new file that needs only JAX.
 
-        The file is a zip of ``signature.json``, which says how to call it, and of three functions for
-        ``jax.export.deserialize``. Memory is a tuple of arrays there::
+        The file is a zip with ``signature.json``, which describes how to call the policy, and three functions
+        for ``jax.export.deserialize``. Their memory is a tuple of arrays::
 
             begin(seeds (n,) int32) -> memory
             act(memory, obs (n, D)) -> (action, memory)
@@ -154,7 +162,7 @@ class Policy:
         Raises:
             ConfigError: if the file exists or cannot be written; one line.
         """
-        functions = {name: bytes(made.serialize()) for name, made in exported(self).items()}
+        functions = {name: bytes(function.serialize()) for name, function in exported(self).items()}
         with files.new(Path(path)) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as file:
             file.writestr("signature.json", json.dumps(signature(self), indent=1))
             for name, content in functions.items():
@@ -163,7 +171,7 @@ class Policy:
 
 
 def signature(policy: Policy) -> dict[str, Any]:
-    """How to call an exported policy, as JSON: what it observes, how it acts, what its memory holds."""
+    """The signature of an exported policy, for JSON: observation, action, functions and memory arrays."""
     action = policy.action
     kind = "discrete" if isinstance(action, Discrete) else "continuous"
     leaves = jax.tree.leaves(policy.begin())
@@ -190,7 +198,7 @@ def signature(policy: Policy) -> dict[str, Any]:
 
 
 def exported(policy: Policy) -> dict[str, jax_export.Exported]:
-    """The three functions with their parameters inside, for n robots on any of the platforms."""
+    """The three functions with their parameters, exported for all ``PLATFORMS`` and any number of robots."""
     begin, act, observe = policy.functions
     one = jax.eval_shape(lambda: begin(policy.parameters, jnp.zeros(1, jnp.int32)))
     tree = jax.tree.structure(one)
@@ -227,13 +235,18 @@ def exported(policy: Policy) -> dict[str, jax_export.Exported]:
 
 
 def make(parts: Experiment, protocol: Protocol, learner: Any) -> Policy:
-    """The policy of a learner that is at hand, with the experiment's parts that it was trained with.
+    """Builds the policy of a learner.
+
+    Args:
+        parts: the parts of the experiment that the learner was trained with.
+        protocol: the multi-episode protocol of training.
+        learner: the learner's state, or its acting parameters.
 
     Raises:
-        ConfigError: if nothing acts in it by itself; one line.
+        ConfigError: if the learner has no deployable policy; one line.
     """
     if parts.agent is None or parts.agent.inform is not None:
-        raise ConfigError("there is no policy to load: nothing acts here, or it acts on the task itself")
+        raise ConfigError("no deployable policy: a regression learner, or an agent given the task as input")
     spec = protocol.agent_spec(parts.env.spec)
     return Policy(
         parameters=jax.device_get(parts.learner.acting(learner)),
@@ -247,19 +260,18 @@ def make(parts: Experiment, protocol: Protocol, learner: Any) -> Policy:
 
 
 def load(run: Path | str, which: Which = "last", seed: int | str | None = None) -> Policy:
-    """The policy of a run's folder; no optimiser, replay or other state of training is read.
+    """Loads the policy of a run. The optimiser, replay and other training state are not read.
 
     Args:
-        run: the folder.
+        run: the run's folder.
         which: "last", or the best on the validation tasks: "best_mean", "best_cvar".
-        seed: of which of its runs, or with swept settings its label ("0, ppo.lr=0.0003"); by default the
-            first.
+        seed: the run's seed, or after a sweep the seed's label ("0, ppo.lr=0.0003"). By default: the first.
 
     Raises:
-        ConfigError: if there is no such learner; one line.
+        ConfigError: if the run or the learner does not exist, or has no deployable policy; one line.
     """
-    # orbax, which reads it, takes as long to import as all that the package needs otherwise
+    # imported here, because orbax takes as long to import as the rest of the package
     from roml_jax.run import saved
 
-    read = saved.load(run, which)
-    return make(read.parts, read.config.protocol, read.one(read.place(seed)))
+    run_saved = saved.load(run, which)
+    return make(run_saved.parts, run_saved.config.protocol, run_saved.one(run_saved.place(seed)))

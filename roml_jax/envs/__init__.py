@@ -1,4 +1,4 @@
-"""Environments whose tasks are arguments. A new one is one file and one line here."""
+"""Environments whose task is an argument. To add one, add one file to this folder and register it here."""
 
 from roml_jax.envs import ant, cheetah, humanoid, khazad_dum, probe, sine
 from roml_jax.envs.adapters import from_brax, from_playground

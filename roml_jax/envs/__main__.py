@@ -1,4 +1,4 @@
-"""What environments there are: ``python -m roml_jax.envs``, or one in detail with its name."""
+"""``python -m roml_jax.envs``: lists all environments; with a name, describes one."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from roml_jax.tasks import TaskFamily
 from roml_jax.types import Continuous, Discrete, EnvSpec
 
 _TABLE_WIDTH = 150
-_WIDE = 10_000  # columns where there is no terminal: nothing is wrapped or cut but by a column's own width
+_WIDE = 10_000  # width without a terminal, where only a column's own max_width wraps text
 
 
 class Entry(NamedTuple):
-    """An environment as ``python -m roml_jax.train --env NAME`` makes it, preset included.
+    """An environment as ``python -m roml_jax.train --env NAME`` builds it, preset included.
 
     Attributes:
-        name: the registry's.
-        constructor: what is registered.
-        config: of a run.
-        spec: with K and H as the run's protocol has them.
+        name: the registry's name.
+        constructor: the registered constructor.
+        config: the training's configuration.
+        spec: with K and H from the configuration's protocol.
         family: the tasks.
     """
 
@@ -50,7 +50,7 @@ class Entry(NamedTuple):
 
 
 def entry(name: str) -> Entry:
-    """Looks an environment up and builds it.
+    """Builds an environment by name.
 
     Raises:
         UnknownNameError: for a name that is not registered.
@@ -65,7 +65,7 @@ def entry(name: str) -> Entry:
 
 
 def listing(console: Console, names: Sequence[str]) -> None:
-    """Prints a row per environment, or a paragraph each where a table would be too narrow to read.
+    """Prints a table with a row per environment; on a narrow console, a paragraph per environment.
 
     Raises:
         UnknownNameError: for a name that is not registered.
@@ -89,7 +89,7 @@ def listing(console: Console, names: Sequence[str]) -> None:
 
 
 def details(console: Console, name: str) -> None:
-    """Prints all there is to know of one environment.
+    """Prints the description, observation, tasks and options of one environment.
 
     Raises:
         UnknownNameError: for a name that is not registered.
@@ -120,7 +120,7 @@ def details(console: Console, name: str) -> None:
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for i, head in enumerate(heads):
-        # the last column's words wrap, names and numbers never
+        # only the last column, which holds text, wraps
         last = i == len(heads) - 1
         table.add_column(head, no_wrap=not last, overflow="fold", max_width=100 if last else None)
     for row in rows:
@@ -133,7 +133,7 @@ def _docstring(constructor: Callable[..., Any]) -> str:
 
 
 def _summary(constructor: Callable[..., Any]) -> str:
-    """The docstring's first paragraph, on one line."""
+    """The first paragraph of the docstring, on one line."""
     return " ".join(_docstring(constructor).split("\n\n")[0].split())
 
 
@@ -156,7 +156,7 @@ def _tasks(family: TaskFamily) -> list[tuple[str, str, str]]:
 
 
 def _grouped_tasks(family: TaskFamily) -> list[str]:
-    """A line for all neighbouring dimensions of one range and prior."""
+    """A line per group of consecutive dimensions with the same range and prior."""
     groups = groupby(_tasks(family), key=lambda task: task[1:])
     return [
         f"{', '.join(name for name, _, _ in same)} in {interval}: {prior}"
@@ -165,46 +165,50 @@ def _grouped_tasks(family: TaskFamily) -> list[str]:
 
 
 def _options(constructor: Callable[..., Any], options: Any) -> list[tuple[str, str, str]]:
-    """Flag, value and help of each option; the values are those of the environment's preset."""
+    """Flag, value and help of each option; values come from the environment's preset."""
     kind = options_class(constructor)
     if kind is NoOptions:
         return []
-    said = {
+    help_texts = {
         param.arg_name: " ".join((param.description or "").split())
-        for base in reversed(kind.__mro__[:-1])  # a subclass's words win
+        for base in reversed(kind.__mro__[:-1])  # a subclass's text replaces its base's
         for param in docstring_parser.parse_from_object(base).params
     }
     hints = typing.get_type_hints(kind, include_extras=True)
     return [
-        (_flag(field.name, hints[field.name]), str(getattr(options, field.name)), said.get(field.name, ""))
+        (
+            _flag(field.name, hints[field.name]),
+            str(getattr(options, field.name)),
+            help_texts.get(field.name, ""),
+        )
         for field in dataclasses.fields(kind)
     ]
 
 
 def _flag(name: str, hint: Any) -> str:
-    """The option on the command line: --env.NAME unless its annotation takes the prefix off."""
+    """The option's flag: --env.NAME, or --NAME if its annotation removes the prefix."""
     bare = any(getattr(extra, "prefix_name", None) is False for extra in getattr(hint, "__metadata__", ()))
     return f"--{name}" if bare else f"--env.{name}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints the list, or one environment; returns the exit code."""
+    """Prints the list or one environment; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m roml_jax.envs", description="Lists all environments, or describes one."
+        prog="python -m roml_jax.envs", description="List all environments, or describe one."
     )
-    parser.add_argument("env", nargs="?", help="describe this one: its options, observation and tasks")
+    parser.add_argument("env", nargs="?", help="environment to describe: its observation, tasks and options")
     parser.add_argument(
         "--import", dest="imports", metavar="MODULE", action="append", default=[],
-        help="a module of your own that registers environments",
+        help="import this module, which registers environments; may be repeated",
     )  # fmt: skip
-    given = parser.parse_args(argv)
-    name = given.env
+    args = parser.parse_args(argv)
+    name = args.env
     console = Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False)
     try:
-        configs.import_modules(given.imports)
+        configs.import_modules(args.imports)
         if name is None:
             listing(console, envs.names())
-            console.print("python -m roml_jax.envs NAME describes one.")
+            console.print("For one environment in detail: python -m roml_jax.envs NAME")
         else:
             details(console, name)
     except ConfigError as error:
@@ -214,5 +218,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    jax.config.update("jax_platforms", "cpu")  # a listing has no business on an accelerator
+    jax.config.update("jax_platforms", "cpu")  # a listing needs no accelerator
     sys.exit(main())

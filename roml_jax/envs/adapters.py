@@ -1,8 +1,8 @@
-"""Environments of other libraries, brax and MuJoCo Playground, with tasks as edits of their models.
+"""Adapters for Brax and MuJoCo Playground environments, with tasks as edits of their models.
 
-Both hold their model in an attribute that every method reads. A task is applied to a shallow copy of the
-environment that lives for one call: nothing of the original is touched, and a new task at every reset
-needs no compilation.
+Both libraries hold the model in an attribute that every method of the environment reads. A task is applied
+to a shallow copy of the environment, made for each call. The original is never changed, and a new task at
+every reset needs no compilation.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from roml_jax.types import Array, Continuous, EnvSpec
 def _with_model(env: Any, attribute: str, model: mjx.Model) -> Any:
     """A shallow copy of an environment with another model.
 
-    Bound methods that the environment keeps among its attributes would still see the old model, so the
-    copy gets its own.
+    Bound methods among the environment's attributes would still use the old model, so they are bound to the
+    copy.
     """
     twin = copy.copy(env)
     for name, value in vars(env).items():
@@ -44,7 +44,7 @@ def _with_model(env: Any, attribute: str, model: mjx.Model) -> Any:
 
 
 def _observation(obs: Any) -> dict[str, Array]:
-    """An observation's parts as vectors."""
+    """The parts of an observation, as vectors."""
     parts = obs if isinstance(obs, Mapping) else {"observation": obs}
     return {name: jnp.ravel(part) for name, part in parts.items()}
 
@@ -53,18 +53,18 @@ def _observation(obs: Any) -> dict[str, Array]:
 class AdaptedEnv:
     """An environment of another library as an ``Env``.
 
-    The library's state rides in ``EnvState.physics``. A step whose observation or reward is not finite is
-    contained as in ``TaskEnv``.
+    The library's state is in ``EnvState.physics``. From a step on whose observation or reward is not finite,
+    the state is frozen and marked as diverged, as in ``TaskEnv``.
 
     Attributes:
         name: of the environment.
-        env: the other library's; never changed.
-        attribute: where it holds its MJX model.
+        env: the other library's environment; never changed.
+        attribute: name of its attribute that holds the MJX model.
         action_range: (low, high) of its actions.
         family: the tasks and their prior.
-        apply_task: (task (d,)) -> the model fields that it replaces.
-        reads: parts appended to the observation, each (state of the library, task (d,)) -> (k,).
-        derived: whether what follows from the edited fields is recomputed.
+        apply_task: (task (d,)) -> the model fields that the task replaces.
+        reads: parts appended to the observation, each (the library's state, task (d,)) -> (k,).
+        derived: "consistent" recomputes the quantities that depend on the edited fields; "stale" does not.
         horizon: H.
         episodes: K.
     """
@@ -82,7 +82,7 @@ class AdaptedEnv:
 
     @cached_property
     def spec(self) -> EnvSpec:
-        """Sizes and names; what the library does not name is one part, "observation"."""
+        """Sizes and names; an observation without named parts is one part, "observation"."""
         task = jnp.zeros(len(self.family.names))
         parts = part_slices(
             lambda key, task: self._parts(self._task_env(self._leaves(task)).reset(key), task),
@@ -114,10 +114,10 @@ class AdaptedEnv:
         return jnp.concatenate(parts)
 
     def reset(self, key: Array, task: Array) -> EnvState:
-        """Starts an episode of a task (d,); the task's model fields are computed here, once."""
+        """Starts an episode of a task (d,); computes the task's model fields, once per episode."""
         key, start_key = jax.random.split(key)
         leaves = self._leaves(task)
-        # the library's own key type is the old one, whose bits some environments look at
+        # the libraries use legacy uint32 keys, and some environments read their bits
         legacy = jax.random.key_data(start_key)
         state = self._task_env(leaves).reset(legacy)
         obs = self._observe(state, task)
@@ -128,50 +128,50 @@ class AdaptedEnv:
 
     def step(self, state: EnvState, action: Array) -> EnvState:
         """One control step with an action (A,), clamped to the library's range."""
-        # brax writes metrics into the dictionary of the state that it is given
-        own = jax.tree.map(lambda x: x, state.physics)
+        # copied, since brax writes metrics into the dictionary of the state that it gets
+        before = jax.tree.map(lambda x: x, state.physics)
         action = jnp.clip(action, *self.action_range)
-        after = self._task_env(state.model).step(own, action)
+        after = self._task_env(state.model).step(before, action)
         obs, reward = self._observe(after, state.task), jnp.asarray(after.reward, state.reward.dtype)
         sound = jnp.isfinite(obs).all() & jnp.isfinite(reward)
         live = sound & ~state.done
 
-        def kept(new: Array, old: Array) -> Array:
+        def if_live(new: Array, old: Array) -> Array:
             return jnp.where(live, new, old).astype(old.dtype)
 
         return state._replace(
-            obs=kept(obs, state.obs),
-            reward=kept(reward, jnp.zeros_like(state.reward)),
+            obs=if_live(obs, state.obs),
+            reward=if_live(reward, jnp.zeros_like(state.reward)),
             done=state.done | ~sound | (after.done > 0),
             valid=live,
             diverged=state.diverged | (~sound & ~state.done),
-            physics=jax.tree.map(kept, after, state.physics),
+            physics=jax.tree.map(if_live, after, state.physics),
         )
 
 
 def _make(
     env: Any, model: mjx.Model, mj_model: mujoco.MjModel, tasks: Sequence[edits.TaskDimension], **rest: Any
 ) -> AdaptedEnv:
-    """Checks the tasks against the model, and traces a reset so that what cannot be shows here."""
+    """Builds the environment; checks the tasks against the model and traces a reset to find other errors."""
     fields = {edit.field for dimension in tasks for edit in dimension.edits}
     named = copy.copy(mj_model)
     for field in sorted(fields):
         if is_traced(model, field):
-            # edits start from the values that the environment runs with, not from those of its file
+            # edits start from the values that the environment runs with, not from those in its file
             field_of(named, field)[...] = operator.attrgetter(field)(model)
         elif hasattr(mj_model, field) and not is_inert(field):
-            raise ValueError(f"MJX has no {field} that could vary: a task cannot edit it")
+            raise ValueError(f"{field} is constant or missing in MJX: a task cannot edit it")
     apply_task = edits.make_apply_task(named, tasks)
-    made = AdaptedEnv(env=env, family=edits.family(tasks), apply_task=apply_task, **rest)
-    jax.eval_shape(made.reset, jax.random.key(0), jnp.zeros(len(tasks)))
-    return made
+    adapted = AdaptedEnv(env=env, family=edits.family(tasks), apply_task=apply_task, **rest)
+    jax.eval_shape(adapted.reset, jax.random.key(0), jnp.zeros(len(tasks)))
+    return adapted
 
 
 def _refuse_wrapped(env: Any) -> None:
     if getattr(env, "unwrapped", env) is not env:
         raise ValueError(
-            f"{type(env).__name__} wraps an environment: give the bare one (env.unwrapped); episodes, "
-            "resets and batches are the caller's here"
+            f"{type(env).__name__} wraps an environment: pass the bare one (env.unwrapped); episodes, "
+            "resets and batches are handled by roml_jax"
         )
 
 
@@ -185,28 +185,30 @@ def from_brax(
     derived: Derived = "consistent",
     name: str | None = None,
 ) -> AdaptedEnv:
-    """A brax environment on its mjx backend, with tasks.
+    """A Brax environment on its mjx backend, with tasks.
 
-    Numbers that the environment computed from its model when it was built stay as they were.
+    Values that the environment computed from its model when it was built do not change with the task.
 
     Args:
         env: a ``brax.envs.PipelineEnv``, not wrapped.
-        tasks: what varies.
-        reads: parts appended to the observation, (brax's state, task (d,)) -> (k,).
+        tasks: the task dimensions.
+        reads: parts appended to the observation, (Brax's state, task (d,)) -> (k,).
         horizon: H.
         episodes: K.
         derived: "consistent" recomputes inertia and solver constants from the edited fields.
-        name: of the environment; by default its class's.
+        name: of the environment; by default the name of its class.
 
     Raises:
-        ValueError: for a wrapped environment, another backend, or an edit that cannot be; one line.
+        ValueError: for a wrapped environment, another backend, or an invalid edit; one line.
     """
     _refuse_wrapped(env)
     system = getattr(env, "sys", None)
     if not isinstance(system, mjx.Model):
         raise ValueError(f"{type(env).__name__} is not a brax environment: it has no MJX model env.sys")
     if env.backend != "mjx":
-        raise ValueError(f"brax's backend {env.backend!r} has no MuJoCo model; make it with backend='mjx'")
+        raise ValueError(
+            f"brax's backend {env.backend!r} has no MuJoCo model; build the environment with backend='mjx'"
+        )
     return _make(
         env, system, system.mj_model, tasks, name=name or type(env).__name__, attribute="sys",
         action_range=(-1.0, 1.0), reads=reads or {}, derived=derived, horizon=horizon, episodes=episodes,
@@ -223,19 +225,21 @@ def from_playground(
     derived: Derived = "consistent",
     name: str | None = None,
 ) -> AdaptedEnv:
-    """A MuJoCo Playground environment with tasks; it must hold its model in ``_mjx_model``, as all do.
+    """A MuJoCo Playground environment with tasks.
+
+    The environment must hold its model in ``_mjx_model``, as all Playground environments do.
 
     Args:
         env: a ``mujoco_playground.MjxEnv``, not wrapped, built with ``impl="jax"``.
-        tasks: what varies.
+        tasks: the task dimensions.
         reads: parts appended to the observation, (Playground's state, task (d,)) -> (k,).
         horizon: H; None for 200.
         episodes: K.
         derived: "consistent" recomputes inertia and solver constants from the edited fields.
-        name: of the environment; by default its class's.
+        name: of the environment; by default the name of its class.
 
     Raises:
-        ValueError: for a wrapped environment, another implementation, or an edit that cannot be; one line.
+        ValueError: for a wrapped environment, another implementation, or an invalid edit; one line.
     """
     _refuse_wrapped(env)
     model = vars(env).get("_mjx_model")

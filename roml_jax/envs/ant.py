@@ -1,4 +1,4 @@
-"""Ants whose goals or bodies differ between tasks. Source: RoML's ant, on gym's Ant-v2."""
+"""Ants whose goals or bodies differ between tasks. Source: RoML's ant, based on gym's Ant-v2."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _OBSERVATION = {
 
 
 def _torso(motion: Motion) -> Array:
-    """The torso's place after the step, as its last physics substep left it."""
+    """The torso's position in the data of the step's last physics substep."""
     return motion.after.readings["xpos"][_TORSO]
 
 
@@ -31,7 +31,7 @@ def _speed(motion: Motion) -> Array:
 def _shared_terms(motion: Motion) -> dict[str, Array]:
     upright = (motion.after.qpos[2] >= 0.2) & (motion.after.qpos[2] <= 1.0)
     return {
-        "control": -0.5 * jnp.square(motion.action).sum(),  # on the action as given
+        "control": -0.5 * jnp.square(motion.action).sum(),  # of the unclamped action
         "upright": 1.0 * upright,
     }
 
@@ -68,7 +68,7 @@ def _ant(
 
 
 def goal(config: MujocoOptions) -> TaskEnv:
-    """Go to a place, uniform on a disk of radius 5 m and not observed; contact inputs are zeros."""
+    """Walk to a goal, uniform on a disk of radius 5 m and not observed; contact inputs are zeros."""
     observation = {
         "position": lambda view: view.qpos,
         "velocity": lambda view: view.qvel,
@@ -79,17 +79,17 @@ def goal(config: MujocoOptions) -> TaskEnv:
 
 
 def velocity(config: MujocoOptions) -> TaskEnv:
-    """Walk at a target velocity, uniform on [0, 3] m/s and not observed; the body never changes."""
+    """Walk at a target velocity, uniform on [0, 3] m/s and not observed; all tasks have the same body."""
     return _ant("ant_vel", config, (TaskDimension("velocity", 0.0, 3.0),), _track)
 
 
 def mass(config: MujocoOptions) -> TaskEnv:
-    """Walk forward; the task is a factor in [1/2, 2] on every body's mass, its geometry the same."""
+    """Walk forward; the task is a factor in [1/2, 2] on every body's mass; the geometry is the same."""
     return _ant("ant_mass", config, (TaskDimension("mass", 0.5, 2.0, (Edit("body_mass"),), "log"),))
 
 
 def body(config: MujocoOptions) -> TaskEnv:
-    """Walk forward; factors in [1/2, 2] on mass, damping and the length of the first leg."""
+    """Walk forward; the task is factors in [1/2, 2] on mass, damping and the length of the first leg."""
     dimensions = (
         TaskDimension("mass", 0.5, 2.0, (Edit("body_mass"),), "log"),
         TaskDimension("damping", 0.5, 2.0, (Edit("dof_damping"),), "log"),

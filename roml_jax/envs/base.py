@@ -1,4 +1,4 @@
-"""What an environment is: pure, unbatched functions of a key, a task and a state."""
+"""The environment interface (pure, unbatched functions of a key, a task and a state) and its registry."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ class EnvState(NamedTuple):
 
     Attributes:
         obs: (D,) observation.
-        reward: () reward of the step that led here; 0 after a reset.
-        done: () bool, the episode has ended before its horizon.
-        valid: () bool, whether the step that led here counted, False after an early end.
-        key: randomness of the steps to come.
-        task: (d,) the task, as the family decodes it.
-        physics: the simulator's own state.
+        reward: () reward of the last step; 0 after a reset.
+        done: () bool, whether the episode has ended before its horizon.
+        valid: () bool, whether the last step counts; False after an early end.
+        key: randomness of the later steps.
+        task: (d,) the task, as decoded by the family.
+        physics: the simulator's state.
         model: the model leaves that the task edits, prepared once at the reset.
-        diverged: () bool, whether the simulation has blown up in this episode; its steps are not
-            valid from then on.
-        terms: the parts of the reward by name, scalars, where there are several.
+        diverged: () bool, whether the simulation has blown up in this episode; from then on its steps are
+            not valid.
+        terms: the reward terms by name, scalars; empty if the reward has no terms.
     """
 
     obs: Array
@@ -64,8 +64,11 @@ class EnvState(NamedTuple):
 class Env(Protocol):
     """An environment: every function is pure and unbatched; callers vmap them.
 
-    The episode's length is not the environment's business: it never counts steps, and `reset` with
-    the same task starts the next episode of that task.
+    An environment may also have ``render(task (d,), states) -> images``: an image (height, width, 3), uint8,
+    of each state of an episode. ``python -m roml_jax.render`` then shows its policies.
+
+    An environment does not count steps: the protocol determines an episode's length. ``reset`` with the same
+    task starts the next episode of that task.
     """
 
     @property
@@ -75,7 +78,7 @@ class Env(Protocol):
 
     @property
     def family(self) -> TaskFamily:
-        """What varies between tasks, and the prior over it."""
+        """The tasks and their prior."""
         ...
 
     def reset(self, key: Array, task: Array) -> EnvState:
@@ -88,7 +91,7 @@ class Env(Protocol):
 
 
 def part_slices(parts: Callable[..., Mapping[str, Array]], *args: Any) -> dict[str, slice]:
-    """Where the named parts (k,) of an observation stand, in the order that ``parts`` gives them.
+    """Slices of the named parts (k,) in an observation, in the order of ``parts``.
 
     Args:
         parts: (*args) -> parts by name; only traced.
@@ -97,9 +100,9 @@ def part_slices(parts: Callable[..., Mapping[str, Array]], *args: Any) -> dict[s
     names: list[str] = []
 
     def in_order(*args: Any) -> list[Array]:
-        found = parts(*args)
-        names[:] = found  # JAX sorts the keys of a dictionary that it returns
-        return list(found.values())
+        by_name = parts(*args)
+        names[:] = by_name  # stored here, since JAX sorts the keys of a returned dictionary
+        return list(by_name.values())
 
     sizes = [shape.shape[0] for shape in jax.eval_shape(in_order, *args)]
     ends = itertools.accumulate(sizes)
@@ -113,7 +116,10 @@ get = _registry.get
 
 
 def from_options(name: str, options: Any) -> Env:
-    """Builds an environment from its options: a dataclass is its own, a function takes them."""
+    """Builds an environment from its options.
+
+    If the constructor is a dataclass, the options are the environment; a function gets them as ``config``.
+    """
     constructor = get(name)
     kind = options_class(constructor)
     if kind is constructor:
@@ -126,7 +132,7 @@ def make(name: str, **options: Any) -> Env:
 
     Args:
         name: a registered name.
-        **options: fields of that environment.
+        **options: fields of that environment's options.
 
     Raises:
         UnknownNameError: for a name that is not registered; the message lists the valid ones.

@@ -1,4 +1,4 @@
-"""Half-cheetahs whose goals or bodies differ between tasks. Source: RoML on gym's HalfCheetah-v2."""
+"""Half-cheetahs whose goals or bodies differ between tasks. Source: RoML, based on gym's HalfCheetah-v2."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _HEAD = 2
 _OBSERVATION = {
     "position": lambda view: view.qpos[1:],  # without the root's x
     "velocity": lambda view: view.qvel,
-    "torso_xyz": lambda view: view.readings["xpos"][1],  # as the last physics substep left it
+    "torso_xyz": lambda view: view.readings["xpos"][1],  # of the last physics substep
 }
 _MASS = (Edit("body_mass"), Edit("geom_size", "set", _LIMBS, column=0, factor=RADIUS))
 
-# Field names, one task dimension each, of the reference's three sets of ten. Many decide nothing but a
-# picture, or are zero in this model; they stay in the task so that its dimension is the reference's.
+# The reference's three sets of ten model fields, one task dimension each. Many fields affect only rendering,
+# or are zero in this model; they stay in the task so that it has as many dimensions as in the reference.
 MULTI_SETS = {
     "a": ("actuator_gear", "actuator_lengthrange", "body_inertia", "cam_ipd", "geom_solmix",
           "geom_solref", "jnt_margin", "jnt_stiffness", "light_pos", "mat_rgba"),
@@ -38,10 +38,10 @@ MULTI_SETS = {
 
 @dataclass(frozen=True)
 class MultiOptions(MujocoOptions):
-    """How the physics is computed, and which ten model arrays are scaled."""
+    """Options of the physics, and the ten model arrays that a task scales."""
 
     set: Literal["a", "b", "c"] = "a"
-    """The reference's set of arrays."""
+    """Which of the reference's three sets of ten model arrays a task scales."""
 
 
 def _velocity(motion: Motion) -> Array:
@@ -49,12 +49,12 @@ def _velocity(motion: Motion) -> Array:
 
 
 def _control_cost(motion: Motion) -> Array:
-    """On the action as given, before MuJoCo clamps it."""
+    """Control cost of the action before MuJoCo clamps it."""
     return -0.05 * jnp.square(motion.action).sum()
 
 
 def _run(motion: Motion) -> dict[str, Array]:
-    # the root's z is its displacement from the initial height
+    # qpos[1], the root's z, is the displacement from the initial height
     return {
         "forward": _velocity(motion),
         "control": _control_cost(motion),
@@ -80,7 +80,7 @@ def _cheetah(
 
 
 def velocity(config: MujocoOptions) -> TaskEnv:
-    """Run at a target velocity, uniform on [0, 7] m/s and not observed; the body never changes."""
+    """Run at a target velocity, uniform on [0, 7] m/s and not observed; all tasks have the same body."""
     dimensions = (TaskDimension("velocity", 0.0, 7.0, hardest="top"),)
     return _cheetah("cheetah_vel", config, dimensions, _track)
 
@@ -92,7 +92,7 @@ def mass(config: MujocoOptions) -> TaskEnv:
 
 
 def body(config: MujocoOptions) -> TaskEnv:
-    """Run forward; the tasks are factors in [1/2, 2] on mass (and radius), damping and head length."""
+    """Run forward; the task is factors in [1/2, 2] on mass (and radius), damping and head length."""
     dimensions = (
         TaskDimension("mass", 0.5, 2.0, _MASS, "log"),
         TaskDimension("damping", 0.5, 2.0, (Edit("dof_damping"),), "log"),
@@ -102,7 +102,7 @@ def body(config: MujocoOptions) -> TaskEnv:
 
 
 def multi(config: MultiOptions) -> TaskEnv:
-    """Run forward; ten factors in [2^-1/2, 2^1/2], each on a whole array of the model."""
+    """Run forward; the task is ten factors in [2^-1/2, 2^1/2], each on a whole array of the model."""
     low, high = 2**-0.5, 2**0.5
     fields = MULTI_SETS[config.set]
     dimensions = tuple(TaskDimension(field, low, high, _whole_array(field), "log") for field in fields)
@@ -110,10 +110,10 @@ def multi(config: MultiOptions) -> TaskEnv:
 
 
 def _whole_array(field: str) -> tuple[Edit, ...]:
-    """Scales a field; geoms that lie in their body's inertial frame go with it.
+    """Edits that scale a whole field; ``body_ipos`` also moves the geoms in their body's inertial frame.
 
-    The C engine marks those geoms when it compiles a model and never looks at their own positions, so
-    in the reference, which edits compiled models, they move where ``body_ipos`` does.
+    MuJoCo marks those geoms when it compiles a model, and the C engine then ignores their own positions. The
+    reference edits compiled models, so there these geoms move with ``body_ipos``.
     """
     if field != "body_ipos":
         return (Edit(field),)

@@ -3,7 +3,7 @@
     TaskDimension("payload", 0.0, 5.0, (Edit("body_mass", "add", "trunk"),))
     TaskDimension("friction", 0.3, 1.5, (Edit("geom_friction", "scale", column=0),), scale="log")
 
-A task is a vector with one number per dimension. Its edits always start from the model's own values.
+A task is a vector with one number per dimension. Its edits always start from the unedited model's values.
 """
 
 from __future__ import annotations
@@ -43,14 +43,15 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class Edit:
-    """What a task's number t does to one model field.
+    """The change of one model field by a task's number t.
 
     Attributes:
-        field: of ``mujoco.MjModel`` (``body_mass``), or of a part (``opt.gravity``).
-        how: "scale" multiplies the original by ``factor * t``, "add" adds it, "set" replaces by it.
-        rows: which bodies, geoms, joints ...: a name or an index, or several; None for all of them.
-            Joints stand for their degrees of freedom in ``dof_*`` fields.
-        column: which column of a field with several (``geom_size``); None for all.
+        field: a field of ``mujoco.MjModel`` (``body_mass``), or of a part of it (``opt.gravity``).
+        how: "scale" multiplies the original value by ``factor * t``, "add" adds ``factor * t`` to it, "set"
+            replaces it by ``factor * t``.
+        rows: name or index of a body, geom, joint, ..., or a sequence of them; None for all. In ``dof_*``
+            fields, the name of a joint selects its degrees of freedom.
+        column: column of a field with several (``geom_size``); None for all.
         factor: multiplies t.
     """
 
@@ -71,11 +72,11 @@ class TaskDimension:
 
     Attributes:
         name: of the dimension.
-        low: end of its range.
-        high: the other.
-        edits: what it changes in the model; none where only the reward reads it.
-        scale: the prior is uniform over the number, or over its logarithm (a factor).
-        hardest: "top" where tasks are known to get harder toward the top of the range.
+        low: lower end of its range.
+        high: upper end of its range.
+        edits: its changes of the model; empty for a number that only the reward uses.
+        scale: the prior is uniform over the number ("linear") or over its logarithm ("log", for factors).
+        hardest: "top" if tasks are known to get harder toward the top of the range.
     """
 
     name: str
@@ -88,7 +89,7 @@ class TaskDimension:
     def __post_init__(self) -> None:
         checks.one_of(self, f"task {self.name!r}", "scale", get_args(Scale))
         if isinstance(self.edits, Edit):
-            raise ValueError(f"edits of task {self.name!r} must be a tuple: (Edit(...),) with its comma")
+            raise ValueError(f"edits of task {self.name!r} must be a tuple: (Edit(...),), with a comma")
         if not self.low < self.high or not all(map(math.isfinite, (self.low, self.high))):
             raise ValueError(
                 f"task {self.name!r} needs a finite range with low < high, got [{self.low}, {self.high}]"
@@ -97,7 +98,7 @@ class TaskDimension:
             raise ValueError(f"task {self.name!r} on a log scale needs low > 0, got {self.low}")
 
     def family(self) -> tasks.TaskFamily:
-        """The dimension's prior and the distributions around it."""
+        """The dimension's task family."""
         if self.scale == "linear":
             return tasks.beta(self.name, self.low, self.high, hardest=self.hardest)
         low, high = math.log2(self.low), math.log2(self.high)
@@ -108,7 +109,7 @@ def family(dimensions: Sequence[TaskDimension]) -> tasks.TaskFamily:
     """Independent dimensions as one family.
 
     Raises:
-        ValueError: for no dimensions, or two of one name.
+        ValueError: for no dimensions, or two with the same name.
     """
     names = [dimension.name for dimension in dimensions]
     if not names or len(set(names)) != len(names):
@@ -117,30 +118,31 @@ def family(dimensions: Sequence[TaskDimension]) -> tasks.TaskFamily:
         return dimensions[0].family()
     low, high, scale = dimensions[0].low, dimensions[0].high, dimensions[0].scale
     if scale == "log" and all((d.low, d.high, d.scale) == (low, high, scale) for d in dimensions):
-        # the same as the product below, in one array: ten factors compile as fast as one
+        # equal to the product below, but in one array, so that ten factors compile as fast as one
         return tasks.log_beta(names, math.log2(low), math.log2(high))
     return tasks.product({dimension.name: dimension.family() for dimension in dimensions})
 
 
 def _near(given: str, valid: Iterable[str]) -> str:
+    """A suggestion of the nearest valid name, for the end of a message; empty if none is near."""
     near = difflib.get_close_matches(given, list(valid), n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _rows(model: mujoco.MjModel, edit: Edit, row: Row) -> list[int]:
-    """The rows of a field that an index or a name means.
+    """The rows of a field for an index or a name.
 
     Raises:
-        ValueError: for a name that the model does not have; one line with the nearest.
+        ValueError: for an index or a name that the model does not have; one line, with the nearest name.
     """
     count = field_of(model, edit.field).shape[0]
     if not isinstance(row, str):
         if not -count <= row < count:
-            raise ValueError(f"{edit.field} has {count} rows, not a row {row}")
+            raise ValueError(f"{edit.field} has {count} rows; row {row} does not exist")
         return [row % count]
     prefix = edit.field.split("_")[0]
     if prefix not in _KINDS:
-        raise ValueError(f"rows of {edit.field} have no names; give an index instead of {row!r}")
+        raise ValueError(f"rows of {edit.field} have no names; use an index instead of {row!r}")
     kind = _KINDS[prefix]
     index = mujoco.mj_name2id(model, kind, row)
     if index < 0:
@@ -156,29 +158,29 @@ def _rows(model: mujoco.MjModel, edit: Edit, row: Row) -> list[int]:
 
 
 def _original(model: mujoco.MjModel, field: str) -> np.ndarray:
-    """A field's own values.
+    """A field's unedited values.
 
     Raises:
-        ValueError: for one that a model does not have, or that no task can edit; one line.
+        ValueError: for a field that the model does not have or that no task can edit; one line.
     """
     try:
         original = field_of(model, field)
     except AttributeError:
         original = np.asarray(None)
-    if original.dtype.kind not in "fiub":  # methods and parts of a model, not numbers
+    if original.dtype.kind not in "fiub":  # not a numeric array: a method or a part of the model
         valid = [*dir(model), *(f"opt.{name}" for name in dir(model.opt))]
         raise ValueError(f"a model has no field {field!r}{_near(field, valid)}") from None
     if original.dtype.kind != "f" or field == "opt.timestep":
-        raise ValueError(f"a task cannot edit {field}: it decides the program, not its numbers")
+        raise ValueError(f"a task cannot edit {field}: it is constant in the compiled program")
     return original
 
 
 def _mask(model: mujoco.MjModel, edit: Edit) -> np.ndarray:
-    """Which numbers of the field an edit touches."""
+    """The entries of the field that an edit changes, as a bool array of its shape."""
     original = _original(model, edit.field)
     mask = np.zeros(original.shape, bool)
     if original.ndim == 0 and (edit.rows is not None or edit.column is not None):
-        raise ValueError(f"{edit.field} is one number, without rows and columns")
+        raise ValueError(f"{edit.field} is a single number: it has no rows or columns")
     rows = [edit.rows] if np.ndim(edit.rows) == 0 else edit.rows
     where = ... if edit.rows is None else sorted({i for row in rows for i in _rows(model, edit, row)})
     if edit.column is None:
@@ -195,14 +197,14 @@ def _mask(model: mujoco.MjModel, edit: Edit) -> np.ndarray:
 def make_apply_task(
     model: mujoco.MjModel, dimensions: Sequence[TaskDimension]
 ) -> Callable[[Array], ModelLeaves]:
-    """The function (task (d,)) -> the model fields that it replaces.
+    """Makes the function (task (d,)) -> the model fields that the task replaces.
 
-    Edits of the same field are applied in order, dimension by dimension. Pure, so that a new task at
-    every reset needs no compilation.
+    Edits of the same field are applied in order, dimension by dimension. The function is pure, so a new task
+    at every reset needs no compilation.
 
     Raises:
-        ValueError: for a field, a name or a column that the model does not have, or one that no task
-            can edit; one line.
+        ValueError: for a field, row or column that the model does not have, or a field that no task can
+            edit; one line.
     """
     steps = [
         (index, edit, _mask(model, edit))

@@ -1,4 +1,4 @@
-"""Humanoids whose goals or bodies differ between tasks. Source: RoML on gym's Humanoid-v2."""
+"""Humanoids whose goals or bodies differ between tasks. Source: RoML, based on gym's Humanoid-v2."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _HEAD = 2
 
 @dataclass(frozen=True)
 class HumanoidOptions(MujocoOptions):
-    """How the physics is computed, and what is observed."""
+    """Options of the physics and of the observation."""
 
     contact_inputs: bool = True
-    """Keep the 84 contact forces in the observation. They are zeros: the engines behind the published
-    results did not compute them."""
+    """Include the 84 contact forces in the observation. They are zeros: the engines of the published results
+    did not compute them."""
 
 
 def _center_x(view: View) -> Array:
-    """The x of the center of mass, from positions as the last physics substep left them."""
+    """The x of the center of mass, from the body positions of the last physics substep."""
     mass = view.field("body_mass")
     return (mass * view.readings["xipos"][:, 0]).sum() / mass.sum()
 
@@ -34,7 +34,7 @@ def _shared_terms(motion: Motion) -> dict[str, Array]:
     upright = (motion.after.qpos[2] >= 1.0) & (motion.after.qpos[2] <= 2.0)
     return {
         "control": -0.1 * jnp.square(motion.ctrl).sum(),
-        "upright": 5.0 * upright,  # a fallen humanoid goes on without it
+        "upright": 5.0 * upright,  # 0 for a fallen humanoid; the episode continues
     }
 
 
@@ -71,7 +71,7 @@ def _humanoid(
 
 
 def velocity(config: HumanoidOptions) -> TaskEnv:
-    """Walk at a target velocity, uniform on [0, 2.5] m/s and not observed; the body never changes."""
+    """Walk at a target velocity, uniform on [0, 2.5] m/s and not observed; all tasks have the same body."""
     return _humanoid("humanoid_vel", config, (TaskDimension("velocity", 0.0, 2.5),), _track)
 
 
@@ -82,7 +82,7 @@ def mass(config: HumanoidOptions) -> TaskEnv:
 
 
 def body(config: HumanoidOptions) -> TaskEnv:
-    """Walk forward; factors in [1/2, 2] on mass (and radius), damping and head size."""
+    """Walk forward; the task is factors in [1/2, 2] on mass (and radius), damping and head size."""
     limbs = [geom for geom in _PARTS if geom != _HEAD]
     mass = (Edit("body_mass"), Edit("geom_size", rows=limbs, column=0))
     dimensions = (

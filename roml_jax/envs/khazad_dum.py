@@ -1,11 +1,12 @@
-"""Khazad-Dum: a short narrow bridge that the task's noise makes deadly, and a long wide one.
+"""Khazad-Dum: two bridges over an abyss, a short narrow one with dangerous noise and a long wide one.
 
-The agent starts south of an abyss and the goal lies north of it. The noise level is the task; it
-acts on the narrow bridge only and is not observed unless an option says so. Source: RoML, section 5.1.
+The agent starts south of the abyss; the goal is north of it. The task is the noise level. Noise acts on the
+narrow bridge only, and the task is not observed by default. Source: RoML, section 5.1.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -22,20 +23,20 @@ Actions = Literal["discrete", "continuous"]
 Observation = Literal["bilinear", "one_hot", "position"]
 
 ROUTES = ("short", "long", "fall", "stay")
-"""How an episode went, in the order of ``KhazadDum.routes``: over the narrow bridge, over the wide one,
-into the abyss, or not to the goal in time."""
+"""Outcomes of an episode, by the index that ``KhazadDum.routes`` returns: goal over the narrow bridge, goal
+over the wide bridge, fall into the abyss, or neither in time."""
 
 _MOVES = np.array([(-1, 0), (1, 0), (0, -1), (0, 1)], np.float32)
-START = (0.5, 2.5)  # of x and of y
+START = (0.5, 2.5)  # range of the start's x and y
 BANK = 2  # rows of land south and north of the abyss
 NARROW = 2  # column of the narrow bridge
-WIDE = 3  # columns of the wide bridge, the last ones of the map
-_NARROW_END = 3.0  # noise acts left of it, half a cell into the abyss
+WIDE = 3  # columns of the wide bridge, at the east wall
+_NARROW_END = 3.0  # noise acts at smaller x, which includes half a cell of abyss east of the narrow bridge
 _PAPER_HORIZON, _PAPER_DETOUR = 32, 17
 
 
 class Walk(NamedTuple):
-    """Where the agent is: position (2,) in cells, and how its episode has been resolved."""
+    """The agent's position (2,) in cells, and whether it has fallen or reached the goal, () bool each."""
 
     position: Array
     fallen: Array
@@ -44,7 +45,7 @@ class Walk(NamedTuple):
 
 @dataclass(frozen=True)
 class KhazadDum:
-    """The grid world of RoML with task tau, the standard deviation of the narrow bridge's noise.
+    """The grid world of RoML. The task is the standard deviation of the narrow bridge's noise.
 
     The paper's map, 11 cells wide and 9 high (# wall, ~ abyss, s start, G goal)::
 
@@ -60,27 +61,28 @@ class KhazadDum:
         0  ###########
            0123456789  x
 
-    Every size follows the same rule. Walls are all around. South and north of the abyss lie two rows of
-    land; the start is the south-west corner, uniform in [0.5, 2.5]^2, and the goal the cell (2, height - 2).
-    The narrow bridge is the column x = 2, the wide one the last three columns within the walls; the rest
-    of the rows between the banks is abyss. So a greater width makes the detour longer, a greater height
-    both bridges. The horizon, by which rewards are divided, keeps the paper's 32 steps for a detour of 17.
+    Maps of all sizes have the same layout. Walls surround the map. Two rows of land lie south of the abyss
+    and two rows north of it. The start is uniform in [0.5, 2.5]^2, in the south-west corner; the goal is the
+    cell (2, height - 2). The narrow bridge is the column x = 2, the wide bridge the last three columns inside
+    the walls; all other cells between the banks are abyss. A larger width makes the detour longer, a larger
+    height makes both bridges longer. The horizon scales with the detour: 32 steps for the paper's detour of
+    17. Rewards are divided by the horizon.
     """
 
     mean_noise: float = 0.1
-    """Mean of the prior over tau, which is exponential; in cells."""
+    """Mean of the noise under its prior, which is exponential; in cells."""
     actions: Actions = "discrete"
     """'discrete': one cell to -x, +x, -y or +y (the paper); 'continuous': a displacement (x, y) in cells,
-    one longer than 1 (in the Euclidean norm, so in every direction alike) shortened to 1."""
+    shortened to Euclidean length 1 if it is longer."""
     observation: Observation = "bilinear"
-    """'bilinear': weights of the four cells around the position (the paper); 'one_hot': the cell;
+    """'bilinear': bilinear weights of the four cells around the position (the paper); 'one_hot': the cell;
     'position': x and y, scaled to [-1, 1] between the walls."""
     see_task: bool = False
-    """Append tau to the observation, for learners that need not find it out."""
+    """Append the task to the observation."""
     width: int = 11
-    """Cells from wall to wall along x, walls included, at least 8: how far away the wide bridge is."""
+    """Cells along x, walls included, at least 8; determines the distance to the wide bridge."""
     height: int = 9
-    """Cells from wall to wall along y, walls included, at least 7: how long the bridges are."""
+    """Cells along y, walls included, at least 7; determines the length of the bridges."""
 
     def __post_init__(self) -> None:
         checks.positive(self, "env", "mean_noise")
@@ -91,19 +93,19 @@ class KhazadDum:
 
     @property
     def spec(self) -> EnvSpec:
-        """The paper's: 99 cells, four moves, 4 episodes of 32 steps."""
+        """By default as in the paper: 99 cells, four moves, 4 episodes of 32 steps."""
         slices = {"position": slice(0, 2)}
         if self.observation != "position":
             slices = {"cells": slice(0, self.width * self.height)}
         if self.see_task:
-            (own,) = slices.values()
-            slices["task"] = slice(own.stop, own.stop + 1)
+            (position,) = slices.values()
+            slices["task"] = slice(position.stop, position.stop + 1)
         action = Discrete(4) if self.actions == "discrete" else Continuous(2)
         return EnvSpec("khazad_dum", slices, action, self._horizon, episodes=4)
 
     @property
     def family(self) -> tasks.TaskFamily:
-        """tau, exponential."""
+        """The noise of the narrow bridge, exponential under the prior."""
         return tasks.exponential("noise", self.mean_noise)
 
     @property
@@ -113,14 +115,14 @@ class KhazadDum:
 
     @cached_property
     def walls(self) -> np.ndarray:
-        """(width, height) bool: the border."""
+        """(width, height) bool, the cells that are walls: the border of the map."""
         cells = np.ones((self.width, self.height), bool)
         cells[1:-1, 1:-1] = False
         return cells
 
     @cached_property
     def abyss(self) -> np.ndarray:
-        """(width, height) bool: the rows between the banks but for the two bridges."""
+        """(width, height) bool, the cells that are abyss: all between the banks except the two bridges."""
         cells = np.zeros((self.width, self.height), bool)
         cells[1 : -1 - WIDE, 1 + BANK : -1 - BANK] = True
         cells[NARROW] = False
@@ -128,10 +130,18 @@ class KhazadDum:
 
     @property
     def _horizon(self) -> int:
-        # from the start's cell (1, 1) along the south bank, over the wide bridge, back to the goal
+        # the detour runs from cell (1, 1) along the south bank, over the wide bridge and back to the goal
         wide = self.width - 1 - WIDE
         detour = (wide - 1) + (self.goal[1] - 1) + (wide - self.goal[0])
         return -(-_PAPER_HORIZON * detour // _PAPER_DETOUR)
+
+    def render(self, task: np.ndarray, states: Sequence[EnvState]) -> Iterator[np.ndarray]:
+        """Yields an image (height, width, 3), uint8, of the walk up to each state of an episode."""
+        from roml_jax.envs.khazad_dum_figure import MapImage
+
+        image = MapImage(self, float(task[0]))
+        positions = np.stack([np.asarray(state.physics.position) for state in states])
+        return (np.asarray(image.walk(positions[: t + 1])) for t in range(len(states)))
 
     def reset(self, key: Array, task: Array) -> EnvState:
         """Starts south of the abyss, uniformly in [0.5, 2.5]^2."""
@@ -141,17 +151,17 @@ class KhazadDum:
         return EnvState.start(self.observe(position, task), key, task, walk)
 
     def step(self, state: EnvState, action: Array) -> EnvState:
-        """Moves; ``action`` is an integer () for -x, +x, -y, +y, or a displacement (2,) in cells.
+        """One move; ``action`` is an integer () for -x, +x, -y, +y, or a displacement (2,) in cells.
 
-        The noise is that of tau however far the agent moves, and only where a move ends counts: one
-        that would end in a wall is not made, one that ends in the abyss is the last.
+        The noise does not depend on the length of the move. Only the end of a move counts: a move that would
+        end in a wall is not made; a move that ends in the abyss is the last one.
         """
         key, noise_key = jax.random.split(state.key)
-        walk, tau = state.physics, state.task[0]
+        walk, noise = state.physics, state.task[0]
         unresolved = ~(walk.fallen | walk.reached)
         noisy = unresolved & self._beside_abyss(walk.position) & (walk.position[0] < _NARROW_END)
         move = self._displacement(action)
-        move = move + jnp.where(noisy, tau * jax.random.normal(noise_key, (2,)), 0.0)
+        move = move + jnp.where(noisy, noise * jax.random.normal(noise_key, (2,)), 0.0)
         target = jnp.clip(walk.position + move, 0.0, jnp.array([self.width - 1.0, self.height - 1.0]))
         blocked = self._lies_in(self.walls, target)
         position = jnp.where(blocked | ~unresolved, walk.position, target)
@@ -159,7 +169,7 @@ class KhazadDum:
         reaches = unresolved & self._is_at_goal(position)
         falls = unresolved & self._lies_in(self.abyss, position)
         distance = jnp.abs(position - jnp.array(self.goal, position.dtype)).sum()
-        moving = jnp.maximum(-distance / 5, -1.0) - jnp.where(noisy, 3 * tau, 0.0) + 5.0 * reaches
+        moving = jnp.maximum(-distance / 5, -1.0) - jnp.where(noisy, 3 * noise, 0.0) + 5.0 * reaches
         resolved = jnp.where(walk.reached, 0.0, -1.0)
         reward = jnp.where(unresolved, moving, resolved) / self._horizon
         walk = Walk(position, walk.fallen | falls, walk.reached | reaches)
@@ -167,7 +177,7 @@ class KhazadDum:
         return state._replace(obs=obs, reward=reward.astype(state.reward.dtype), key=key, physics=walk)
 
     def observe(self, position: Array, task: Array) -> Array:
-        """Observation (D,) of a position (2,) in cells; cell (x, y) is number x * height + y."""
+        """Observation (D,) of a position (2,) in cells; cell (x, y) has the index x * height + y."""
         if self.observation == "bilinear":
             along_x = jnp.maximum(0.0, 1.0 - jnp.abs(position[0] - jnp.arange(self.width)))
             along_y = jnp.maximum(0.0, 1.0 - jnp.abs(position[1] - jnp.arange(self.height)))
@@ -180,7 +190,7 @@ class KhazadDum:
         return jnp.concatenate([obs, task.astype(obs.dtype)]) if self.see_task else obs
 
     def positions(self, obs: Array) -> Array:
-        """Positions (..., 2) in cells that observations (..., D or more) show; a one-hot's cell centres."""
+        """Positions (..., 2) in cells, from observations (..., D or more); for one-hot, the cell's centre."""
         obs = jnp.asarray(obs)
         if self.observation == "position":
             return (obs[..., :2] + 1) / 2 * jnp.array([self.width - 1.0, self.height - 1.0])
@@ -190,11 +200,11 @@ class KhazadDum:
         return jnp.stack([x, y], axis=-1)
 
     def routes(self, positions: Array) -> Array:
-        """How episodes went: indices (...) into ``ROUTES`` for positions (..., T, 2) in cells.
+        """Outcomes of episodes: indices (...) into ``ROUTES`` for positions (..., T, 2) in cells.
 
-        The last position says whether the goal was reached, for a resolved walk stays where it is; the
-        bridge is the last one that the agent stood on. So the first position may belong to the
-        episode before, as it does in rollouts with ``boundary="terminal"``.
+        The last position decides whether the goal was reached, since an agent that has fallen or reached the
+        goal no longer moves. The route is the last bridge that the agent was on. The first position may
+        therefore belong to the previous episode, as in rollouts with ``boundary="terminal"``.
         """
         positions = jnp.asarray(positions)
         end, times = positions[..., -1, :], jnp.arange(positions.shape[-2])
@@ -212,7 +222,7 @@ class KhazadDum:
         return action / jnp.sqrt(jnp.maximum(jnp.square(action).sum(), 1.0))
 
     def _beside_abyss(self, position: Array) -> Array:
-        """Whether positions (..., 2) lie in the rows of the abyss, where only bridges carry."""
+        """Whether positions (..., 2) lie between the banks, on a bridge or in the abyss."""
         south = BANK + 0.5
         return (position[..., 1] > south) & (position[..., 1] < self.height - 1 - south)
 
@@ -221,6 +231,6 @@ class KhazadDum:
 
     @staticmethod
     def _lies_in(cells: np.ndarray, position: Array) -> Array:
-        """Whether positions (..., 2) lie in one of the cells (width, height) that are True."""
+        """Whether positions (..., 2) lie in a cell that is True in ``cells`` (width, height)."""
         cell = jnp.round(position).astype(jnp.int32)
         return jnp.asarray(cells)[cell[..., 0], cell[..., 1]]

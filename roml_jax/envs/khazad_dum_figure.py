@@ -1,7 +1,8 @@
-"""A picture of Khazad-Dum: the map, and how episodes of several policies went."""
+"""A figure of Khazad-Dum: episodes of several policies on the map."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, Rectangle
 from numpy.typing import ArrayLike
+from PIL import Image, ImageDraw
 
 from roml_jax.envs import khazad_dum
 from roml_jax.envs.khazad_dum import ROUTES, KhazadDum
@@ -22,14 +24,14 @@ _CELL, _LEGEND_WIDTH = 0.4, 6.6  # inches
 
 
 class _Style(NamedTuple):
-    """How episodes of one outcome are drawn."""
+    """Legend text, colour and end marker of the episodes with one outcome."""
 
     text: str
     colour: str
     marker: str
 
 
-# Okabe and Ito's colours, told apart with every kind of colour vision; the marker tells them apart too.
+# Okabe and Ito's colours, which are distinct for every kind of colour vision; markers differ as well.
 _STYLES = dict(
     zip(
         ROUTES,
@@ -50,11 +52,11 @@ def plot_map(
     """Draws episodes on the map, coloured by ``env.routes``: one column per policy, one row per noise.
 
     Args:
-        env: whose map and routes.
+        env: the environment, with its map and ``routes``.
         trajectories: positions in cells by the policy's name: (M, T, 2) for M episodes; (L, M, T, 2)
-            if ``noise`` names L levels.
-        noise: tau of the episodes, or one per row; written above each panel, with its one-standard-
-            deviation circle on the narrow bridge, to scale. None if it differs between episodes.
+            if ``noise`` has L levels.
+        noise: of the bridge, or one number per row. It is written above each panel and drawn to scale on the
+            narrow bridge, as a circle of one std. None if it differs between episodes.
 
     Raises:
         ValueError: without a policy, or if a policy's array has another shape.
@@ -82,16 +84,16 @@ def plot_map(
 def _episodes(name: str, positions: ArrayLike, levels: int | None) -> np.ndarray:
     """Positions (L, M, T, 2), checked."""
     array = np.asarray(positions, float)
-    wanted = "(episodes, steps, 2)" if levels is None else f"({levels}, episodes, steps, 2)"
+    expected = "(episodes, steps, 2)" if levels is None else f"({levels}, episodes, steps, 2)"
     if levels is None:
         array = array[None]
     if array.ndim != 4 or array.shape[-1] != 2 or 0 in array.shape or (levels or 1) != len(array):
-        raise ValueError(f"trajectories of {name!r} must have shape {wanted}, got {np.shape(positions)}")
+        raise ValueError(f"trajectories of {name!r} must have shape {expected}, got {np.shape(positions)}")
     return array
 
 
 def draw_map(axis: Axes, env: KhazadDum, noise: float | None = None) -> None:
-    """The map, cut at half the walls' thickness: no position lies farther out; the noise to scale."""
+    """Draws the map up to the centre of the wall cells, the limit of positions; and the noise, to scale."""
     axis.set(xlim=(0, env.width - 1), ylim=(0, env.height - 1), xticks=[], yticks=[], aspect="equal")
     axis.spines[:].set_visible(False)
     for x in range(env.width):
@@ -118,9 +120,9 @@ def draw_map(axis: Axes, env: KhazadDum, noise: float | None = None) -> None:
 
 
 def _draw_episodes(axis: Axes, episodes: np.ndarray, labels: np.ndarray) -> None:
-    """Lines of episodes (M, T, 2), the more see-through the more there are; the end marked."""
+    """Draws episodes (M, T, 2) as lines with a marker at the end; more episodes are more transparent."""
     alpha = float(np.clip(14 / len(episodes), 0.12, 0.8))
-    # the rare outcomes on top, or they would vanish under the common one
+    # rare outcomes are drawn last, so that the common one does not cover them
     for label in sorted(set(labels.tolist()), key=lambda label: -(labels == label).sum()):
         style, chosen = _STYLES[ROUTES[label]], episodes[labels == label]
         lines = LineCollection(list(chosen), colors=style.colour, alpha=alpha, lw=1, capstyle="round")
@@ -130,7 +132,7 @@ def _draw_episodes(axis: Axes, episodes: np.ndarray, labels: np.ndarray) -> None
 
 
 def _draw_noise(axis: Axes, noise: float, middle: float) -> None:
-    """The noise's standard deviation to scale, on the narrow bridge."""
+    """Draws a circle on the narrow bridge whose radius is the noise's standard deviation."""
     circle = Circle((khazad_dum.NARROW, middle), noise, facecolor="none", edgecolor=_INK, lw=1.3, zorder=4)
     axis.add_patch(circle)
 
@@ -138,9 +140,9 @@ def _draw_noise(axis: Axes, noise: float, middle: float) -> None:
 def _caption(axis: Axes, name: str, noise: float | None, labels: np.ndarray) -> None:
     counts = [(route, (labels == label).mean()) for label, route in enumerate(ROUTES)]
     shares = ", ".join(f"{share:.0%} {route}" for route, share in counts if share > 0)
-    given = shares if noise is None else f"noise {noise:g}: {shares}"
+    caption = shares if noise is None else f"noise {noise:g}: {shares}"
     axis.set_title(name, loc="left", fontsize=10.5, fontweight="bold", color=_INK, pad=17)
-    axis.text(0, 1.02, given, transform=axis.transAxes, va="bottom", fontsize=9, color=_INK)
+    axis.text(0, 1.02, caption, transform=axis.transAxes, va="bottom", fontsize=9, color=_INK)
 
 
 def _legend() -> list[Line2D]:
@@ -152,3 +154,47 @@ def _legend() -> list[Line2D]:
         ),
         Line2D([], [], label="noise, one standard deviation", **circle),
     ]
+
+
+_DPI, _FINE = 110, 2  # drawn at twice the resolution and then reduced, for smooth lines
+_WALK, _OLD = (0, 114, 178), (86, 180, 233)
+
+
+class MapImage:
+    """The map as an image that walks are drawn on."""
+
+    def __init__(self, env: KhazadDum, noise: float) -> None:
+        """Draws the empty map at a level of noise."""
+        width, height = 0.42 * (env.width - 1) + 0.2, 0.42 * (env.height - 1) + 0.2
+        figure = Figure(figsize=(width, height))
+        axis = figure.add_axes((0.02, 0.02, 0.96, 0.96))
+        draw_map(axis, env, noise)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=_DPI * _FINE, facecolor="white")
+        figure.set_dpi(_DPI * _FINE)
+        self._image = Image.open(buffer).convert("RGB")
+        self._to_pixels, self._height = axis.transData, self._image.height
+
+    def _places(self, positions: np.ndarray) -> list[tuple[float, float]]:
+        """Pixel coordinates of positions (T, 2), which are in cells."""
+        x, y = np.asarray(self._to_pixels.transform(positions)).T
+        return list(zip(x.tolist(), (self._height - y).tolist(), strict=True))
+
+    def walk(self, positions: np.ndarray, earlier: Sequence[np.ndarray] = ()) -> Image.Image:
+        """An image of a walk.
+
+        Args:
+            positions: (t + 1, 2) of the walk so far, in cells.
+            earlier: walks (T, 2) of earlier episodes, drawn in a lighter colour.
+        """
+        image = self._image.copy()
+        draw = ImageDraw.Draw(image)
+        for one in earlier:
+            draw.line(self._places(one), fill=_OLD, width=2 * _FINE, joint="curve")
+        places = self._places(positions)
+        if len(places) > 1:
+            draw.line(places, fill=_WALK, width=4 * _FINE, joint="curve")
+        x, y = places[-1]
+        r = 7 * _FINE
+        draw.ellipse((x - r, y - r, x + r, y + r), fill=_WALK, outline="white", width=2 * _FINE)
+        return image.resize((image.width // _FINE, image.height // _FINE), Image.Resampling.LANCZOS)

@@ -1,4 +1,4 @@
-"""The options that environments on a physics engine share."""
+"""Options shared by the environments on a physics engine."""
 
 from __future__ import annotations
 
@@ -12,29 +12,30 @@ from roml_jax.envs.edits import TaskDimension, family, make_apply_task
 from roml_jax.envs.physics import Contacts, Derived, EngineName
 from roml_jax.envs.task_env import Observation, Reward, TaskEnv, gymnasium_model, noisy_start
 
-# Solver and line-search iterations. The C engine stops by itself when it has converged; MJX under vmap
-# runs all tasks until the last is done, so its limits are the least that change nothing (docs/physics.md).
+# Limits of solver and line-search iterations. The C engine stops when it has converged. MJX under vmap runs
+# until the last task has converged, so its limits are the smallest that do not change results
+# (docs/physics.md).
 _C_LIMITS = (100, 50)
 _MJX_LIMITS = {"half_cheetah": (4, 8), "ant": (8, 8), "humanoid": (8, 8)}
 
 
 @dataclass(frozen=True)
 class MujocoOptions:
-    """How the physics is computed."""
+    """Options of the physics."""
 
     physics: EngineName = "auto"
-    """Engine: 'mjx' (any device), 'mujoco' (its C engine, on the CPU), 'warp' (NVIDIA GPUs; the extra of
-    that name); 'auto' takes MJX on accelerators and the C engine on a CPU. --physics for short."""
+    """Engine: 'mjx' (any device), 'mujoco' (MuJoCo's C engine, on the CPU), 'warp' (NVIDIA GPUs; needs the
+    extra 'warp'); 'auto' is 'mjx' on accelerators and 'mujoco' on a CPU. --physics for short."""
     derived: Derived = "stale"
-    """Quantities that follow from the edited ones (inertia, the solver's inverse weights): 'stale', those
-    of the unedited model (the reference); 'consistent', recomputed for every task."""
+    """Quantities that depend on edited fields (inertia, the solver's inverse weights): 'stale', those of the
+    unedited model (the reference); 'consistent', recomputed for every task."""
     contacts: Contacts = "right"
-    """Contacts of geoms whose size a task changes: 'right'; 'reference', some are missed, as in the published
-    code, which left each geom's bounding radius at its unedited size. The engine 'mujoco' only."""
+    """Contacts of geoms whose size a task changes: 'right', all contacts; 'reference', some are missed, as in
+    the published code, which does not update the geoms' bounding radii (engine 'mujoco' only)."""
     iterations: int | None = None
-    """Most iterations of the constraint solver; None for as many as the engine needs on this model."""
+    """Maximum iterations of the constraint solver; None for the engine's default for this model."""
     ls_iterations: int | None = None
-    """Most line-search iterations of each; None as above."""
+    """Maximum line-search iterations per solver iteration; None for the engine's default for this model."""
     frame_skip: int = 5
     """Physics steps per control step."""
 
@@ -43,7 +44,7 @@ class MujocoOptions:
 
 
 def load(robot: str, config: MujocoOptions) -> mujoco.MjModel:
-    """One of gymnasium's models, with its solver limits for the chosen engine."""
+    """One of gymnasium's models, with the solver limits of the chosen engine."""
     limits = _MJX_LIMITS[robot] if physics.resolve(config.physics) != "mujoco" else _C_LIMITS
     chosen = (config.iterations or limits[0], config.ls_iterations or limits[1])
     return gymnasium_model(robot, *chosen)
@@ -65,24 +66,24 @@ def build(
     """One of the paper's environments: two episodes of 200 steps that never end early.
 
     Args:
-        name: the registry's.
+        name: the registry's name.
         config: the engine's options.
         model: with its solver settings.
-        dimensions: what varies.
+        dimensions: the task dimensions.
         observation: named parts.
         reward: named terms.
-        readings: what observation and reward read of MuJoCo's data.
+        readings: fields of MuJoCo's data that observation and reward read.
         noise: of the reset, on positions and velocities.
-        normal_velocity: whether velocities start normal or uniform.
-        prior: over the tasks, where it is not one of independent dimensions.
+        normal_velocity: whether initial velocities are normal; otherwise uniform.
+        prior: task family for tasks that are not independent dimensions.
 
     Raises:
-        ValueError: for ``contacts=reference`` where it would change nothing; one line.
+        ValueError: for ``contacts=reference`` if no task changes a geom's size; one line.
     """
     resized = any(edit.field == "geom_size" for dimension in dimensions for edit in dimension.edits)
     if config.contacts == "reference" and not resized:
         raise ValueError(
-            f"env.contacts=reference changes nothing in {name}: its tasks change no geom's size; leave it out"
+            f"env.contacts=reference has no effect in {name}, whose tasks change no geom's size; leave it out"
         )
     return TaskEnv(
         name=name,

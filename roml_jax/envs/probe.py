@@ -1,4 +1,4 @@
-"""Probe environments: tiny, with known optimal values, each isolating one part of the learner."""
+"""Probe environments: tiny, with known optimal values; each tests one part of a learner."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ def _constant_reset(key: Array, task: Array) -> EnvState:
 
 @dataclass(frozen=True)
 class ProbeObservation:
-    """Repeat the observation: reward -(a - obs)^2, the task is irrelevant.
+    """Repeat the observation: reward -(a - obs)^2; the task has no effect.
 
-    Optimal return 0 per episode; the best constant action earns -1/3 per step. Under
-    boundary="terminal" the first action of a later episode cannot see its signal: the optimum there is
-    -1/3. Fails if the observation, the Gaussian head or the critic is broken.
+    The optimal return is 0 per episode; the best constant action earns -1/3 per step. With
+    boundary="terminal", the signal is not observed at the first action of a later episode, where the optimum
+    is -1/3. Fails if the observation, the Gaussian head or the critic is broken.
     """
 
     @property
     def spec(self) -> EnvSpec:
-        """One signal, one real action."""
+        """One signal, one continuous action."""
         return _spec("probe_observation", Continuous(1))
 
     @property
     def family(self) -> tasks.TaskFamily:
-        """A task that changes nothing."""
+        """A task without effect."""
         return tasks.beta("ignored", 0.0, 1.0)
 
     def reset(self, key: Array, task: Array) -> EnvState:
@@ -47,7 +47,7 @@ class ProbeObservation:
         return EnvState.start(jax.random.uniform(signal_key, (1,), minval=-1.0), key, task, ())
 
     def step(self, state: EnvState, action: Array) -> EnvState:
-        """Rewards the distance to the signal and draws the next one."""
+        """Rewards minus the squared distance to the signal and draws the next signal."""
         key, signal_key = jax.random.split(state.key)
         reward = -jnp.square(jnp.asarray(action).reshape(()) - state.obs[0])
         obs = jax.random.uniform(signal_key, (1,), minval=-1.0)
@@ -56,11 +56,11 @@ class ProbeObservation:
 
 @dataclass(frozen=True)
 class ProbeMemory:
-    """Find out which of two actions the task pays: reward 1 for the right one, else 0.
+    """Learn which of two actions the task rewards: reward 1 for the right action, else 0.
 
-    The observation is constant, so only the belief can tell. Optimal return: H - 1/2 in the first
-    episode (one guess), H afterwards; without memory H / 2. Fails if encoder, reward decoder or the
-    latent's way into the policy is broken.
+    The observation is constant, so the policy depends on the belief. The optimal return is H - 1/2 in the
+    first episode (one guess) and H afterwards; without memory it is H / 2. Fails if the encoder, the reward
+    decoder or the policy's latent input is broken.
     """
 
     @property
@@ -70,31 +70,31 @@ class ProbeMemory:
 
     @property
     def family(self) -> tasks.TaskFamily:
-        """Below a half action 0 pays, above it action 1."""
+        """The right action is 1 for tasks above 0.5, else 0."""
         return tasks.beta("payer", 0.0, 1.0)
 
     def reset(self, key: Array, task: Array) -> EnvState:
-        """Nothing to see."""
+        """The observation is constant."""
         return _constant_reset(key, task)
 
     def step(self, state: EnvState, action: Array) -> EnvState:
-        """Pays the right action."""
+        """Rewards the right action."""
         right = jnp.asarray(action, jnp.int32) == (state.task[0] > 0.5)
         return state._replace(reward=right.astype(state.reward.dtype))
 
 
 @dataclass(frozen=True)
 class ProbeRisk:
-    """A gamble that pays on most tasks: action 1 pays 1, but ``loss`` on the worst tenth; action 0 pays 0.
+    """A gamble: action 1 earns 1 on most tasks, but ``loss`` on the worst tenth; action 0 earns 0.
 
-    Only the first action counts, and nothing tells the tasks apart before it. Optimal mean return per
-    episode: 0.9 - 0.3 = 0.6, by gambling. Optimal CVaR_0.1 of a task's mean return: 0, by not gambling.
-    So a learner on uniform tasks must gamble and one on the hardest tasks must not: fails if the
-    sampler is broken.
+    Only the first action counts, and the observation does not depend on the task. The optimal mean return
+    per episode is 0.9 - 0.3 = 0.6, by gambling. The optimal CVaR_0.1 of a task's mean return is 0, by not
+    gambling. A learner on uniform tasks must therefore gamble, and one on the hardest tasks must not. Fails
+    if the sampler is broken.
     """
 
     loss: float = -3.0
-    """What the gamble costs on a bad task."""
+    """Reward of the gamble on a bad task."""
 
     @property
     def spec(self) -> EnvSpec:
@@ -107,11 +107,11 @@ class ProbeRisk:
         return tasks.beta("danger", 0.0, 1.0, hardest="top")
 
     def reset(self, key: Array, task: Array) -> EnvState:
-        """Nothing to see; the physics remembers whether the decision is still open."""
+        """The observation is constant; ``physics`` is whether the decision is still open, () bool."""
         return _constant_reset(key, task)._replace(physics=jnp.ones((), bool))
 
     def step(self, state: EnvState, action: Array) -> EnvState:
-        """Pays for the first action only."""
+        """Rewards the first action only."""
         gamble = (jnp.asarray(action, jnp.int32) == 1) & state.physics
         outcome = jnp.where(state.task[0] > 0.9, self.loss, 1.0)
         reward = jnp.where(gamble, outcome, 0.0).astype(state.reward.dtype)
@@ -120,17 +120,17 @@ class ProbeRisk:
 
 @dataclass(frozen=True)
 class ProbeTarget:
-    """Hit a number that only rewards tell: reward -(a - target)^2, the target uniform on [-1, 1].
+    """Find a target that only rewards reveal: reward -(a - target)^2, the target uniform on [-1, 1].
 
-    The observation is constant. Without adaptation the best is 0, which earns -1/3 per step; one that
-    knows the target earns 0. The gradient of a step's expected reward by a Gaussian policy's mean m is
-    2 (target - m), so one step of gradient ascent of length 1/2 is the whole adaptation. Fails if what
-    adapts between episodes (a posterior, an inner gradient) or what makes it learn to is broken.
+    The observation is constant. Without adaptation the best action is 0, which earns -1/3 per step; the
+    target itself earns 0. The gradient of a step's expected reward with respect to a Gaussian policy's mean
+    m is 2 (target - m), so one gradient-ascent step with learning rate 1/2 adapts completely. Fails if the
+    adaptation between episodes (a posterior, an inner gradient) or its meta-learning is broken.
     """
 
     @property
     def spec(self) -> EnvSpec:
-        """A constant signal, one real action."""
+        """A constant signal, one continuous action."""
         return _spec("probe_target", Continuous(1))
 
     @property
@@ -139,9 +139,9 @@ class ProbeTarget:
         return tasks.beta("target", -1.0, 1.0)
 
     def reset(self, key: Array, task: Array) -> EnvState:
-        """Nothing to see."""
+        """The observation is constant."""
         return _constant_reset(key, task)
 
     def step(self, state: EnvState, action: Array) -> EnvState:
-        """Rewards the distance to the target."""
+        """Rewards minus the squared distance to the target."""
         return state._replace(reward=-jnp.square(jnp.asarray(action).reshape(()) - state.task[0]))

@@ -1,8 +1,8 @@
-"""Any MuJoCo model as an environment whose tasks are edits of the model, or numbers that its reward reads."""
+"""Any MuJoCo model as an environment whose tasks are edits of the model or numbers in its reward."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
@@ -20,17 +20,17 @@ from roml_jax.envs.physics import Derived, EngineName, ModelLeaves, Physics, Phy
 from roml_jax.tasks import TaskFamily
 from roml_jax.types import Array, Continuous, EnvSpec
 
-# A speed in m/s or rad/s, or a position in m, that no working robot has: beyond it a task has blown up.
+# Limit of positions (m) and velocities (m/s, rad/s); a simulation beyond it has blown up.
 _BLOWN_UP = 1e4
 
 
 class View(NamedTuple):
-    """What an observation, a reward or an end of an episode may read, at one moment of one environment.
+    """The inputs of observation, reward and termination functions, at one time of one environment.
 
     Attributes:
         qpos: (nq,) positions.
         qvel: (nv,) velocities.
-        readings: fields of MuJoCo's data that the environment declared.
+        readings: the fields of MuJoCo's data that the environment declared.
         task: (d,).
         leaves: the model fields that the task replaced.
         base: the unedited model.
@@ -44,7 +44,7 @@ class View(NamedTuple):
     base: mujoco.MjModel
 
     def field(self, name: str) -> Array:
-        """A model field as this task has it."""
+        """The value of a model field under this task."""
         return self.leaves[name] if name in self.leaves else jnp.asarray(physics.field_of(self.base, name))
 
 
@@ -52,11 +52,11 @@ class Motion(NamedTuple):
     """One control step.
 
     Attributes:
-        before: the moment it started.
-        after: the moment it ended.
-        action: (nu,) as the policy gave it.
-        ctrl: (nu,) the same, clamped to the actuators' ranges as MuJoCo does.
-        dt: seconds between the two.
+        before: the view at its start.
+        after: the view at its end.
+        action: (nu,) the environment's action.
+        ctrl: (nu,) the action clamped to the actuators' ranges, as MuJoCo does.
+        dt: seconds of the control step.
     """
 
     before: View
@@ -74,13 +74,13 @@ Start = Callable[[Array], tuple[Array, Array]]
 def noisy_start(
     model: mujoco.MjModel, position: float, velocity: float, *, normal_velocity: bool = True
 ) -> Start:
-    """Episodes start near the model's initial position.
+    """Initial states near the model's ``qpos0``.
 
     Args:
-        model: whose qpos0 and quaternions it takes.
-        position: qpos is uniform within this of qpos0; quaternions are normalised afterwards.
-        velocity: deviation of qvel, or its bound if not ``normal_velocity``.
-        normal_velocity: normal, else uniform.
+        model: the model.
+        position: qpos is uniform within +-position of qpos0; quaternions are normalised afterwards.
+        velocity: std of qvel; with ``normal_velocity=False``, its bound.
+        normal_velocity: whether qvel is normal; otherwise uniform.
     """
     offsets = {int(mujoco.mjtJoint.mjJNT_FREE): 3, int(mujoco.mjtJoint.mjJNT_BALL): 0}
     quaternions = [
@@ -104,10 +104,10 @@ def noisy_start(
 
 
 def load(source: str | Path | mujoco.MjSpec | mujoco.MjModel) -> mujoco.MjModel:
-    """A compiled model from a file's path, MJCF text, a spec, or itself.
+    """A compiled model from a file's path, MJCF text, a spec or a model.
 
     Raises:
-        ValueError: where MuJoCo cannot read it; one line.
+        ValueError: if MuJoCo cannot read it; one line.
     """
     if isinstance(source, mujoco.MjModel):
         return source
@@ -122,26 +122,26 @@ def load(source: str | Path | mujoco.MjSpec | mujoco.MjModel) -> mujoco.MjModel:
 
 
 def default_observation(model: mujoco.MjModel) -> Observation:
-    """All positions but a free root's place in the plane, and all velocities."""
+    """All positions, except a free root's x and y, and all velocities."""
     free = model.njnt > 0 and model.jnt_type[0] == mujoco.mjtJoint.mjJNT_FREE
     return {"position": lambda view: view.qpos[2 if free else 0 :], "velocity": lambda view: view.qvel}
 
 
 @dataclass(frozen=True, eq=False)
 class TaskEnv:
-    """An environment on a physics engine (an ``Env``): pure and unbatched, callers vmap it.
+    """An environment on a physics engine (an ``Env``): pure and unbatched; callers vmap it.
 
-    A task that blows up is contained: from the step on that made a position or a velocity infinite or
-    absurd, or an observation or the reward infinite, its state and its observation stand still, its
-    steps are not valid and ``diverged`` is set. One that cannot even start has diverged at the reset.
+    A simulation has blown up if a position or velocity is not finite or is above 1e4, or if the observation
+    or the reward is not finite. From that step on its state and observation are frozen, its steps are not
+    valid and ``diverged`` is set. ``diverged`` is set at the reset if the first observation is not finite.
 
     Attributes:
         name: of the environment.
         physics: the engine.
         family: the tasks and their prior.
-        apply_task: (task (d,)) -> the model fields that it replaces.
+        apply_task: (task (d,)) -> the model fields that the task replaces.
         observation: named parts, in order, each (View) -> (k,).
-        reward: (Motion) -> named terms (), which are summed.
+        reward: (Motion) -> named terms (), whose sum is the reward.
         start: (key) -> (qpos, qvel).
         horizon: H, steps per episode.
         episodes: K, episodes per task.
@@ -177,33 +177,33 @@ class TaskEnv:
         derived: Derived = "consistent",
         name: str = "robot",
     ) -> TaskEnv:
-        """Anybody's robot.
+        """An environment from a MuJoCo model.
 
         Args:
             source: a path, MJCF text, an ``MjSpec`` or an ``MjModel``.
-            tasks: what varies.
+            tasks: the task dimensions.
             reward: named terms of one control step.
             observation: named parts; by default positions and velocities.
             frame_skip: physics steps per control step.
             horizon: H.
             episodes: K.
-            start: initial states; by default within 0.01 of the model's.
+            start: initial states; by default ``noisy_start`` with 0.01.
             terminate: ends an episode early.
-            readings: fields of MuJoCo's data that the functions read beside qpos and qvel.
+            readings: fields of MuJoCo's data that these functions read, besides qpos and qvel.
             engine: "auto", "mjx" or "mujoco".
             derived: "consistent" recomputes inertia and solver constants from the edited fields.
             name: of the environment.
 
         Raises:
-            ValueError: for a model, a field or a name that cannot be; one line.
+            ValueError: for an invalid model, field or name; one line.
         """
         for what, number in (("frame_skip", frame_skip), ("horizon", horizon), ("episodes", episodes)):
             if number < 1:
                 raise ValueError(f"{what} must be at least 1, got {number}")
         model = load(source)
         if not model.nu:
-            raise ValueError("the model has no actuators, so nothing to learn")
-        made = cls(
+            raise ValueError("the model has no actuators, so there is nothing to learn")
+        env = cls(
             name=name,
             physics=physics.make(engine, model, frame_skip, tuple(readings), derived),
             family=edits.family(tasks),
@@ -215,21 +215,21 @@ class TaskEnv:
             episodes=episodes,
             terminate=terminate,
         )
-        # whatever the engine or a function of the caller's refuses, it refuses here
-        task = jax.ShapeDtypeStruct((len(made.family.names),), jnp.float32)
-        jax.eval_shape(made.reset, jax.random.key(0), task)
-        return made
+        # traced here, so that errors of the engine or of the caller's functions are raised here
+        task = jax.ShapeDtypeStruct((len(env.family.names),), jnp.float32)
+        jax.eval_shape(env.reset, jax.random.key(0), task)
+        return env
 
     @cached_property
     def spec(self) -> EnvSpec:
-        """Sizes and names; the action space has the actuators' own ranges."""
+        """Sizes and names; the bounds of the action space are the actuators' control ranges."""
         low, high = self._ctrl_range
         action = Continuous(self.physics.model.nu, float(low.min()), float(high.max()))
         return EnvSpec(self.name, part_slices(self._blank), action, self.horizon, self.episodes)
 
     @cached_property
     def _ctrl_range(self) -> tuple[np.ndarray, np.ndarray]:
-        """Where MuJoCo clamps each actuator; infinite for one without limits."""
+        """The bounds (low (nu,), high (nu,)) to which MuJoCo clamps the controls; infinite if unlimited."""
         model = self.physics.model
         limited = model.actuator_ctrllimited.astype(bool)
         return (
@@ -238,7 +238,7 @@ class TaskEnv:
         )
 
     def _blank(self) -> Mapping[str, Array]:
-        """The parts of an observation, for their shapes."""
+        """The parts of an example observation, for their shapes."""
         task = self.family.decode(jnp.full(self.family.proposal.dims, 0.5))
         leaves = self.physics.prepare(self.apply_task(task))
         qpos, qvel = self.start(jax.random.key(0))
@@ -258,18 +258,25 @@ class TaskEnv:
         return Motion(before, after, action, jnp.clip(action, low, high), self.physics.dt)
 
     def _terms(self, motion: Motion) -> dict[str, Array]:
-        """The reward's parts.
+        """The reward's terms.
 
         Raises:
-            ValueError: where they are not named scalars.
+            ValueError: if they are not named scalars.
         """
         terms = self.reward(motion)
         if not isinstance(terms, Mapping) or any(jnp.shape(term) != () for term in terms.values()):
             raise ValueError(f"the reward of {self.name!r} must be a dict of scalars by name, got {terms}")
         return dict(terms)
 
+    def render(self, task: np.ndarray, states: Sequence[EnvState]) -> Iterator[np.ndarray]:
+        """Yields an image (height, width, 3), uint8, of each state of a task (d,); needs offscreen OpenGL."""
+        from roml_jax.envs import pictures
+
+        model = pictures.edited(self.physics.model, self.apply_task(jnp.asarray(task, jnp.float32)))
+        return pictures.images(model, np.stack([np.asarray(state.physics.qpos) for state in states]))
+
     def reset(self, key: Array, task: Array) -> EnvState:
-        """Starts an episode of a task (d,); the task's model fields are computed here, once."""
+        """Starts an episode of a task (d,); computes the task's model fields, once per episode."""
         key, start_key = jax.random.split(key)
         qpos, qvel = self.start(start_key)
         leaves = self.physics.prepare(self.apply_task(task))
@@ -298,42 +305,43 @@ class TaskEnv:
         live = sound & ~state.done
         ends = ~sound if self.terminate is None else ~sound | self.terminate(after)
 
-        def kept(new: Any, old: Any) -> Any:
+        def if_live(new: Any, old: Any) -> Any:
             return jax.tree.map(lambda n, o: jnp.where(live, n, o).astype(o.dtype), new, old)
 
         return state._replace(
-            obs=kept(obs, state.obs),
-            reward=kept(reward, jnp.zeros_like(state.reward)),
+            obs=if_live(obs, state.obs),
+            reward=if_live(reward, jnp.zeros_like(state.reward)),
             done=state.done | ends,
             valid=live,
             diverged=state.diverged | (~sound & ~state.done),
-            terms=kept(terms, {name: jnp.zeros_like(state.reward) for name in terms}),
-            physics=kept(moved, state.physics),
+            terms=if_live(terms, {name: jnp.zeros_like(state.reward) for name in terms}),
+            physics=if_live(moved, state.physics),
         )
 
 
 def gymnasium_model(
     name: str, iterations: int | None = None, ls_iterations: int | None = None
 ) -> mujoco.MjModel:
-    """One of the MJCF files in the installed gymnasium, with Newton's solver.
+    """A model from the MJCF files of the installed gymnasium, with Newton's solver.
 
     Args:
-        name: of the file, without its ending.
-        iterations: constraint solver iterations; None for the file's own.
-        ls_iterations: line-search iterations; None for MuJoCo's default.
+        name: of the file, without its extension.
+        iterations: maximum constraint-solver iterations; None for the file's value.
+        ls_iterations: maximum line-search iterations; None for MuJoCo's default.
     """
     spec = mujoco.MjSpec.from_file(str(resources.files("gymnasium") / f"envs/mujoco/assets/{name}.xml"))
-    spec.option.solver = mujoco.mjtSolver.mjSOL_NEWTON  # MJX has no PGS, which the humanoid's file asks for
+    spec.option.solver = mujoco.mjtSolver.mjSOL_NEWTON  # MJX lacks PGS, the solver in the humanoid's file
     spec.option.iterations = iterations or spec.option.iterations
     spec.option.ls_iterations = ls_iterations or spec.option.ls_iterations
-    # MuJoCo deprecates this attribute of the cheetah's file, and says so in a log file wherever it runs
+    # The cheetah's file sets this deprecated attribute. It is applied below instead, since MuJoCo would write
+    # a warning into a log file in the working directory.
     total_mass, spec.compiler.settotalmass = spec.compiler.settotalmass, -1
     model = spec.compile()
     if total_mass > 0:
         mujoco.mj_setTotalmass(model, total_mass)
         mujoco.mj_setConst(model, mujoco.MjData(model))
-        model.stat.meaninertia = model.dof_M0.mean()  # which mj_setConst leaves
-    # Engines up to 3.3, the reference's among them, took the larger of two geoms' margins; today's add
-    # them up. All geoms of these files have the same one.
+        model.stat.meaninertia = model.dof_M0.mean()  # mj_setConst does not update it
+    # MuJoCo up to 3.3, including the reference's, uses the larger of two geoms' margins; later versions add
+    # the two. All geoms of these files have the same margin.
     model.geom_margin *= 0.5
     return model

@@ -1,4 +1,4 @@
-"""Evaluation on held-out tasks; as a command on a run's folder: ``python -m roml_jax.evaluate RUN``."""
+"""Evaluation on held-out tasks. The command ``python -m roml_jax.evaluate RUN`` evaluates a run's folder."""
 
 from roml_jax.held_out import Purpose, draw, make_evaluate, summarise
 

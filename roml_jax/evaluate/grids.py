@@ -1,4 +1,4 @@
-"""Tasks at even distances over the range of a family."""
+"""Grids of tasks over the range of a task family."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ import numpy as np
 from roml_jax.tasks import TaskFamily
 from roml_jax.types import Array
 
-_DRAWS = 10_000  # of the prior, where the range has no end
-_RARE = 1e-3  # of the prior's mass is left out at each such end
-_FINITE = 64  # a family with no more tasks than this has them all in its grid
+_DRAWS = 10_000  # prior draws, to find the ends of an unbounded range and the tasks of a finite family
+_RARE = 1e-3  # prior probability beyond each end of the grid, if the range is unbounded
+_FINITE = 64  # if a family has at most this many tasks, the grid holds all of them
 
 
 def grid(family: TaskFamily, n: int) -> Array:
-    """Tasks (m, d), m <= n where that is possible, evenly spaced in the family's unit space.
+    """A grid of tasks (m, d), evenly spaced in the space of the family's proposal.
 
-    So factors are spaced by ratios. One dimension: a line. Two: a square grid. More: a line along each
-    dimension, the others at the prior's median. A range without end stops where a thousandth of
-    the prior is left. Of a family with few tasks the grid has each once.
+    Scale factors are therefore spaced by ratios. With one dimension the grid is a line, with two a square
+    grid. With more, it is one line along each dimension, with the other dimensions at the prior's median. If
+    the range is unbounded, the grid leaves out a thousandth of the prior at each end. For a family with at
+    most 64 tasks the grid holds each task once.
 
     Args:
-        family: whose range.
-        n: how many tasks at most, but for the least that makes a grid.
+        family: the task family.
+        n: maximum number of tasks. The smallest grid, and that of a family with few tasks, may exceed it.
     """
     proposal = family.proposal
     drawn = np.asarray(proposal.sample(proposal.phi0, jax.random.key(0), _DRAWS))

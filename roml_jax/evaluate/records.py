@@ -1,4 +1,4 @@
-"""Returns of a run's learners task by task: made, laid out as rows, written to a file."""
+"""Returns of a run's learners on each task: evaluation, rows of a table, and files."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from roml_jax.run.saved import Saved
 from roml_jax.types import Outcome
 
 SUFFIXES = (".csv", ".parquet")
-_BATCH = 1000  # tasks at once: a run's final test, which fits into memory, has as many
+_BATCH = 1000  # tasks per call; the default size of a run's final test, which fits in memory
 
 Chosen = Literal["prior", "grid"]
 
 
 class Records(NamedTuple):
-    """What the learners of a run reached on the same tasks. Axes: R seeds, M tasks, K episodes.
+    """Results of a run's learners, all on the same tasks. Axes: R seeds, M tasks, K episodes.
 
     Attributes:
-        names: of the task's dimensions.
-        seeds: (R,) of them.
-        which: of the learners.
-        iterations: (R,) made by each.
-        alpha: (R,) each seed's own risk level.
-        chosen: how tasks were chosen.
-        tasks: (M, d).
-        returns: (R, M, K).
-        diverged: (R, M, K) bool.
-        terms: (R, M, K) the reward's terms, by name.
+        names: names of the task's d dimensions.
+        seeds: the R seeds.
+        which: which learners: "last", "best_mean" or "best_cvar".
+        iterations: (R,) number of training iterations of each learner.
+        alpha: R risk levels, one per seed.
+        chosen: how the tasks were chosen: "prior" or "grid".
+        tasks: (M, d) the tasks.
+        returns: (R, M, K) sum of rewards of each episode.
+        diverged: (R, M, K) bool, whether the simulation diverged.
+        terms: (R, M, K) terms of the reward, by name.
     """
 
     names: tuple[str, ...]
@@ -53,7 +53,7 @@ class Records(NamedTuple):
 
 
 def _by_seed(saved: Saved, places: Sequence[int], tasks: jax.Array, key: jax.Array) -> Outcome:
-    """Outcomes (R, M, K) of what the learners do in tests."""
+    """Tests the learners of the given seeds; returns outcomes with leaves (R, M, K)."""
     run = jax.jit(saved.parts.learner.test)
 
     def whole(learner: Any) -> Outcome:
@@ -75,15 +75,15 @@ def collect(
     chosen: Chosen = "prior",
     places: Sequence[int] | None = None,
 ) -> Records:
-    """Lets every learner of a run do on the same tasks what it does in tests.
+    """Tests the learners of a run, all on the same tasks.
 
     Args:
         saved: the run.
-        n: how many tasks; a grid may have a few less.
-        seed: of tasks and environments; None for the run's own, which gives the tasks of its final
-            test where there are as many.
-        chosen: tasks of the prior, or a grid over their range.
-        places: of the seeds among the folder's; None for all.
+        n: number of tasks; a grid may have fewer.
+        seed: random seed of tasks and environments. None for the run's ``eval.seed``; with the ``n`` of the
+            final test, the tasks are then those of the final test.
+        chosen: "prior" for draws from the prior, "grid" for a grid over the task range.
+        places: positions of the seeds in ``config.plan``; None for all seeds.
     """
     config, family = saved.config, saved.parts.env.family
     tasks, key = held_out.draw(family, n, config.eval.seed if seed is None else seed, "test")
@@ -107,7 +107,7 @@ def collect(
 
 
 def columns(records: Records) -> list[str]:
-    """Names of what ``rows`` gives."""
+    """Column names of ``rows``."""
     return [
         *records.seeds[0].columns, "which", "iteration", "task", *records.names, "episode", "return",
         "diverged", *(f"reward/{name}" for name in records.terms),
@@ -115,7 +115,7 @@ def columns(records: Records) -> list[str]:
 
 
 def rows(records: Records) -> Iterator[list[Any]]:
-    """A row per seed, task and episode."""
+    """Yields one row per seed, task and episode."""
     terms = list(records.terms.values())
     for r, one in enumerate(records.seeds):
         head = [*one.columns.values(), records.which, int(records.iterations[r])]
@@ -127,17 +127,23 @@ def rows(records: Records) -> Iterator[list[Any]]:
 
 
 def check_format(path: Path) -> None:
-    """Refuses a format that needs what is not installed.
+    """Rejects a file format whose package is not installed.
 
     Raises:
-        ConfigError: one line.
+        ConfigError: if ``pyarrow`` is missing for a .parquet file; one line.
     """
     if path.suffix.lower() == ".parquet" and importlib.util.find_spec("pyarrow") is None:
-        raise ConfigError(f"--out {path} needs the package pyarrow: pip install pyarrow, or take .csv")
+        raise ConfigError(f"--out {path} needs the package pyarrow: pip install pyarrow, or use .csv")
 
 
 def write(records: Records, path: Path, suffix: str) -> None:
-    """Writes all rows as CSV or Parquet."""
+    """Writes all rows to a file.
+
+    Args:
+        records: the results.
+        path: the file.
+        suffix: ".parquet" for Parquet; CSV otherwise.
+    """
     if suffix.lower() == ".parquet":
         import pyarrow
         import pyarrow.parquet

@@ -1,4 +1,4 @@
-"""Returns of held-out tasks as tables for people."""
+"""Console tables of returns on held-out tasks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BINS = 8
 
 
 class _Setting(NamedTuple):
-    """The runs of one setting, which differ in their seeds alone."""
+    """The seeds of one swept setting: label, risk level, and positions of the seeds in the records."""
 
     label: str
     alpha: float
@@ -42,7 +42,7 @@ def cvar(returns: np.ndarray, alpha: float) -> float:
 
 
 def var(returns: np.ndarray, alpha: float) -> float:
-    """The alpha-quantile of returns (M,), the value at risk."""
+    """Value at risk: the alpha-quantile of returns (M,)."""
     return float(risk.quantile(jnp.asarray(returns), alpha))
 
 
@@ -54,21 +54,21 @@ def _table(title: str, *heads: str) -> Table:
 
 
 def _over(seeds: int, setting: _Setting) -> str:
-    """What the numbers of a table are means over."""
+    """Suffix of a table's title: the setting, the number of seeds, and the kind of interval."""
     of = f" ({setting.label})" if setting.label else ""
     return f"{of}, mean over {seeds} seeds [95 % bootstrap]" if seeds > 1 else f"{of}, one seed: no interval"
 
 
 def _risk_table(records: Records, setting: _Setting) -> Table:
-    """CVaR and VaR at several levels; a task's return is the mean over its episodes."""
+    """CVaR and VaR at several risk levels. A task's return is the mean over its episodes."""
     by_task = records.returns[setting.places].mean(axis=2)  # (seeds, M)
     table = _table("Return by risk level" + _over(len(by_task), setting), "alpha", "CVaR", "VaR")
     digits = decimals(by_task)
     for alpha in sorted({*ALPHAS, setting.alpha}):
         tails = bootstrap([cvar(seed, alpha) for seed in by_task])
         levels = bootstrap([var(seed, alpha) for seed in by_task])
-        own = " (the run's)" if alpha == setting.alpha else ""
-        table.add_row(f"{alpha:g}{own}", tails.text(digits), levels.text(digits))
+        note = " (the run's)" if alpha == setting.alpha else ""
+        table.add_row(f"{alpha:g}{note}", tails.text(digits), levels.text(digits))
     table.add_row("1 (mean)", bootstrap(by_task.mean(axis=1)).text(digits), "")
     table.add_row("worst task", bootstrap(by_task.min(axis=1)).text(digits), "")
     return table
@@ -91,7 +91,7 @@ def _seeds_table(records: Records, setting: _Setting) -> Table:
 
 
 def _adaptation_table(records: Records, setting: _Setting) -> Table:
-    """Mean and CVaR of the returns of each episode by itself."""
+    """Mean and CVaR of the returns, separately for each episode."""
     returns = records.returns[setting.places]  # (seeds, M, K)
     prior, digits = records.chosen == "prior", decimals(returns)
     heads = ("episode", "mean", *((f"CVaR {setting.alpha:g} of that episode",) if prior else ()))
@@ -105,7 +105,15 @@ def _adaptation_table(records: Records, setting: _Setting) -> Table:
 
 
 def bins(tasks: np.ndarray, count: int = _BINS) -> list[np.ndarray]:
-    """Places of tasks (M,) in groups of about as many each, in ascending order; equal ones stay together."""
+    """Divides tasks into groups of about equal size, in ascending order. Equal tasks share a group.
+
+    Args:
+        tasks: (M,) one dimension of the tasks.
+        count: maximum number of groups.
+
+    Returns:
+        The positions of the tasks in each group.
+    """
     edges = np.unique(np.quantile(tasks, np.linspace(0, 1, count + 1)[1:-1]))
     group = np.searchsorted(edges, tasks, side="right")
     return [np.flatnonzero(group == g) for g in range(len(edges) + 1) if (group == g).any()]
@@ -119,17 +127,17 @@ def _tasks_table(records: Records, setting: _Setting, dimension: int) -> Table:
     title = f"Return against {name}" + _over(len(by_task), setting)
     table = _table(title, name, "tasks", "mean", "worst task")
     for group in bins(tasks):
-        own = by_task[:, group]
+        in_bin = by_task[:, group]
         low, high = tasks[group].min(), tasks[group].max()
         table.add_row(
             f"{low:.3g} to {high:.3g}" if high > low else f"{low:.3g}", str(len(group)),
-            bootstrap(own.mean(axis=1)).text(digits), bootstrap(own.min(axis=1)).text(digits),
+            bootstrap(in_bin.mean(axis=1)).text(digits), bootstrap(in_bin.min(axis=1)).text(digits),
         )  # fmt: skip
     return table
 
 
 def show(console: Console, records: Records) -> None:
-    """Prints all tables; a grid has no risk levels, for its tasks are no draws of the prior."""
+    """Prints all tables. A grid has no CVaR and VaR, because its tasks are not drawn from the prior."""
     for setting in _settings(records):
         if records.chosen == "prior":
             console.print(_risk_table(records, setting))

@@ -1,1 +1,1 @@
-"""Rollouts to look at: ``python -m roml_jax.render RUN --task mass=1.7``."""
+"""Visualisation of rollouts: ``python -m roml_jax.render RUN --task mass=1.7``."""

@@ -1,4 +1,4 @@
-"""The command line: ``python -m roml_jax.render RUN --task mass=1.7 --versus RUN2``."""
+"""Command line ``python -m roml_jax.render RUN --task mass=1.7 --versus RUN2``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from roml_jax.envs import TaskEnv
+from roml_jax.envs import Env, TaskEnv
 from roml_jax.envs.khazad_dum import KhazadDum
 from roml_jax.errors import ConfigError
 from roml_jax.evaluate.intervals import decimals
@@ -17,42 +17,51 @@ from roml_jax.render.rollouts import Played
 from roml_jax.run import cli, compile_cache, files, saved
 
 _ROBOT, _WALKER = (".html", ".gif", ".mp4"), (".gif", ".png")
-_WALKERS = 64  # whose ways a still picture shows
+_WALKERS = 64  # walks on a map (.png)
 
 
 def _parser() -> cli.Parser:
     parser = cli.Parser(
         prog="python -m roml_jax.render",
-        description="Shows a run's policy on one task, from the first episode on: robots as a page with a "
-        "3-D view (.html) or a film (.gif, .mp4; needs an offscreen OpenGL), Khazad-Dum as a film (.gif) or "
-        f"a map of {_WALKERS} walks (.png).",
+        description="Shows all episodes of a run's policy on one task. Output for robots: an HTML page with "
+        "a 3-D view (.html) or a film (.gif, .mp4; needs offscreen OpenGL). Output for Khazad-Dum: a film "
+        f"(.gif) or a map of {_WALKERS} walks (.png).",
     )
     parser.add_argument("run", type=Path, help="the run's folder")
     parser.add_argument(
         "--task", nargs="+", default=[], metavar="NAME=VALUE",
-        help="the task; what is not given is the prior's median (default: all of it)",
+        help="the task: NAME=VALUE for some of its dimensions, or one value for each of them in order; "
+        "dimensions that are not named have the prior's median (default: the median of all)",
     )  # fmt: skip
     cli.add_run(parser)
-    parser.add_argument("--versus", type=Path, metavar="RUN2", help="another run beside it, on the same task")
+    parser.add_argument(
+        "--versus", type=Path, metavar="RUN2", help="folder of a second run, shown beside the first"
+    )
     cli.add_which(parser)
     parser.add_argument(
-        "--seed", type=cli.not_negative, default=0, help="of starts and of what is random (default: 0)"
+        "--seed", type=cli.not_negative, default=0, help="random seed of the environment (default: 0)"
     )
-    parser.add_argument("--out", type=Path, help="the new file (default: ENV-TASK.html or .gif)")
+    parser.add_argument(
+        "--out", type=Path, help="path of the new file (default: ENV-TASK.html or ENV-TASK.gif)"
+    )
     return parser
 
 
 def _suffixes(run: saved.Saved) -> tuple[str, ...]:
-    """What the environment can be shown as.
+    """The suffixes of files in which the run's environment can be shown.
 
     Raises:
-        ConfigError: if it cannot; one line.
+        ConfigError: if the environment cannot be shown; one line.
     """
     if isinstance(run.parts.env, TaskEnv):
         return _ROBOT
     if isinstance(run.parts.env, KhazadDum):
         return _WALKER
-    raise ConfigError(f"render shows MuJoCo robots and khazad_dum, not {run.config.env}")
+    if hasattr(run.parts.env, "render"):
+        return (".gif",)
+    raise ConfigError(
+        f"{run.config.env} cannot be shown: give the environment a method render(task, states) -> images"
+    )
 
 
 def _default_out(run: saved.Saved, task: np.ndarray, suffix: str) -> Path:
@@ -65,21 +74,21 @@ def _runs(first: saved.Saved, versus: Path | None) -> list[saved.Saved]:
     """The runs to show side by side.
 
     Raises:
-        ConfigError: if they are not of the same environment; one line.
+        ConfigError: if the two runs differ in environment, episodes or steps; one line.
     """
     if versus is None:
         return [first]
     second = saved.load(versus, first.which)
-    for name, what in (("env", "environment"), ("env_options", "options of the environment")):
+    for name, what in (("env", "environments"), ("env_options", "options of the environment")):
         if getattr(first.config, name) != getattr(second.config, name):
-            raise ConfigError(f"{first.folder} and {versus} have not the same {what}")
+            raise ConfigError(f"{first.folder} and {versus} have different {what}")
     specs = [run.config.protocol.agent_spec(run.parts.env.spec) for run in (first, second)]
     if len({(spec.episodes, spec.horizon) for spec in specs}) > 1:
-        raise ConfigError(f"{first.folder} and {versus} have not the same number of episodes and steps")
+        raise ConfigError(f"{first.folder} and {versus} have different numbers of episodes or steps")
     return [first, second]
 
 
-def _write(env: TaskEnv | KhazadDum, played: Sequence[Played], part: Path, suffix: str) -> None:
+def _write(env: Env, played: Sequence[Played], part: Path, suffix: str) -> None:
     if isinstance(env, TaskEnv):
         if suffix == ".html":
             part.write_text(page.page(env, played))
@@ -87,45 +96,49 @@ def _write(env: TaskEnv | KhazadDum, played: Sequence[Played], part: Path, suffi
             from roml_jax.render import film
 
             film.robots(env, played, part, suffix)
-    else:
+    elif isinstance(env, KhazadDum):
         from roml_jax.render import walks
 
         (walks.still if suffix == ".png" else walks.film)(env, played, part)
+    else:
+        from roml_jax.render import film
+
+        film.of_env(env, played, part)
 
 
 def command(argv: Sequence[str]) -> None:
-    """Plays and writes.
+    """Runs the policies and writes the page, film or map.
 
     Raises:
-        ConfigError: for wrong input or a missing renderer; one line.
+        ConfigError: for wrong input, or if a package or OpenGL is missing; one line.
     """
-    given = _parser().parse_args(argv)
-    first = saved.load(given.run, given.which)
+    arguments = _parser().parse_args(argv)
+    first = saved.load(arguments.run, arguments.which)
     suffixes, env = _suffixes(first), first.parts.env
-    task = rollouts.parse_task(env.family, given.task)
-    out = files.check_new(given.out or _default_out(first, task, suffixes[0]), suffixes)
+    task = rollouts.parse_task(env.family, arguments.task)
+    out = files.check_new(arguments.out or _default_out(first, task, suffixes[0]), suffixes)
     suffix = out.suffix.lower()
     if isinstance(env, TaskEnv) and suffix != ".html":
         from roml_jax.render import film
 
         film.check(suffix)
-    runs = _runs(first, given.versus)
+    runs = _runs(first, arguments.versus)
     if first.config.compile_cache:
         compile_cache.enable()
     console = cli.console()
     played = []
-    with console.status("playing ..."):
+    with console.status("running the policy ..."):
         for run in runs:
-            policy, label = rollouts.of_run(run, run.place(given.run_name))
+            policy, label = rollouts.of_run(run, run.place(arguments.run_name))
             n = _WALKERS if suffix == ".png" else 1
-            played.append(rollouts.play(policy, env, label, task, n, given.seed))
+            played.append(rollouts.play(policy, env, label, task, n, arguments.seed))
         with files.new(out) as part:
             _write(env, played, part, suffix)
     for one in played:
         by_episode = one.returns.mean(axis=1)
-        shown = ", ".join(f"{value:.{decimals(by_episode)}f}" for value in by_episode)
-        console.print(f"{one.label}: return by episode {shown}", soft_wrap=True)
-    console.print(f"{out} ({out.stat().st_size / 1e6:.2f} MB)", soft_wrap=True)
+        returns = ", ".join(f"{value:.{decimals(by_episode)}f}" for value in by_episode)
+        console.print(f"{one.label}: returns by episode {returns}", soft_wrap=True)
+    console.print(f"wrote {out} ({out.stat().st_size / 1e6:.2f} MB)", soft_wrap=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

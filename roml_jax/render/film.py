@@ -1,4 +1,4 @@
-"""Films of robots with MuJoCo's own renderer, where an offscreen OpenGL is there."""
+"""Films of robots, rendered by MuJoCo with offscreen OpenGL."""
 
 from __future__ import annotations
 
@@ -14,80 +14,78 @@ import mujoco
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from roml_jax.envs import TaskEnv
+from roml_jax.envs import Env, TaskEnv, pictures
 from roml_jax.errors import ConfigError
 from roml_jax.evaluate.intervals import decimals
 from roml_jax.render import scene
 from roml_jax.render.rollouts import Played
 
-_SIZE = (480, 360)  # of one robot's view, in pixels
-_GIF_RATE = 12.5  # frames per second at most: every picture costs 20 kB
+_GIF_RATE = 12.5  # maximum frames per second of a GIF; each frame takes 20 kB
 
 
 def check(suffix: str) -> None:
-    """Refuses a film that cannot be made here.
+    """Rejects a film that cannot be made on this machine.
 
     Raises:
-        ConfigError: without an offscreen OpenGL, or without an encoder for .mp4; one line.
+        ConfigError: without offscreen OpenGL, or without an encoder for .mp4; one line.
     """
     if suffix == ".mp4" and importlib.util.find_spec("imageio_ffmpeg") is None:
         raise ConfigError(
-            ".mp4 needs the package imageio-ffmpeg: pip install imageio imageio-ffmpeg, or take .gif"
+            ".mp4 needs the package imageio-ffmpeg: pip install imageio imageio-ffmpeg, or use .gif"
         )
     missing = _missing_opengl()
     if missing:
-        raise ConfigError(f"no offscreen OpenGL here ({missing}); set MUJOCO_GL=egl or osmesa, or take .html")
+        raise ConfigError(f"no offscreen OpenGL ({missing}): set MUJOCO_GL=egl or osmesa, or use .html")
 
 
 def _missing_opengl() -> str:
-    """Why MuJoCo cannot render, in one line; empty where it can."""
+    """The reason why MuJoCo cannot render, in one line; "" if it can."""
     with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings(action="ignore"):
         try:
             mujoco.Renderer(mujoco.MjModel.from_xml_string("<mujoco/>"), 8, 8).close()
-        except Exception as error:  # each OpenGL has errors of its own
+        except Exception as error:  # the error type depends on the OpenGL backend
             what = f"{type(error).__name__}: {error}"
         else:
             what = ""
-        gc.collect()  # a renderer that was half made complains when it goes
+        gc.collect()  # deletes a partly built renderer now, while its warnings are suppressed
     return " ".join(what.split())[:120]
 
 
 def _images(env: TaskEnv, played: Played) -> Iterator[Image.Image]:
-    """A picture for each state of each episode."""
+    """Yields an image for each state of each episode."""
     model = scene.task_model(env, played.task)
-    data, camera = mujoco.MjData(model), mujoco.MjvCamera()
-    camera.azimuth, camera.elevation, camera.distance = (
-        110.0,
-        -16.0,
-        4.0 * scene.radius(model, played.poses[0, 0, 0]),
-    )
-    digits, font = decimals(played.returns), ImageFont.load_default(size=14)
-    width, height = _SIZE
-    with mujoco.Renderer(model, height, width) as renderer:
-        for k in range(len(played.reward)):
-            for t, qpos in enumerate(played.poses[k, :, 0]):
-                data.qpos[:] = qpos
-                mujoco.mj_forward(model, data)
-                camera.lookat[:] = data.subtree_com[min(1, model.nbody - 1)]
-                renderer.update_scene(data, camera)
-                image = Image.fromarray(renderer.render())
-                total = played.reward[k, :t, 0].sum()
-                text = f"{played.label}\nepisode {k + 1}, return {total:.{digits}f}"
-                ImageDraw.Draw(image).text(
-                    (10, 8), text, font=font, fill="white", stroke_width=2, stroke_fill="black"
-                )
-                yield image
+    episodes, steps = played.reward.shape[:2]
+    poses = played.poses[:, :, 0].reshape(episodes * (steps + 1), -1)
+    distance = 4.0 * scene.radius(model, poses[0])
+    for i, pixels in enumerate(pictures.images(model, poses, distance)):
+        yield _captioned(played, pixels, *divmod(i, steps + 1))
+
+
+def _captioned(played: Played, pixels: np.ndarray, episode: int, step: int) -> Image.Image:
+    """An image with the policy's label, the episode and its return so far."""
+    image, font = Image.fromarray(pixels), ImageFont.load_default(size=14)
+    total, digits = played.reward[episode, :step, 0].sum(), decimals(played.returns)
+    text = f"{played.label}\nepisode {episode}, return {total:.{digits}f}"
+    ImageDraw.Draw(image).text((10, 8), text, font=font, fill="white", stroke_width=2, stroke_fill="black")
+    return image
 
 
 def robots(env: TaskEnv, played: Sequence[Played], path: Path, suffix: str) -> None:
-    """Writes the episodes of one or several policies side by side."""
+    """Writes a film of one or several policies, side by side, through all episodes.
+
+    Args:
+        env: the environment.
+        played: episodes of each policy.
+        path: the file.
+        suffix: ".gif" or ".mp4".
+    """
     films = [_images(env, one) for one in played]
     rate = 1.0 / env.physics.dt
     rows = (beside(images) for images in zip(*films, strict=True))
     if suffix == ".gif":
         step = max(1, round(rate / _GIF_RATE))
-        shown = [image for i, image in enumerate(rows) if i % step == 0]
-        save_gif(shown, path, 1000 * step / rate)
+        sampled = [image for i, image in enumerate(rows) if i % step == 0]
+        save_gif(sampled, path, 1000 * step / rate)
         return
     import imageio.v2 as imageio
 
@@ -96,8 +94,18 @@ def robots(env: TaskEnv, played: Sequence[Played], path: Path, suffix: str) -> N
             writer.append_data(np.asarray(image))
 
 
+def of_env(env: Env, played: Sequence[Played], path: Path) -> None:
+    """Writes a GIF of one or several policies, side by side, with images of the environment's ``render``."""
+    films = []
+    for one in played:
+        steps = one.reward.shape[1]
+        pixels = (image for states in one.states for image in env.render(one.task, states))
+        films.append(_captioned(one, image, *divmod(i, steps + 1)) for i, image in enumerate(pixels))
+    save_gif([beside(images) for images in zip(*films, strict=True)], path, 1000 / _GIF_RATE)
+
+
 def beside(images: Sequence[Image.Image], gap: int = 0) -> Image.Image:
-    """Pictures of one height in a row, so many white pixels apart."""
+    """Puts images of the same height side by side, ``gap`` white pixels apart."""
     width = sum(image.width for image in images) + gap * (len(images) - 1)
     whole, left = Image.new("RGB", (width, images[0].height), "white"), 0
     for image in images:
@@ -107,7 +115,7 @@ def beside(images: Sequence[Image.Image], gap: int = 0) -> Image.Image:
 
 
 def save_gif(images: Sequence[Image.Image], path: Path, milliseconds: float) -> None:
-    """Writes an animation that repeats."""
+    """Writes a looping GIF, with ``milliseconds`` per image."""
     small = [image.quantize(128, dither=Image.Dither.NONE) for image in images]
     small[0].save(
         path, format="GIF", save_all=True, append_images=small[1:], duration=round(milliseconds), loop=0

@@ -1,4 +1,4 @@
-"""A page on which a robot moves in 3-D: WebGL by hand, nothing from a network, a few hundred kilobytes."""
+"""A self-contained HTML page of a few hundred kilobytes that shows a robot in 3-D with WebGL."""
 
 from __future__ import annotations
 
@@ -17,12 +17,17 @@ from roml_jax.render.scene import scene
 
 
 def describe(env: TaskEnv, task: np.ndarray) -> str:
-    """A task in words."""
+    """A task as text, such as ``mass 1.7, damping 1``."""
     return ", ".join(f"{name} {value:.3g}" for name, value in zip(env.family.names, task, strict=True))
 
 
 def page(env: TaskEnv, played: Sequence[Played]) -> str:
-    """The page, with one view for each policy."""
+    """The page as HTML, with one view per policy.
+
+    Args:
+        env: the environment.
+        played: episodes of each policy, all on the same task.
+    """
     episodes, horizon = played[0].reward.shape[:2]
     title, subtitle = env.name, describe(env, played[0].task)
     data: dict[str, Any] = {
@@ -32,13 +37,13 @@ def page(env: TaskEnv, played: Sequence[Played]) -> str:
         "horizon": horizon,
         "dt": env.physics.dt,
         "decimals": decimals([one.returns.max() for one in played]),
-        "distance": 4.0,  # of the camera, in radii of the robot
+        "distance": 4.0,  # distance of the camera, in radii of the robot
         "cell": 1.0,
         "follow_z": False,
         "scenes": [scene(env, one) for one in played],
     }
     template = resources.files("roml_jax.render").joinpath("viewer.html").read_text()
-    # in a script element "</" could end it, whatever a label says
+    # a "</" in a label could end the script element
     text = json.dumps(data).replace("</", "<\\/")
     whole = html.escape(f"{title}: {subtitle}")
     return template.replace("<title>TITLE</title>", f"<title>{whole}</title>").replace("/*DATA*/null", text)

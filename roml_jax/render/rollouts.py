@@ -1,4 +1,4 @@
-"""Episodes of a trained policy, step by step, with what pictures need of the simulation."""
+"""Episodes of a trained policy on one task, with the simulation's positions at every step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from roml_jax.deploy import policy as policies
 from roml_jax.deploy.policy import Policy
-from roml_jax.envs import Env
+from roml_jax.envs import Env, EnvState
 from roml_jax.errors import ConfigError, unknown
 from roml_jax.run.saved import Saved
 from roml_jax.tasks import TaskFamily
@@ -21,11 +21,13 @@ class Played(NamedTuple):
     """Episodes of n robots on one task. Axes: K episodes, H steps, n robots.
 
     Attributes:
-        label: of the policy.
-        task: (d,).
-        reward: (K, H, n); 0 after an early end.
-        valid: (K, H, n) bool.
-        poses: (K, H + 1, n, p) positions of the simulation: qpos, or a walker's x and y.
+        label: name of the policy.
+        task: (d,) the task.
+        reward: (K, H, n); 0 after an early end of the episode.
+        valid: (K, H, n) bool, False after an early end of the episode.
+        poses: (K, H + 1, n, p) positions in the simulation: qpos, or x and y of a walker; p = 0 in other
+            environments.
+        states: K lists of H + 1 states of the first robot, for the environment's own ``render``.
     """
 
     label: str
@@ -33,29 +35,33 @@ class Played(NamedTuple):
     reward: np.ndarray
     valid: np.ndarray
     poses: np.ndarray
+    states: Sequence[Sequence[EnvState]] = ()
 
     @property
     def returns(self) -> np.ndarray:
-        """(K, n)."""
+        """Return of each episode and robot, (K, n)."""
         return self.reward.sum(axis=1)
 
 
 def parse_task(family: TaskFamily, given: Sequence[str]) -> np.ndarray:
-    """A task (d,) from ``NAME=VALUE`` for some of its dimensions, or a value for each of them in order.
+    """Parses a task (d,).
 
-    What is not given is the prior's median.
+    Args:
+        family: the task family.
+        given: ``NAME=VALUE`` for some dimensions, or one value for each dimension in order. Dimensions that
+            are not named have the prior's median.
 
     Raises:
-        ConfigError: for an unknown name, no number or one out of range; one line.
+        ConfigError: for an unknown name, or a value that is not a number or out of range; one line.
     """
     drawn = family.sample_prior(jax.random.key(0), 10_000)
     task = np.median(np.asarray(drawn), axis=0)
     named = [text.partition("=") for text in given]
     if given and not any(equals for _, equals, _ in named):
         if len(given) != len(family.names):
-            wanted = ", ".join(family.names)
+            names = ", ".join(family.names)
             raise ConfigError(
-                f"--task takes NAME=VALUE, or a value for each of {wanted}; got {' '.join(given)}"
+                f"--task must be NAME=VALUE, or a value for each of {names}; got {' '.join(given)}"
             )
         named = [(name, "=", text) for name, text in zip(family.names, given, strict=True)]
     for name, _, text in named:
@@ -68,49 +74,58 @@ def parse_task(family: TaskFamily, given: Sequence[str]) -> np.ndarray:
             raise ConfigError(f"--task: {name} must be a number, got {text!r}") from None
         low, high = family.ranges[i]
         if not low <= task[i] <= high:
-            raise ConfigError(f"--task: {name} must lie in [{low:g}, {high:g}], got {task[i]:g}")
+            raise ConfigError(f"--task: {name} must be in [{low:g}, {high:g}], got {task[i]:g}")
     return task
 
 
 def _pose(state: Any) -> jax.Array:
-    """What a picture shows of a state."""
-    physics = state.physics
-    return physics.qpos if hasattr(physics, "qpos") else physics.position
+    """The positions in an environment's state: qpos, or x and y of a walker."""
+    for name in ("qpos", "position"):
+        if hasattr(state.physics, name):
+            return getattr(state.physics, name)
+    return jnp.zeros((state.obs.shape[0], 0))
 
 
 def play(policy: Policy, env: Env, label: str, task: np.ndarray, n: int = 1, seed: int = 0) -> Played:
-    """Lets a policy act on a task for all its episodes.
+    """Runs a policy on a task for all its episodes.
 
     Args:
-        policy: greedy.
-        env: that it was trained on.
-        label: for pictures.
-        task: (d,).
-        n: how many robots, which differ in their starts and in what is random.
-        seed: of the environment's randomness: the same for two policies.
+        policy: the policy.
+        env: the environment that the policy was trained on.
+        label: name of the policy.
+        task: (d,) the task.
+        n: number of robots; they have different random keys.
+        seed: random seed of the environment. Use the same seed to compare two policies.
     """
     tasks = jnp.tile(jnp.asarray(task, jnp.float32), (n, 1))
     reset, step = jax.jit(jax.vmap(env.reset)), jax.jit(jax.vmap(env.step))
     memory, keys = policy.begin(n), jax.random.split(jax.random.key(seed), (policy.episodes, n))
-    episodes = []
+    episodes, states = [], []
     for k in range(policy.episodes):
         state = reset(keys[k], tasks)
         poses, rewards, valids = [np.asarray(_pose(state))], [], []
+        states.append([jax.tree.map(lambda x: x[0], state)])
         for _ in range(policy.horizon):
             action, memory = policy.act(memory, np.asarray(state.obs))
             state = step(state, action)
             reward, valid = np.asarray(state.reward), np.asarray(state.valid)
             memory = policy.observe(memory, reward, np.asarray(state.obs), valid=valid)
             poses.append(np.asarray(_pose(state)))
+            states[-1].append(jax.tree.map(lambda x: x[0], state))
             rewards.append(np.where(valid, reward, 0.0))
             valids.append(valid)
         episodes.append((np.stack(rewards), np.stack(valids), np.stack(poses)))
     reward, valid, poses = (np.stack(part) for part in zip(*episodes, strict=True))
-    return Played(label, np.asarray(task), reward, valid, poses)
+    return Played(label, np.asarray(task), reward, valid, poses, states)
 
 
 def of_run(run: Saved, place: int) -> tuple[Policy, str]:
-    """A run's policy and how pictures name it."""
+    """The policy of one seed of a run, and its label.
+
+    Args:
+        run: the run.
+        place: position of the seed in ``config.plan``.
+    """
     config = run.config
     policy = policies.make(run.parts, config.protocol, run.one(place))
     label = f"{run.folder.name}, seed {config.plan[place].label}"

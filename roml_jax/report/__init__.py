@@ -1,1 +1,1 @@
-"""Runs compared on one page: ``python -m roml_jax.report RUN... --out report.html``."""
+"""Comparison of runs on one HTML page: ``python -m roml_jax.report RUN... --out report.html``."""

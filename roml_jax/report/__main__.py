@@ -1,4 +1,4 @@
-"""The command line: ``python -m roml_jax.report RUN... --out report.html``."""
+"""Command line ``python -m roml_jax.report RUN... --out report.html``."""
 
 from __future__ import annotations
 
@@ -25,17 +25,18 @@ def _number(text: str) -> int:
 def _parser() -> cli.Parser:
     parser = cli.Parser(
         prog="python -m roml_jax.report",
-        description="Compares any number of runs on one page that needs no network, with its figures as PNGs "
-        "in a folder beside it. Runs are grouped by environment and method; seeds of one method are pooled.",
+        description="Compares runs on one HTML page, which loads nothing from the network. The figures are "
+        "also written as PNG files to a folder beside the page. Runs are grouped by environment and method; "
+        "the seeds of one method are pooled.",
     )
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders of runs")
     parser.add_argument(
-        "--out", type=Path, default=Path("report.html"), help="the new page (default: %(default)s)"
+        "--out", type=Path, default=Path("report.html"), help="path of the new page (default: %(default)s)"
     )
     parser.add_argument(
         "--tasks", type=_number, default=_TASKS,
-        help="held-out tasks for returns against the task, on which every learner acts now; 0 for none "
-        "(default: %(default)s)",
+        help="number of held-out tasks on which every learner is tested for the figure of return against "
+        "the task; 0 for no such figure (default: %(default)s)",
     )  # fmt: skip
     return parser
 
@@ -46,32 +47,32 @@ def command(argv: Sequence[str]) -> None:
     Raises:
         ConfigError: for wrong input, before anything is computed; one line.
     """
-    given = _parser().parse_args(argv)
-    files.check_new(given.out, (".html",))
-    images = given.out.with_suffix("")
+    arguments = _parser().parse_args(argv)
+    files.check_new(arguments.out, (".html",))
+    images = arguments.out.with_suffix("")
     if images.exists():
-        raise ConfigError(f"{images}, the folder for the figures, exists; nothing is overwritten")
-    groups = data.load(given.runs)
+        raise ConfigError(f"the folder for the figures, {images}, exists; nothing is overwritten")
+    groups = data.load(arguments.runs)
     compile_cache.enable()
     console = cli.console()
-    made = []
+    contents = []
     for group in groups:
         with console.status(f"{group.env} ..."):
-            made.append((group, sections(group, given.tasks)))
+            contents.append((group, sections(group, arguments.tasks)))
     count = sum(len(method.seeds) for group in groups for method in group.methods)
-    title = f"roml_jax: {count} run{'s' if count > 1 else ''}"
-    with files.new(given.out) as part:
-        part.write_text(page.page(title, made))
+    title = f"roml_jax: {count} seed{'s' if count > 1 else ''}"
+    with files.new(arguments.out) as part:
+        part.write_text(page.page(title, contents))
     drawn = 0
-    for i, (group, parts) in enumerate(made):
-        prefix = f"{group.env.split(',')[0]}-{i}-" if len(made) > 1 else ""
+    for i, (group, parts) in enumerate(contents):
+        prefix = f"{group.env.split(',')[0]}-{i}-" if len(contents) > 1 else ""
         for section in parts:
             if section.figure is not None:
                 with files.new(images / f"{prefix}{section.name}.png") as part:
                     part.write_bytes(page.png(section.figure))
                 drawn += 1
-    size = given.out.stat().st_size / 1e6
-    console.print(f"{given.out} ({size:.1f} MB), and {drawn} figures in {images}", soft_wrap=True)
+    size = arguments.out.stat().st_size / 1e6
+    console.print(f"wrote {arguments.out} ({size:.1f} MB) and {drawn} figures in {images}", soft_wrap=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

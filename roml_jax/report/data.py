@@ -1,4 +1,4 @@
-"""Runs read from their folders, grouped by environment and method; seeds of one method are pooled."""
+"""Reads runs from their folders and groups them by environment and method; pools the seeds of a method."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from roml_jax.config import FREE, Config, seed_plan, to_mapping
 from roml_jax.errors import ConfigError
 from roml_jax.run import folder as run_folder
 
-# Options that say how a run is computed or told of, or which of a method's runs it is.
+# Options that do not distinguish methods: seeds, progress output, and how a run is computed.
 _SILENT = (
     "seeds",
     "sweep",
@@ -30,13 +30,13 @@ BASELINE = "uniform"
 
 
 class Seed(NamedTuple):
-    """One run: a seed of a method.
+    """The metrics of one seed of a method.
 
     Attributes:
-        seed: its number.
-        folder: where it is.
-        place: among the folder's runs.
-        columns: frames, and values by the metric's name; NaN where a row has none.
+        seed: the random seed.
+        folder: the run's folder.
+        place: position of the seed in the run.
+        columns: arrays by metric name, including "frames"; NaN where a row has no value.
     """
 
     seed: int
@@ -45,29 +45,29 @@ class Seed(NamedTuple):
     columns: Mapping[str, np.ndarray]
 
     def series(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """(frames, values) of a metric, where it has values."""
+        """(frames, values) of a metric, at the rows that have a finite value."""
         frames, values = self.columns["frames"], self.columns.get(name, np.zeros(0))
         if not values.size:
             return values, values
-        known = np.isfinite(values)
-        return frames[known], values[known]
+        finite = np.isfinite(values)
+        return frames[finite], values[finite]
 
     def last(self, name: str) -> float | None:
-        """A metric's last value."""
+        """A metric's last finite value, or None."""
         _, values = self.series(name)
         return float(values[-1]) if values.size else None
 
 
 class Method(NamedTuple):
-    """Seeds that differ in nothing else.
+    """Seeds that share all options.
 
     Attributes:
-        label: for figures and tables, unlike any other's of its environment.
-        sampler: its name.
-        alpha: risk level of its evaluation.
-        config: of the first run; the options of all.
-        options: by dotted name, with what was swept.
-        seeds: pooled from all folders.
+        label: label in figures and tables; unique within the environment.
+        sampler: name of the sampler.
+        alpha: risk level of the evaluation.
+        config: configuration of the first run.
+        options: options by dotted name, including swept values.
+        seeds: the seeds, pooled from all folders.
     """
 
     label: str
@@ -78,11 +78,11 @@ class Method(NamedTuple):
     seeds: tuple[Seed, ...]
 
     def final(self, name: str) -> dict[int, float]:
-        """By seed: the metric of the final test, or of the last evaluation where there was no test."""
-        found = {
+        """The metric by seed, from the final test or, without a test, from the last evaluation."""
+        values = {
             seed.seed: _first(seed.last(f"test/{name}"), seed.last(f"eval/{name}")) for seed in self.seeds
         }
-        return {seed: value for seed, value in found.items() if value is not None}
+        return {seed: value for seed, value in values.items() if value is not None}
 
     @property
     def tested(self) -> bool:
@@ -91,7 +91,7 @@ class Method(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Methods on one environment; a baseline stands first."""
+    """The methods on one environment; those with uniform sampling come first."""
 
     env: str
     methods: tuple[Method, ...]
@@ -102,7 +102,7 @@ def _first(*values: float | None) -> float | None:
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """Rows as arrays by name; numbers that JSON does not know are strings there."""
+    """Rows as arrays by metric name. NaN and infinite values, which are strings in the file, are parsed."""
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: np.array([float(row.get(name, "nan")) for row in rows]) for name in names}
 
@@ -114,13 +114,13 @@ class _Folder(NamedTuple):
 
 
 def _read(path: Path) -> _Folder:
-    """A run's folder.
+    """Reads a run's folder.
 
     Raises:
-        ConfigError: if it is none, or has no metrics yet; one line.
+        ConfigError: if the folder is not a run's, or has no metrics yet; one line.
     """
     if not (path / run_folder.CONFIG).is_file():
-        raise ConfigError(f"{path} is no run: it has no {run_folder.CONFIG}")
+        raise ConfigError(f"{path} is not a run's folder: it has no {run_folder.CONFIG}")
     config = configs.read(path / run_folder.CONFIG)
     rows = run_folder.read_metrics(path / run_folder.METRICS)
     if not rows:
@@ -129,20 +129,20 @@ def _read(path: Path) -> _Folder:
 
 
 def _options(config: Config, seed: seed_plan.Seed) -> dict[str, Any]:
-    """Everything that makes a method: all options but the silent ones, with the run's own settings."""
-    own = {**to_mapping(config), **seed.settings}
-    return {name: value for name, value in own.items() if name not in _SILENT}
+    """The options that define a method: all but ``_SILENT``, with the seed's swept values."""
+    options = {**to_mapping(config), **seed.settings}
+    return {name: value for name, value in options.items() if name not in _SILENT}
 
 
 def _environment(options: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What makes runs comparable: the environment, and how it is met and evaluated."""
+    """The environment and its options, by which runs are grouped."""
     return tuple(
         (name, repr(value)) for name, value in options.items() if name == "env" or name.startswith("env.")
     )
 
 
 def _differing(all_options: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Names of options that are not the same everywhere, in the order of the first."""
+    """Names of options with different values, in order of first occurrence."""
     names = dict.fromkeys(name for options in all_options for name in options)
     return [name for name in names if len({repr(options.get(name)) for options in all_options}) > 1]
 
@@ -152,7 +152,7 @@ def _brief(name: str, value: Any) -> str:
 
 
 def _labels(entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The shortest labels that tell methods apart: the sampler, the agent if several, then other options."""
+    """Short unique labels: the sampler, the agent if there are several, and other differing options."""
     agents = len({options["agent"] for options in entries}) > 1
     plain = [
         _NAMES.get(options["sampler"], options["sampler"]) + (f" x {options['agent']}" if agents else "")
@@ -169,17 +169,22 @@ def _labels(entries: Sequence[Mapping[str, Any]]) -> list[str]:
 def load(paths: Sequence[Path]) -> tuple[Group, ...]:
     """Reads runs and groups them.
 
+    Args:
+        paths: folders of runs.
+
     Raises:
-        ConfigError: for what is no run, or a seed of a method that is given twice; one line.
+        ConfigError: if a folder is not a run's, or a seed of a method occurs twice; one line.
     """
     if len({path.resolve() for path in paths}) < len(paths):
         raise ConfigError("a run is given twice")
     pooled: dict[tuple[Any, ...], dict[str, tuple[Config, dict[str, Any], list[Seed]]]] = {}
     for path, config, rows in map(_read, paths):
         for place, run in enumerate(config.plan):
-            own = [row for row in rows if all(row.get(name) == value for name, value in run.columns.items())]
-            if not own:
-                continue  # stopped before its first row
+            seed_rows = [
+                row for row in rows if all(row.get(name) == value for name, value in run.columns.items())
+            ]
+            if not seed_rows:
+                continue  # the run was stopped before its first row
             options = _options(config, run)
             methods = pooled.setdefault(_environment(options), {})
             _, _, seeds = methods.setdefault(repr(sorted(options.items(), key=str)), (config, options, []))
@@ -188,7 +193,7 @@ def load(paths: Sequence[Path]) -> tuple[Group, ...]:
                 raise ConfigError(
                     f"{twice[0]} and {path} have the same seed {run.seed} of the same method: leave one out"
                 )
-            seeds.append(Seed(run.seed, path, place, _columns(own)))
+            seeds.append(Seed(run.seed, path, place, _columns(seed_rows)))
     return tuple(_group(env, list(methods.values()), list(pooled)) for env, methods in pooled.items())
 
 
@@ -212,34 +217,35 @@ def _group(
 
 
 def differences(group: Group) -> list[tuple[str, list[str]]]:
-    """Options that methods set otherwise, with each one's value; empty where it has no such option.
+    """Options with different values, as (name, value of each method); "" if a method has no such option.
 
-    An option that only one sampler or agent has comes with its name, which is among them.
+    An option that exists only for one sampler or agent is left out if its value does not differ; the name of
+    the sampler or agent is listed instead.
     """
     every = [method.options for method in group.methods]
-    found = []
+    rows = []
     for name in _differing(every):
-        known = {repr(options[name]) for options in every if name in options}
-        if len(known) > 1:
-            found.append((name, [str(options.get(name, "")) for options in every]))
-    return found
+        distinct = {repr(options[name]) for options in every if name in options}
+        if len(distinct) > 1:
+            rows.append((name, [str(options.get(name, "")) for options in every]))
+    return rows
 
 
 def note(method: Method) -> str:
-    """What a reader must know of a method's seeds: those that were stopped, diverged or never evaluated."""
+    """Remarks on a method's seeds: which of them were stopped, diverged or were never evaluated."""
     frames = {seed.seed: seed.columns["frames"][-1] for seed in method.seeds}
     longest = max(frames.values())
-    said = [
+    notes = [
         f"seed {seed} ends at {_millions(at)} frames" for seed, at in frames.items() if at < 0.99 * longest
     ]
     diverged = [str(seed.seed) for seed in method.seeds if (seed.last("train/stopped") or 0) > 0]
     if diverged:
-        said.append(f"diverged: seed {', '.join(diverged)}")
+        notes.append(f"diverged: seed {', '.join(diverged)}")
     if not method.final("return_mean"):
-        said.append("never evaluated")
+        notes.append("never evaluated")
     elif not method.tested:
-        said.append(f"stopped at {_millions(longest)} frames, not tested: its last evaluation")
-    return "; ".join(said)
+        notes.append(f"stopped at {_millions(longest)} frames, not tested: values of the last evaluation")
+    return "; ".join(notes)
 
 
 def _millions(frames: float) -> str:

@@ -1,4 +1,4 @@
-"""The report's figures, each from a group of methods; None where there is nothing to draw."""
+"""The report's figures. Each is drawn from a group of methods; None if there is no data for it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _UNITS = {"velocity": "m/s", "noise": "cells", "goal_x": "m", "goal_y": "m"}
 
 
 def _alpha(group: Group) -> str:
-    """CVaR's level, where all methods have the same."""
+    """The name of the metric CVaR, with its risk level if all methods have the same."""
     levels = {method.alpha for method in group.methods}
     return f"CVaR {levels.pop():g}" if len(levels) == 1 else "CVaR (each at its own alpha)"
 
@@ -32,19 +32,19 @@ def _colours(group: Group) -> list[str]:
 
 
 def learning(group: Group, episodes: int) -> Figure | None:
-    """Training return, held-out mean and CVaR against frames; bands are 95 % intervals over seeds.
+    """Training return, held-out mean and held-out CVaR against frames, with 95 % intervals over seeds.
 
     Args:
-        group: methods.
-        episodes: K, by which a task's training return is divided: the others are means over episodes.
+        group: the methods.
+        episodes: K. The training return is a sum over the K episodes and is divided by K.
     """
-    wanted = [
-        ("train/return", "Training, on its own tasks", "return per episode", 1 / episodes),
+    panels = [
+        ("train/return", "Training tasks", "return per episode", 1 / episodes),
         ("eval/return_mean", "Held-out tasks: mean", "return per episode", 1.0),
         ("eval/cvar", f"Held-out tasks: {_alpha(group)}", "return per episode", 1.0),
     ]
     drawn = []
-    for metric, title, label, factor in wanted:
+    for metric, title, label, factor in panels:
         curves = [curve(method, metric) for method in group.methods]
         if any(curves):
             drawn.append((title, label, factor, curves))
@@ -52,14 +52,18 @@ def learning(group: Group, episodes: int) -> Figure | None:
         return None
     figure, axes = style.panels(len(drawn))
     for axis, (title, label, factor, curves) in zip(axes, drawn, strict=True):
-        most = max(made.x[-1] for made in curves if made)
+        most = max(points.x[-1] for points in curves if points)
         scale, x_label = style.frames_axis(axis, most)
         ends = {}
-        for i, (method, colour, made) in enumerate(zip(group.methods, _colours(group), curves, strict=True)):
-            if made is None:
+        for i, (method, colour, points) in enumerate(
+            zip(group.methods, _colours(group), curves, strict=True)
+        ):
+            if points is None:
                 continue
-            x, mean = made.x / scale, factor * made.y.mean
-            axis.fill_between(x, factor * made.y.low, factor * made.y.high, color=colour, alpha=0.18, lw=0)
+            x, mean = points.x / scale, factor * points.y.mean
+            axis.fill_between(
+                x, factor * points.y.low, factor * points.y.high, color=colour, alpha=0.18, lw=0
+            )
             axis.plot(x, mean, color=colour, lw=1.6, ls=style.line(i))
             ends[method.label] = (x[-1], mean[np.isfinite(mean)][-1], colour)
         axis.set_xlim(0, most / scale)
@@ -69,7 +73,7 @@ def learning(group: Group, episodes: int) -> Figure | None:
 
 
 def final(group: Group) -> Figure | None:
-    """Mean and CVaR of the final test: interval and seeds of each method."""
+    """Mean and CVaR of the final test: for each method the interval, and a dot per seed."""
     methods = [method for method in group.methods if method.final("return_mean")]
     if not methods:
         return None
@@ -78,12 +82,14 @@ def final(group: Group) -> Figure | None:
     for axis, (metric, title) in zip(axes, (("return_mean", "Mean"), ("cvar", _alpha(group))), strict=True):
         for row, method in enumerate(methods):
             values, colour = list(method.final(metric).values()), colours[method.label]
-            made = bootstrap(values)
+            interval = bootstrap(values)
             spread = np.linspace(-0.12, 0.12, len(values)) if len(values) > 1 else np.zeros(1)
             axis.scatter(values, row + 0.24 + 0.4 * spread, s=9, color=colour, alpha=0.45, lw=0)
-            if made.n > 1:
-                axis.plot([made.low, made.high], [row, row], color=colour, lw=2.4, solid_capstyle="butt")
-            axis.plot(made.mean, row, "o", color=colour, ms=6.5)
+            if interval.n > 1:
+                axis.plot(
+                    [interval.low, interval.high], [row, row], color=colour, lw=2.4, solid_capstyle="butt"
+                )
+            axis.plot(interval.mean, row, "o", color=colour, ms=6.5)
         axis.set(yticks=range(len(methods)), yticklabels=[method.label for method in methods])
         axis.set_ylim(len(methods) - 0.4, -0.55)
         axis.grid(axis="y", lw=0)
@@ -95,7 +101,7 @@ def final(group: Group) -> Figure | None:
 
 
 def _log_scaled(family: TaskFamily, i: int) -> bool:
-    """Whether a dimension's prior is spread by ratios: its middle is the geometric one."""
+    """Whether a prior is log-uniform: its median is nearer the geometric than the arithmetic mean."""
     low, high = family.ranges[i]
     if not (family.proposal.uniform_prior and 0 < low < high < np.inf):
         return False
@@ -104,14 +110,14 @@ def _log_scaled(family: TaskFamily, i: int) -> bool:
 
 
 def _with_unit(family: TaskFamily, i: int) -> str:
-    """A dimension's name with what it is counted in."""
+    """A dimension's name with its unit."""
     name = family.names[i]
     unit = "factor" if _log_scaled(family, i) else _UNITS.get(name)
     return f"{name} ({unit})" if unit else name
 
 
 def _task_ticks(axis: Axis, low: float, high: float) -> None:
-    """Plain numbers on a logarithmic axis."""
+    """Sets the ticks of a logarithmic axis to powers of 2, written as plain numbers."""
     exponents = np.arange(np.floor(np.log2(low)), np.ceil(np.log2(high)) + 1)
     axis.set_major_locator(FixedLocator(2.0**exponents))
     axis.set_minor_locator(FixedLocator([]))
@@ -119,7 +125,13 @@ def _task_ticks(axis: Axis, low: float, high: float) -> None:
 
 
 def against_task(group: Group, found: Mapping[str, Records], family: TaskFamily) -> Figure | None:
-    """Return against each dimension of the task: means of groups of tasks, and every task as a dot."""
+    """Return against each dimension of the task: a dot per task, and means over groups of tasks.
+
+    Args:
+        group: the methods.
+        found: records by the method's label.
+        family: the task family.
+    """
     if not found:
         return None
     figure, axes = style.panels(len(family.names))
@@ -133,10 +145,10 @@ def against_task(group: Group, found: Mapping[str, Records], family: TaskFamily)
             axis.scatter(tasks, returns.mean(axis=0), s=5, color=colour, alpha=0.22, lw=0)
             groups = bins(tasks, 10)
             x = [np.median(tasks[part]) for part in groups]
-            made = bootstrap(np.stack([returns[:, part].mean(axis=1) for part in groups], axis=1))
-            axis.fill_between(x, made.low, made.high, color=colour, alpha=0.2, lw=0)
-            axis.plot(x, made.mean, color=colour, lw=1.8, ls=style.line(j))
-            ends[method.label] = (x[-1], made.mean[-1], colour)
+            interval = bootstrap(np.stack([returns[:, part].mean(axis=1) for part in groups], axis=1))
+            axis.fill_between(x, interval.low, interval.high, color=colour, alpha=0.2, lw=0)
+            axis.plot(x, interval.mean, color=colour, lw=1.8, ls=style.line(j))
+            ends[method.label] = (x[-1], interval.mean[-1], colour)
         if _log_scaled(family, i):
             axis.set_xscale("log", base=2)
             _task_ticks(axis.xaxis, *family.ranges[i])
@@ -146,26 +158,32 @@ def against_task(group: Group, found: Mapping[str, Records], family: TaskFamily)
 
 
 def sampler(group: Group, drawn: Mapping[str, Draws], family: TaskFamily) -> Figure | None:
-    """The tasks that samplers draw over time beside the prior's: means, and the middle 80 % of them."""
+    """Mean and middle 80 % of the tasks that samplers draw over time, and of the prior.
+
+    Args:
+        group: the methods.
+        drawn: what the samplers draw, by the method's label.
+        family: the task family.
+    """
     if not drawn:
         return None
     figure, axes = style.panels(len(family.names))
     prior = np.asarray(family.decode(family.proposal.sample(family.proposal.phi0, jax.random.key(0), 4096)))
     colours = dict(zip([method.label for method in group.methods], _colours(group), strict=True))
     for i, (axis, name) in enumerate(zip(axes, family.names, strict=True)):
-        most = max(made.x[-1] for made in drawn.values())
+        most = max(draws.x[-1] for draws in drawn.values())
         scale, x_label = style.frames_axis(axis, most)
         low, high = np.quantile(prior[:, i], SPREAD)
         axis.axhspan(low, high, color=style.FAINT, alpha=0.13, lw=0)
         axis.axhline(prior[:, i].mean(), color=style.FAINT, lw=1.2, ls="--")
         ends = {"prior": (most / scale, float(prior[:, i].mean()), style.FAINT)}
-        for label, made in drawn.items():
-            x, colour = made.x / scale, colours[label]
-            axis.fill_between(x, made.low[:, i], made.high[:, i], color=colour, alpha=0.15, lw=0)
-            if len(made.by_seed) > 1:
-                axis.plot(x, made.by_seed[:, :, i].T, color=colour, lw=0.6, alpha=0.5)
-            axis.plot(x, made.mean[:, i], color=colour, lw=1.8)
-            ends[label] = (x[-1], made.mean[-1, i], colour)
+        for label, draws in drawn.items():
+            x, colour = draws.x / scale, colours[label]
+            axis.fill_between(x, draws.low[:, i], draws.high[:, i], color=colour, alpha=0.15, lw=0)
+            if len(draws.by_seed) > 1:
+                axis.plot(x, draws.by_seed[:, :, i].T, color=colour, lw=0.6, alpha=0.5)
+            axis.plot(x, draws.mean[:, i], color=colour, lw=1.8)
+            ends[label] = (x[-1], draws.mean[-1, i], colour)
         axis.set_xlim(0, most / scale)
         style.name_axes(axis, f"Tasks drawn: {name}", x_label, f"{_with_unit(family, i)}, tasks drawn")
         style.label_ends(axis, ends)
@@ -173,30 +191,35 @@ def sampler(group: Group, drawn: Mapping[str, Draws], family: TaskFamily) -> Fig
 
 
 def _episodes(method: Method, metric: str, count: int) -> Interval | None:
-    """A metric of each episode over seeds, (K,)."""
+    """A metric of each episode as mean and interval over seeds, (K,)."""
     rows = [method.final(f"{metric}_episode_{k}") for k in range(count)]
     seeds = sorted(set.intersection(*(set(row) for row in rows)))
     return bootstrap([[row[seed] for row in rows] for seed in seeds]) if seeds else None
 
 
 def adaptation(group: Group, episodes: int) -> Figure | None:
-    """Return of each episode on a task, by itself: mean and CVaR over tasks."""
+    """Mean and CVaR over tasks of the return of each episode.
+
+    Args:
+        group: the methods.
+        episodes: K, episodes per task.
+    """
     if episodes < 2 or not any(method.final("return_episode_0") for method in group.methods):
         return None
     figure, axes = style.panels(2)
-    x = np.arange(1, episodes + 1)
+    x = np.arange(episodes)
     metrics: Sequence[tuple[str, str]] = (("return", "mean"), ("cvar", f"{_alpha(group)} of that episode"))
     for axis, (metric, title) in zip(axes, metrics, strict=True):
         ends = {}
         for i, (method, colour) in enumerate(zip(group.methods, _colours(group), strict=True)):
-            made = _episodes(method, metric, episodes)
-            if made is None:
+            interval = _episodes(method, metric, episodes)
+            if interval is None:
                 continue
             shift = 0.06 * (i - (len(group.methods) - 1) / 2)
-            axis.plot(x + shift, made.mean, color=colour, lw=1.4, ls=style.line(i), marker="o", ms=4.5)
-            axis.vlines(x + shift, made.low, made.high, color=colour, lw=1.6)
-            ends[method.label] = (episodes + 0.12, made.mean[-1], colour)
-        axis.set_xlim(0.8, episodes + 0.2)
+            axis.plot(x + shift, interval.mean, color=colour, lw=1.4, ls=style.line(i), marker="o", ms=4.5)
+            axis.vlines(x + shift, interval.low, interval.high, color=colour, lw=1.6)
+            ends[method.label] = (episodes - 0.88, interval.mean[-1], colour)
+        axis.set_xlim(-0.2, episodes - 0.8)
         axis.set_xticks(x)
         style.name_axes(axis, f"Adaptation: {title}", "episode on the task", "return of the episode")
         style.label_ends(axis, ends)

@@ -1,4 +1,4 @@
-"""The report as one page of HTML without anything from a network, and its figures as PNGs."""
+"""The report as one self-contained HTML page, and its figures as PNGs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,15 @@ nav a { margin-right: 16px; } a { color: #0b5394; }
 
 
 class Section(NamedTuple):
-    """A part of an environment's report: words, then a figure or a table, or neither."""
+    """A section of an environment's report: text, and optionally a figure and a table.
+
+    Attributes:
+        title: heading of the section.
+        words: text below the heading.
+        figure: the figure, or None.
+        name: file name of the figure, without suffix.
+        table: the table as HTML, or "".
+    """
 
     title: str
     words: str
@@ -45,14 +53,20 @@ class Section(NamedTuple):
 
 
 def png(figure: Figure) -> bytes:
-    """A figure as it is shown and saved."""
+    """A figure as a PNG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DPI, facecolor="white")
     return buffer.getvalue()
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], text_columns: Sequence[int] = ()) -> str:
-    """An HTML table; cells are text."""
+    """An HTML table.
+
+    Args:
+        heads: heading of each column, as plain text.
+        rows: cells of each row, as plain text.
+        text_columns: indices of columns with long text, which is left-aligned and wrapped.
+    """
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in heads)
     body = "".join(
         "<tr>"
@@ -74,14 +88,14 @@ def _signed(difference: Interval | None, digits: int) -> str:
 
 
 def baseline(group: Group) -> Method | None:
-    """The method that others are compared with: uniform sampling, or the first."""
+    """The method that others are compared with: uniform sampling, or the first; None for one method."""
     if len(group.methods) < 2:
         return None
     return next((method for method in group.methods if method.sampler == BASELINE), group.methods[0])
 
 
 def final_table(group: Group) -> str:
-    """Final mean and CVaR by method, with differences to the baseline seed by seed."""
+    """Table of final mean and CVaR by method, with differences from the baseline paired by seed."""
     against = baseline(group)
     heads = ["method", "seeds", "mean", "CVaR", "alpha"]
     if against is not None:
@@ -95,10 +109,9 @@ def final_table(group: Group) -> str:
         cells += [bootstrap(list(values.values())).text(digits) if values else "" for values in (mean, cvar)]
         cells.append(f"{method.alpha:g}")
         if against is not None:
-            theirs = [against.final(name) for name in ("return_mean", "cvar")]
-            pairs = [paired(own, other) for own, other in zip((mean, cvar), theirs, strict=True)]
-            own = method is against
-            cells += ["", "", ""] if own else [
+            reference = [against.final(name) for name in ("return_mean", "cvar")]
+            pairs = [paired(values, other) for values, other in zip((mean, cvar), reference, strict=True)]
+            cells += ["", "", ""] if method is against else [
                 *(_signed(pair, digits) for pair in pairs), str(pairs[0].n if pairs[0] else 0)
             ]  # fmt: skip
         rows.append([*cells, data.note(method)])
@@ -106,15 +119,17 @@ def final_table(group: Group) -> str:
 
 
 def differences_table(group: Group) -> str:
-    """Options in which methods differ; empty where there are none."""
-    found = data.differences(group)
-    if not found:
+    """Table of the options in which methods differ; "" if there are none."""
+    differing = data.differences(group)
+    if not differing:
         return ""
-    return table(["option", *(method.label for method in group.methods)], ([name, *v] for name, v in found))
+    return table(
+        ["option", *(method.label for method in group.methods)], ([name, *v] for name, v in differing)
+    )
 
 
 def folders_table(group: Group) -> str:
-    """Which runs a method's seeds come from."""
+    """Table of the folders that each method's seeds come from."""
     rows = []
     for method in group.methods:
         for folder in dict.fromkeys(seed.folder for seed in method.seeds):
@@ -122,11 +137,11 @@ def folders_table(group: Group) -> str:
             frames = max(seed.columns["frames"][-1] for seed in seeds)
             numbers = ", ".join(str(seed.seed) for seed in seeds)
             rows.append([method.label, numbers, f"{frames:,.0f}", str(folder)])
-    return table(["method", "seeds", "frames of each", "folder"], rows, text_columns=(3,))
+    return table(["method", "seeds", "frames per seed", "folder"], rows, text_columns=(3,))
 
 
 def page(title: str, groups: Sequence[tuple[Group, Sequence[Section]]]) -> str:
-    """The whole page."""
+    """The whole page as HTML."""
     parts = [f"<h1>{html.escape(title)}</h1>"]
     if len(groups) > 1:
         links = (f'<a href="#env{i}">{html.escape(group.env)}</a>' for i, (group, _) in enumerate(groups))

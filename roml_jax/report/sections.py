@@ -1,4 +1,4 @@
-"""What the report says of an environment, in order, with words where there is nothing to show."""
+"""The report's sections on one environment. A section without data has text instead of a figure."""
 
 from __future__ import annotations
 
@@ -9,25 +9,27 @@ from roml_jax.report.page import Section
 
 
 def _seeds(group: Group) -> str:
-    """What intervals there are."""
+    """Text on the confidence intervals."""
     if all(len(method.seeds) == 1 for method in group.methods):
-        return "One seed per method: there are no intervals."
+        return "One seed per method, so no intervals."
     single = [method.label for method in group.methods if len(method.seeds) == 1]
     few = min((len(method.seeds) for method in group.methods if len(method.seeds) > 1), default=0)
-    said = "Means over seeds; bands, bars and brackets are 95 % bootstrap intervals over seeds"
-    said += " (too narrow with so few)." if few < 10 else "."
-    return said + (f" One seed, so no interval: {', '.join(single)}." if single else "")
+    text = "Means over seeds; bands, bars and brackets are 95 % bootstrap intervals over seeds"
+    text += " (too narrow with so few seeds)." if few < 10 else "."
+    return text + (f" One seed, so no interval: {', '.join(single)}." if single else "")
 
 
 def _learning(group: Group, episodes: int) -> Section:
-    made = figures.learning(group, episodes)
+    figure = figures.learning(group, episodes)
     words = _seeds(group)
-    silent = [method.label for method in group.methods if series.curve(method, "eval/return_mean") is None]
-    if made is None:
-        return Section("Learning curves", "No run has rows of training or evaluation to draw.")
-    if silent:
-        words += f" Not evaluated during training, or once: {', '.join(silent)}."
-    return Section("Learning curves", words, made, "learning")
+    rarely_evaluated = [
+        method.label for method in group.methods if series.curve(method, "eval/return_mean") is None
+    ]
+    if figure is None:
+        return Section("Learning curves", "No run has metrics of training or evaluation.")
+    if rarely_evaluated:
+        words += f" Evaluated at most once during training: {', '.join(rarely_evaluated)}."
+    return Section("Learning curves", words, figure, "learning")
 
 
 def _final(group: Group) -> list[Section]:
@@ -36,61 +38,60 @@ def _final(group: Group) -> list[Section]:
         "A task's return is the mean over its episodes; CVaR is the mean over the worst share alpha of tasks."
     )
     if against is not None:
-        words += f" Differences are to {against.label}, seed by seed."
+        words += f" Differences are relative to {against.label} and paired by seed."
     return [
         Section("Final performance", words, figures.final(group), "final", page.final_table(group)),
     ]
 
 
 def _by_task(group: Group, tasks: int) -> tuple[dict[str, Records], list[str]]:
-    found, missing = {}, []
+    records, missing = {}, []
     for method in group.methods:
-        made, why = series.by_task(method, tasks)
-        if made is None:
+        loaded, why = series.by_task(method, tasks)
+        if loaded is None:
             missing.append(why)
         else:
-            found[method.label] = made
-    return found, missing
+            records[method.label] = loaded
+    return records, missing
 
 
 def sections(group: Group, tasks: int) -> list[Section]:
-    """All sections of an environment.
+    """All sections on one environment.
 
     Args:
-        group: its methods.
-        tasks: how many to let the last learners act on, for returns against the task; 0 for none.
+        group: the methods on the environment.
+        tasks: number of held-out tasks on which the last learners are tested, for the section "Return
+            against the task"; 0 to leave out the section.
     """
     env, protocol = series.environment(group.methods[0]), group.methods[0].config.protocol
     episodes, family = protocol.agent_spec(env.spec).episodes, env.family
-    made = [_learning(group, episodes), *_final(group)]
+    parts = [_learning(group, episodes), *_final(group)]
     if tasks:
-        found, missing = _by_task(group, tasks)
+        records, missing = _by_task(group, tasks)
         words = (
-            f"The last learners on {tasks} held-out tasks. A dot: one task, mean over seeds and episodes. A "
-            "line: means of tenths of the tasks."
+            f"Returns of the last learners on {tasks} held-out tasks. Each dot is one task, averaged over "
+            "seeds and episodes. Lines are means over tenths of the tasks."
         )
-        words = words if found else "No learner to be had."
+        words = words if records else "No learner could be loaded."
         words += f" Left out: {'; '.join(missing)}." if missing else ""
-        figure = figures.against_task(group, found, family)
-        made.append(Section("Return against the task", words, figure, "tasks"))
+        figure = figures.against_task(group, records, family)
+        parts.append(Section("Return against the task", words, figure, "tasks"))
     drawn = {
         method.label: draws for method in group.methods if (draws := series.draws(method, family)) is not None
     }
     if drawn:
         words = (
-            "Mean of the tasks that the sampler draws (thin: each seed) and the range of the middle 80 % of "
-            "them, references aside; grey: the prior."
+            "Lines: mean of the tasks that the sampler draws (thin lines: each seed). Bands: the middle 80 % "
+            "of these tasks. Reference tasks are left out. Grey: the prior."
         )
-        made.append(
+        parts.append(
             Section("What the sampler draws", words, figures.sampler(group, drawn, family), "sampler")
         )
     adaptation = figures.adaptation(group, episodes)
     if adaptation is not None:
-        words = (
-            "Each episode on a task by itself: what the learner knows of the task grows from one to the next."
-        )
-        made.append(Section("Adaptation", words, adaptation, "adaptation"))
+        words = "Return of each episode on a task. The learner has more data on the task in each episode."
+        parts.append(Section("Adaptation", words, adaptation, "adaptation"))
     options = page.differences_table(group)
-    words = "Options that are not the same for all methods." if options else "The methods share all options."
-    made.append(Section("Configuration", words, table=options + page.folders_table(group)))
-    return made
+    words = "Options that differ between methods." if options else "All methods have the same options."
+    parts.append(Section("Configuration", words, table=options + page.folders_table(group)))
+    return parts

@@ -1,4 +1,4 @@
-"""What the report's figures have in common: colours, direct labels, plain axes."""
+"""Common style of the report's figures: colours, labels at the ends of lines, plain axes."""
 
 from __future__ import annotations
 
@@ -11,34 +11,40 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 INK, FAINT = "#222222", "#8a8a8a"
-# Okabe and Ito's colours, told apart with every kind of colour vision.
+# Okabe and Ito's palette, which people with colour vision deficiency can distinguish.
 _BY_SAMPLER = {
     "uniform": "#d55e00", "cem": "#0072b2", "cem_soft": "#56b4e9", "tail": "#009e73", "tail_soft": "#009e73",
     "oracle": "#cc79a7", "naive": "#e69f00",
 }  # fmt: skip
 _SPARE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 _LINES = ("-", "--", ":", "-.")
-_LABEL_GAP = 0.075  # between labels, as a share of the axis' height
+_LABEL_GAP = 0.075  # minimum distance of labels, as a share of the axis height
 PANEL = (3.7, 3.0)  # inches
 
 
 def colours(samplers: Sequence[str]) -> list[str]:
-    """A colour for each method: its sampler's own, or a spare one where several have it."""
+    """A colour for each method: that of its sampler, or a spare one if the colour is already taken."""
     taken: list[str] = []
     for sampler in samplers:
-        own = _BY_SAMPLER.get(sampler)
+        preferred = _BY_SAMPLER.get(sampler)
         spare = [colour for colour in _SPARE if colour not in taken] or list(_SPARE)
-        taken.append(own if own and own not in taken else spare[0])
+        taken.append(preferred if preferred and preferred not in taken else spare[0])
     return taken
 
 
 def line(i: int) -> str:
-    """A dash pattern for the i-th method, for those who print in grey."""
+    """A dash pattern for the i-th method, so that lines differ in greyscale prints."""
     return _LINES[i % len(_LINES)]
 
 
 def panels(count: int, columns: int = 3, size: tuple[float, float] = PANEL) -> tuple[Figure, list[Axes]]:
-    """A figure with so many panels."""
+    """A figure with a grid of panels.
+
+    Args:
+        count: number of panels.
+        columns: maximum number of columns.
+        size: width and height of a panel, in inches.
+    """
     columns = min(count, columns)
     rows = -(-count // columns)
     if count == 1:
@@ -54,7 +60,7 @@ def panels(count: int, columns: int = 3, size: tuple[float, float] = PANEL) -> t
 
 
 def plain(axis: Axes) -> None:
-    """No frame, few ticks, a faint grid."""
+    """Removes the frame, reduces the ticks and adds a faint grid."""
     axis.spines[["top", "right"]].set_visible(False)
     axis.spines[["left", "bottom"]].set_color(FAINT)
     axis.tick_params(colors=INK, labelsize=8.5, length=3, color=FAINT)
@@ -64,30 +70,35 @@ def plain(axis: Axes) -> None:
 
 
 def name_axes(axis: Axes, title: str, x: str, y: str) -> None:
-    """Title and labels with units."""
+    """Sets the title and the axis labels."""
     axis.set_title(title, loc="left", fontsize=10, fontweight="bold", color=INK)
     axis.set_xlabel(x, fontsize=9, color=INK)
     axis.set_ylabel(y, fontsize=9, color=INK)
 
 
 def frames_axis(axis: Axes, most: float) -> tuple[float, str]:
-    """How to scale frames, and the axis' label."""
+    """Sets the ticks of an axis of frames; returns the divisor for frames and the label.
+
+    Args:
+        axis: the axis.
+        most: largest number of frames on the axis.
+    """
     scale, unit = (1e6, "million frames") if most >= 5e5 else (1e3, "thousand frames")
     axis.xaxis.set_major_locator(MaxNLocator(5))
     return scale, f"training ({unit})"
 
 
 def label_ends(axis: Axes, ends: Mapping[str, tuple[float, float, str]]) -> None:
-    """Writes names beside the ends of lines, apart from each other.
+    """Writes labels beside the ends of lines, without overlap.
 
     Args:
-        axis: with its limits final.
-        ends: (x, y, colour) by name.
+        axis: the axis; its limits must be final.
+        ends: (x, y, colour) of the end of each line, by label.
     """
     low, high = axis.get_ylim()
     named = sorted(ends.items(), key=lambda item: item[1][1])
     places = np.array([(end[1] - low) / (high - low) for _, end in named])
-    for _ in range(200):  # neighbours that are too close push each other away
+    for _ in range(200):  # move neighbours apart that are too close
         gaps = np.diff(places)
         close = gaps < _LABEL_GAP - 1e-6
         if not close.any():

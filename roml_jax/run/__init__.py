@@ -1,1 +1,1 @@
-"""The host's side of a run: everything between two compiled chunks, and on disk."""
+"""The host side of a run: the loop over compiled chunks, checkpoints, metrics and the run's folder."""

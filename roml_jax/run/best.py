@@ -11,12 +11,13 @@ from roml_jax.types import Array
 
 
 class Snapshot(NamedTuple):
-    """A learner that was kept, per run.
+    """The best learner of each seed by one score.
 
     Attributes:
-        score: (R,) what it was chosen by; -inf before the first.
-        iteration: (R,) when it was that good.
-        acting: what acts of the learner, leaves (R, ...), or without that axis where there is one run.
+        score: (R,) the best score so far, R seeds; -inf before the first evaluation.
+        iteration: (R,) the iteration at which the score was reached.
+        acting: the learner's acting parameters, leaves (R, ...), or (...) with one seed. They are the
+            learner's state without the fields that acting does not need; see ``MetaLearner.acting``.
     """
 
     score: Array
@@ -25,14 +26,19 @@ class Snapshot(NamedTuple):
 
 
 class Best(NamedTuple):
-    """By mean return and by CVaR."""
+    """The best learners by mean return and by CVaR."""
 
     mean: Snapshot
     cvar: Snapshot
 
 
 def start(acting: Any, num_seeds: int) -> Best:
-    """Nothing was scored yet: the learner at the start, or its shapes, in the place of both."""
+    """The snapshots before the first evaluation.
+
+    Args:
+        acting: the acting parameters of the initial learner, or their shapes; both snapshots hold them.
+        num_seeds: R.
+    """
     one = Snapshot(jnp.full(num_seeds, -jnp.inf, jnp.float32), jnp.zeros(num_seeds, jnp.int32), acting)
     return Best(one, one)
 
@@ -41,7 +47,7 @@ def _better(kept: Snapshot, score: Array, iteration: Array, acting: Any) -> Snap
     better = score > kept.score
 
     def choose(new: Array, old: Array) -> Array:
-        if score.size == 1:  # a single run's leaves have no axis of runs
+        if score.size == 1:  # with one seed, leaves have no seed axis
             return jnp.where(better[0], new, old)
         return jnp.where(better.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
 
@@ -54,13 +60,13 @@ def _better(kept: Snapshot, score: Array, iteration: Array, acting: Any) -> Snap
 
 @jax.jit
 def update(best: Best, iteration: Array, mean: Array, cvar: Array, acting: Any) -> Best:
-    """Keeps a learner where it is better; the earlier one of equals.
+    """Replaces the snapshots of the seeds whose score improved. On a tie the earlier learner is kept.
 
     Args:
-        best: so far.
-        iteration: () of the learner.
-        mean: (R,) its mean return.
-        cvar: (R,) its CVaR; NaN is never better.
-        acting: what acts of it.
+        best: the snapshots so far.
+        iteration: () the current iteration.
+        mean: (R,) mean return of the current learners.
+        cvar: (R,) CVaR of the current learners. NaN never replaces a snapshot.
+        acting: acting parameters of the current learners.
     """
     return Best(_better(best.mean, mean, iteration, acting), _better(best.cvar, cvar, iteration, acting))

@@ -1,7 +1,7 @@
-"""A run's state on disk, with orbax: asynchronous, whole or not at all, the last one kept.
+"""A run's checkpoints, written with orbax: asynchronous and atomic; only the last one is kept.
 
 ``RUN/checkpoint/ITERATION`` has one folder per item: ``state`` (the whole MetaState), ``last``, ``best_mean``
-and ``best_cvar`` (what acts of the learner) and ``about`` (JSON).
+and ``best_cvar`` (the learner's acting parameters) and ``about`` (JSON).
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from roml_jax.run import memory
 
 ABOUT = "about"
 FORMAT = 2
-"""Of the state that is saved; 2 since samplers keep their risk level in it."""
-_PATIENCE = 10.0  # seconds that a failed checkpoint waits for its other threads
+"""Format version of the saved state. Version 2 added the samplers' risk level."""
+_PATIENCE = 10.0  # seconds to wait for orbax's remaining threads after a failed checkpoint
 
 
 class CheckpointError(Exception):
-    """A checkpoint that cannot be written or read; one line."""
+    """A checkpoint cannot be read or used; the message is one line."""
 
 
 def _is_key(x: Any) -> bool:
@@ -41,17 +41,17 @@ def _is_key(x: Any) -> bool:
 
 
 def plain(tree: Any) -> Any:
-    """Random keys as the numbers they hold."""
+    """Replaces random keys by their raw key data."""
     return jax.tree.map(lambda x: jax.random.key_data(x) if _is_key(x) else x, tree)
 
 
 def _solid(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape that an array has on disk: orbax refuses one of no numbers, as without a latent."""
+    """The shape of an array on disk. Axes of size 0 (no latent) become 1: orbax rejects empty arrays."""
     return tuple(max(size, 1) for size in shape)
 
 
 def _storable(tree: Any) -> Any:
-    """Arrays of no numbers as zeros, where they would be."""
+    """Replaces empty arrays by zeros of their on-disk shape, with the same sharding."""
 
     def stored(x: Any) -> Any:
         return x if x.size else jnp.zeros(_solid(x.shape), x.dtype, device=getattr(x, "sharding", None))
@@ -60,7 +60,7 @@ def _storable(tree: Any) -> Any:
 
 
 def _line(error: BaseException) -> str:
-    """What an error of orbax, or of what is below it, says, in one line."""
+    """The message of an error from orbax or a lower layer, in one line of at most 300 characters."""
     text = str(error)
     if "No space left on device" in text:
         return "no space left on the disk"
@@ -68,7 +68,7 @@ def _line(error: BaseException) -> str:
 
 
 def _iterations(folder: Path) -> list[int]:
-    """Of the checkpoints that are complete: orbax gives a folder its name when all of it is there."""
+    """Iterations of the complete checkpoints. Orbax renames a folder when all of its files are written."""
     if not folder.is_dir():
         return []
     named = (path for path in folder.iterdir() if path.name.isdecimal())
@@ -77,24 +77,24 @@ def _iterations(folder: Path) -> list[int]:
 
 def latest(folder: Path) -> Path | None:
     """The newest complete checkpoint in a run's ``checkpoint`` folder, or None."""
-    known = _iterations(folder)
-    return folder / str(known[-1]) if known else None
+    iterations = _iterations(folder)
+    return folder / str(iterations[-1]) if iterations else None
 
 
 def _is_not_orbax(record: logging.LogRecord) -> bool:
-    """What is logged of orbax's failures is raised, too."""
+    """Logging filter that drops orbax's records; the errors they report are also raised."""
     return "orbax" not in record.pathname and "orbax" not in record.getMessage()
 
 
 def _is_late(seen: Any) -> bool:
-    """Whether it is a write that ends after orbax gave up all of a checkpoint, as one of them failed."""
+    """Whether the error comes from a write that ended after orbax had abandoned its checkpoint."""
     return isinstance(seen.exc_value, RuntimeError) and str(seen.exc_value) == "Event loop is closed"
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps off the screen the hundreds of tracebacks of a failed checkpoint, which is told in a line."""
-    logs = logging.getLogger("absl"), logging.getLogger("asyncio")  # of tasks that failed, when they go
+    """Suppresses the many tracebacks of a failed checkpoint, which ``Checkpoints`` reports in one line."""
+    logs = logging.getLogger("absl"), logging.getLogger("asyncio")  # asyncio logs failed tasks on deletion
     before = sys.unraisablehook
     for log in logs:
         log.addFilter(_is_not_orbax)
@@ -108,16 +108,16 @@ def _quiet() -> Iterator[None]:
 
 
 def _end_of_threads() -> None:
-    """Waits for orbax's threads: one failure ends a checkpoint, while others are yet to tell of theirs."""
+    """Waits for orbax's remaining threads; they may log further errors."""
     end = time.monotonic() + _PATIENCE
     for thread in threading.enumerate():
         if type(thread).__module__.startswith("orbax"):
-            # orbax's own join would raise once more what failed
+            # the join method of orbax's thread class would raise the error again
             threading.Thread.join(thread, max(0.0, end - time.monotonic()))
 
 
 def _prune(folder: Path) -> None:
-    """Leaves the newest complete checkpoint and nothing else."""
+    """Deletes everything but the newest complete checkpoint."""
     newest = latest(folder)
     for path in folder.iterdir():
         if path != newest:
@@ -125,14 +125,14 @@ def _prune(folder: Path) -> None:
 
 
 class Checkpoints:
-    """Writes the checkpoints of a run, in the background where memory has room for a copy.
+    """Writes the checkpoints of a run, in the background if memory has room for a copy of the state.
 
-    A checkpoint that could not be written is told of, and the one before it stays. With several
-    processes all of them call the same methods in the same order.
+    A checkpoint that could not be written is reported; the previous checkpoint is kept. With several
+    processes, all processes must call the same methods in the same order.
 
     Args:
-        folder: the run's ``checkpoint`` folder; what is incomplete in it is removed.
-        say: takes a line for the user.
+        folder: the run's ``checkpoint`` folder. Incomplete checkpoints in it are deleted.
+        say: called with a line for the user.
     """
 
     def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
@@ -149,20 +149,20 @@ class Checkpoints:
         self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
 
     def save(self, iteration: int, items: Mapping[str, Any], about: Mapping[str, Any]) -> None:
-        """Starts to write pytrees of arrays, which may be donated as soon as this returns.
+        """Starts to write pytrees of arrays. The arrays may be donated as soon as this returns.
 
         Args:
-            iteration: names the checkpoint.
+            iteration: the name of the checkpoint.
             items: pytrees by name.
-            about: what JSON can hold.
+            about: facts about the checkpoint; must be serialisable as JSON.
         """
         self.wait()
-        items, alone = {name: _storable(plain(tree)) for name, tree in items.items()}, False
+        items, in_place = {name: _storable(plain(tree)) for name, tree in items.items()}, False
         if jax.default_backend() == "cpu":
-            # orbax reads a CPU's arrays where they are, and the next chunk of training writes there
+            # on CPU orbax reads the arrays in place, while the next chunk of training overwrites them
             room = memory.available()
-            alone = room is not None and memory.size_of(items) > 0.8 * room
-            items = items if alone else jax.tree.map(jnp.copy, items)
+            in_place = room is not None and memory.size_of(items) > 0.8 * room
+            items = items if in_place else jax.tree.map(jnp.copy, items)
         args = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
         self._pending = iteration
         try:
@@ -175,11 +175,15 @@ class Checkpoints:
         except (OSError, ValueError) as error:
             self._failed(error)
         self._clean()
-        if alone:
+        if in_place:
             self.wait()
 
     def wait(self) -> int | None:
-        """Waits for the last one started; returns the iteration of the last that was written."""
+        """Waits for the checkpoint in progress.
+
+        Returns:
+            The iteration of the last checkpoint that was written, or None.
+        """
         if self._pending is None:
             return self._written
         try:
@@ -194,26 +198,26 @@ class Checkpoints:
         return self._written
 
     def _failed(self, error: BaseException) -> None:
-        left = latest(self._folder)
-        kept = f"the last good one is of iteration {left.name}" if left else "there is none yet"
-        self._say(f"the checkpoint of iteration {self._pending} was not written: {_line(error)}; {kept}")
+        last = latest(self._folder)
+        remaining = f"the last good one is of iteration {last.name}" if last else "no earlier one exists"
+        self._say(f"the checkpoint of iteration {self._pending} was not written: {_line(error)}; {remaining}")
         self._pending, self._has_failed = None, True
         _end_of_threads()
         if self._main:
-            _prune(self._folder)  # what was written of it takes up the disk
+            _prune(self._folder)  # frees the disk space of the incomplete checkpoint
 
     def _clean(self) -> None:
-        """Collects the tasks of failures while nobody hears them, as they speak when they go."""
+        """Collects failed asyncio tasks now, with their warnings suppressed."""
         if self._has_failed:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", RuntimeWarning)  # that some never ran
+                warnings.simplefilter("ignore", RuntimeWarning)  # "coroutine was never awaited"
                 gc.collect()
 
     def close(self) -> None:
-        """Waits for the last one started and ends the writer."""
+        """Waits for the checkpoint in progress and closes the writer."""
         self.wait()
         self._writer.close()
-        del self._writer  # which holds the tasks of its last failure
+        del self._writer  # it holds references to the failed tasks
         self._clean()
         self._quiet.close()
 
@@ -227,44 +231,44 @@ def _read(path: Path, args: Any) -> Any:
 
 
 def about(path: Path) -> dict[str, Any]:
-    """What a checkpoint says of itself.
+    """The ``about`` item of a checkpoint: its version, iteration, configuration and so on.
 
     Raises:
-        CheckpointError: if it is damaged.
+        CheckpointError: if the checkpoint is damaged.
     """
     return _read(path, ocp.args.Composite(**{ABOUT: ocp.args.JsonRestore()}))[ABOUT]
 
 
 def check_version(path: Path, about: Mapping[str, Any], version: str) -> None:
-    """Refuses a checkpoint whose state another version of the package wrote.
+    """Rejects a checkpoint that another version of the package wrote.
 
     Raises:
-        CheckpointError: one line.
+        CheckpointError: if the version or the format differs; one line.
     """
     written, kind = about.get("version"), about.get("format", 1)
     if kind != FORMAT:
         raise CheckpointError(
-            f"{path} has a state of format {kind}, and roml_jax {version} reads format {FORMAT}: continue it "
+            f"{path} has a state of format {kind}, but roml_jax {version} reads format {FORMAT}: resume it "
             "with the version that wrote it"
         )
     if written != version:
-        raise CheckpointError(f"{path} was written by roml_jax {written}, and this is {version}")
+        raise CheckpointError(f"{path} was written by roml_jax {written}, but this is roml_jax {version}")
 
 
 def restore(path: Path, item: str, like: Any) -> Any:
-    """Reads an item back into the structure and shapes of ``like``; keys are of JAX's default kind.
+    """Reads an item into the structure and shapes of ``like``. Random keys have JAX's default implementation.
 
-    It may be read on other devices than it was saved from. With several processes all of them call
-    this, and the shapes say where arrays go.
+    The devices may differ from those that the checkpoint was saved from. With several processes, all
+    processes must call this, and ``like`` must have shardings.
 
     Args:
-        path: one checkpoint, as ``latest`` gives it.
-        item: its name.
-        like: a pytree of arrays or of their shapes (``jax.eval_shape`` of the state's init), with
-            shardings where arrays go elsewhere than on this process's first device.
+        path: one checkpoint, as returned by ``latest``.
+        item: the name of the item.
+        like: a pytree of arrays or of their shapes (``jax.eval_shape`` of the state's init). Its shardings
+            are used; an array without one is placed on this process's first device.
 
     Raises:
-        CheckpointError: if it is damaged or of other shapes.
+        CheckpointError: if the item is missing or damaged, or has other shapes.
     """
     here = SingleDeviceSharding(jax.local_devices()[0])
     shapes = jax.tree.map(

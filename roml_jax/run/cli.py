@@ -1,4 +1,4 @@
-"""What the commands on finished runs share: wrong input is one line on stderr and exit code 2."""
+"""Shared parts of the commands on runs. Wrong input gives one line on stderr and exit code 2."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from rich.console import Console
 from roml_jax.errors import ConfigError
 from roml_jax.run import saved
 
-_WIDE = 120  # columns where the output is no terminal
+_WIDE = 120  # columns if the output is not a terminal
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose complaints are one line."""
+    """An argument parser that reports an error in one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Raises ConfigError."""
-        raise ConfigError(f"{message} (--help tells what there is)")
+        """Raises ConfigError with the parser's message."""
+        raise ConfigError(f"{message} (see --help)")
 
 
 def positive(text: str) -> int:
-    """A number of things from the command line."""
+    """Parses a count from the command line: an integer of at least 1."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
@@ -33,7 +33,7 @@ def positive(text: str) -> int:
 
 
 def not_negative(text: str) -> int:
-    """A seed from the command line."""
+    """Parses a seed from the command line: an integer from 0 to 2^32 - 1."""
     number = int(text)
     if not 0 <= number < 2**32:
         raise argparse.ArgumentTypeError(f"must be between 0 and 2^32 - 1, got {number}")
@@ -41,28 +41,37 @@ def not_negative(text: str) -> int:
 
 
 def add_which(parser: argparse.ArgumentParser) -> None:
-    """``--which``: the last learner of a run or one of the best."""
+    """Adds ``--which``: the last learner of a run, or the best by mean or CVaR."""
     parser.add_argument(
         "--which", choices=saved.WHICH, default="last",
-        help="the last learner, or the best on validation tasks by mean or CVaR (default: %(default)s)",
+        help="which learner: the last, or the best by mean or CVaR on the validation tasks "
+        "(default: %(default)s)",
     )  # fmt: skip
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
-    """``--run``: one of a folder's seeds."""
+    """Adds ``--run``: one seed of a run."""
     parser.add_argument(
         "--run", dest="run_name", metavar="SEED",
-        help="which of its seeds; where settings were swept, its label (default: the first)",
+        help="the run's seed to use; for a run with --sweep, the seed's label (default: the first seed)",
     )  # fmt: skip
 
 
 def console() -> Console:
-    """For tables; as wide as the terminal, or wide enough for a file."""
+    """A console for tables, as wide as the terminal, or 120 columns if the output is not a terminal."""
     return Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False)
 
 
 def run(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
-    """Runs a command; returns the exit code."""
+    """Runs a command.
+
+    Args:
+        command: the command; it raises ConfigError for wrong input.
+        argv: its arguments; None for those of the process.
+
+    Returns:
+        The exit code: 0, 2 for wrong input, or 130 after Ctrl-C.
+    """
     try:
         command(sys.argv[1:] if argv is None else argv)
     except ConfigError as error:
@@ -71,7 +80,7 @@ def run(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None = N
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of a pipe, such as head, has had enough
+    except BrokenPipeError:  # the reader of a pipe, such as head, closed it
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         return 0
     return 0

@@ -1,7 +1,7 @@
-"""Several processes as one run: starting together, agreeing on what to do, ending together.
+"""One run on several processes: connecting, agreeing on options and signals, ending.
 
-Every process runs the same program on the same options; XLA moves arrays between their devices. What
-only one may do (folders, metrics, the console) process 0 does.
+Every process runs the same program with the same options; XLA moves arrays between their devices. Only
+process 0 creates folders, writes metrics and prints.
 """
 
 from __future__ import annotations
@@ -22,36 +22,36 @@ from jax.experimental import multihost_utils
 
 from roml_jax.config import ConfigError, DistributedConfig
 
-_LONGEST = 8192  # bytes of a message between processes
-_LOOKS = 20  # at a folder that another machine has just made, half a second apart
+_LONGEST = 8192  # maximum bytes of a message between processes
+_LOOKS = 20  # checks, half a second apart, for a folder that another machine has just created
 
 
 def initialize(config: DistributedConfig) -> None:
-    """Joins the other processes, if there are to be any; before anything asks for a device.
+    """Connects to the other processes, if the options name any. Must be called before JAX uses a device.
 
     Raises:
-        ConfigError: where the options do not say who is who, or the others do not come; one line.
+        ConfigError: if the options do not identify the processes, or they cannot connect; one line.
     """
     named = (config.coordinator, config.processes, config.process_id)
     if not config.auto and named == (None, None, None):
         return
     if config.auto and named != (None, None, None):
-        raise ConfigError("distributed.auto finds out coordinator, processes and process_id: give none")
+        raise ConfigError("distributed.auto detects coordinator, processes and process_id: do not set them")
     if not config.auto:
         _check(config)
-    # a service that nobody here asks anything, but with which SIGTERM would no longer end a process
+    # not used here; if it is enabled, SIGTERM no longer ends a process
     jax.config.update("jax_enable_preemption_service", False)
     try:
-        # explicit options mean themselves, on a cluster too
-        known = {} if config.auto else {"cluster_detection_method": "deactivate"}
-        jax.distributed.initialize(*named, **known)
+        # on a cluster, explicit options take precedence over its settings
+        detection = {} if config.auto else {"cluster_detection_method": "deactivate"}
+        jax.distributed.initialize(*named, **detection)
     except (ValueError, RuntimeError) as error:
         line = " ".join(str(error).split())
-        raise ConfigError(f"the processes did not come together: {line}") from None
+        raise ConfigError(f"the processes could not connect: {line}") from None
 
 
 def _check(config: DistributedConfig) -> None:
-    """Refuses options that do not say who is who."""
+    """Rejects options that do not identify the processes."""
     coordinator, processes, process_id = config.coordinator, config.processes, config.process_id
     if coordinator is None or processes is None or process_id is None:
         raise ConfigError(
@@ -66,15 +66,15 @@ def _check(config: DistributedConfig) -> None:
 
 
 def is_main() -> bool:
-    """Whether this is process 0, the one that prints and writes."""
+    """Whether this is process 0, the only one that prints and writes."""
     return jax.process_index() == 0
 
 
 def check_same(options: Mapping[str, Any]) -> None:
-    """Refuses processes that were told different things: their programs would wait for each other.
+    """Rejects processes with different options, whose programs would deadlock.
 
     Raises:
-        ConfigError: in every process, if the options are not the same in all.
+        ConfigError: in every process, if the options are not the same in all processes.
     """
     if jax.process_count() == 1:
         return
@@ -84,17 +84,21 @@ def check_same(options: Mapping[str, Any]) -> None:
 
 
 def any_of(*flags: bool) -> tuple[bool, ...]:
-    """Whether a flag is up in any process; the same in all."""
+    """For each flag, whether it is set in any process. All processes get the same result."""
     if jax.process_count() == 1:
         return flags
     return tuple(map(bool, multihost_utils.process_allgather(np.array(flags)).any(axis=0)))
 
 
 def shared_folder(make: Callable[[], Path]) -> Path:
-    """A folder that process 0 makes and all processes see.
+    """Creates a folder in process 0 and waits until all processes see it.
+
+    Args:
+        make: creates the folder; called in process 0 only.
 
     Raises:
-        ConfigError: in every process, with what process 0 has to say, or where one does not see it.
+        ConfigError: in every process, if ``make`` raises it in process 0 or a process does not see the
+            folder.
     """
     if jax.process_count() == 1:
         return make()
@@ -106,27 +110,30 @@ def shared_folder(make: Callable[[], Path]) -> Path:
 
 
 def _from_main(say: Callable[[], str]) -> str:
-    """What process 0 says, in all processes; its ConfigError is raised in all."""
-    said = ""
+    """Sends the string that ``say`` returns in process 0 to all; its ConfigError is raised in all."""
+    answer = ""
     if is_main():
         try:
-            said = "+" + say()
+            answer = "+" + say()
         except ConfigError as error:
-            said = f"-{error}"
+            answer = f"-{error}"
     message = np.zeros(_LONGEST, np.uint8)
-    encoded = np.frombuffer(said.encode()[:_LONGEST], np.uint8)
+    encoded = np.frombuffer(answer.encode()[:_LONGEST], np.uint8)
     message[: len(encoded)] = encoded
-    told = bytes(multihost_utils.broadcast_one_to_all(message)).rstrip(b"\0").decode(errors="replace")
-    if told.startswith("-"):
-        raise ConfigError(told[1:])
-    return told[1:]
+    received = bytes(multihost_utils.broadcast_one_to_all(message)).rstrip(b"\0").decode(errors="replace")
+    if received.startswith("-"):
+        raise ConfigError(received[1:])
+    return received[1:]
 
 
 def abandon(code: int) -> None:
-    """Ends this process at once if there are others; returns if there are none.
+    """Ends this process immediately if the run has several processes; otherwise returns.
 
-    An orderly end waits for all, and the others may be in the middle of something that needs this one.
-    They end when they notice that it is gone.
+    A normal exit would wait for the other processes, which may in turn be waiting for this one. The others
+    end when they detect that it is gone.
+
+    Args:
+        code: the exit code.
     """
     if jax.distributed.is_initialized() and jax.process_count() > 1:
         sys.stdout.flush()
@@ -136,7 +143,7 @@ def abandon(code: int) -> None:
 
 @contextlib.contextmanager
 def not_waiting() -> Iterator[None]:
-    """An unexpected error within ends this process at once, told as usual."""
+    """Context in which an unexpected error prints its traceback and ends this process immediately."""
     try:
         yield
     except Exception:

@@ -1,4 +1,4 @@
-"""New files: whole or not at all, and never in the place of another."""
+"""Atomic creation of new files. An existing file is never overwritten."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from roml_jax.errors import ConfigError
 
 
 def check_new(path: Path, suffixes: Sequence[str]) -> Path:
-    """A file that can be made: it is not there, and its ending says a known format.
+    """Checks that a file does not exist and that its suffix is one of ``suffixes``; returns the path.
 
     Raises:
-        ConfigError: one line.
+        ConfigError: if the suffix is wrong or the file exists; one line.
     """
     if path.suffix.lower() not in suffixes:
         raise ConfigError(f"--out must end in {' or '.join(suffixes)}, got {path}")
@@ -25,10 +25,12 @@ def check_new(path: Path, suffixes: Sequence[str]) -> Path:
 
 @contextlib.contextmanager
 def new(path: Path) -> Iterator[Path]:
-    """A place to write to, which becomes ``path`` when all went well; folders are made.
+    """Context that yields a temporary path, which is renamed to ``path`` if no error occurred.
+
+    Missing parent folders are created.
 
     Raises:
-        ConfigError: if it cannot be written, or there is a file already; one line.
+        ConfigError: if the file cannot be written or exists already; one line.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -37,7 +39,7 @@ def new(path: Path) -> Iterator[Path]:
         raise ConfigError(f"cannot write {path}: {error.strerror or error}") from None
     try:
         yield part
-        os.link(part, path)  # unlike a rename, this fails where there is a file
+        os.link(part, path)  # unlike a rename, this fails if the file exists
     except FileExistsError:
         raise ConfigError(f"{path} exists; nothing is overwritten") from None
     except OSError as error:

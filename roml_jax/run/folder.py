@@ -1,4 +1,4 @@
-"""A run's folder: made new, used by one process at a time, and cut back to where a run goes on."""
+"""A run's folder: creation, locking, and its metrics file."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ _LOCK = ".lock"
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a file that is there with all of its text or not at all."""
+    """Writes a text file atomically."""
     part = path.with_name(f".{path.name}.part")
     part.write_text(text)
     part.replace(path)
 
 
 def make(out: Path | None, name: str, options: Mapping[str, Any]) -> Path:
-    """A run's own new folder, with its configuration.
+    """Creates a run's folder and writes its ``config.yaml``.
 
     Args:
         out: the folder; None for a new one under ``runs/``.
-        name: of the run, for a folder under ``runs/``; the time is appended.
+        name: name of the folder under ``runs/``; the current time is appended. Unused if ``out`` is given.
         options: every option by dotted name, for ``config.yaml``.
 
     Raises:
-        ConfigError: if the folder is not empty or cannot be made; one line.
+        ConfigError: if the folder is not empty or cannot be created; one line.
     """
     folder = out or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     tries, first = 1, folder
@@ -54,10 +54,10 @@ def make(out: Path | None, name: str, options: Mapping[str, Any]) -> Path:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Within it no other process writes to the folder.
+    """Context that holds the folder's lock, so that no other process writes to the folder.
 
     Raises:
-        ConfigError: if one does already, or the folder cannot be written to.
+        ConfigError: if another process holds the lock, or the folder is not writable.
     """
     try:
         handle = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT)
@@ -71,11 +71,11 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        os.close(handle)  # the file stays: one that is removed could be locked by two
+        os.close(handle)  # the file is not deleted: two processes could otherwise lock two different files
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics file, but for a last one that was being written when the run was killed."""
+    """The rows of a metrics file, without a last row that is incomplete because the run was killed."""
     if not path.is_file():
         return []
     rows = []
@@ -88,7 +88,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def cut_metrics(path: Path, iteration: int) -> None:
-    """Leaves the rows of training and evaluation up to an iteration: what a run that goes on has done."""
+    """Deletes the rows after an iteration and those of the final test, before a run is resumed."""
     if not path.is_file():
         return
     rows = [
@@ -100,11 +100,11 @@ def cut_metrics(path: Path, iteration: int) -> None:
 
 
 def is_complete(folder: Path, num_seeds: int, saved: int) -> bool:
-    """Whether all runs were trained to their end and tested, and that state is the one that is saved.
+    """Whether all seeds were trained to the end and tested, and the final state is saved.
 
     Args:
-        folder: the run's.
-        num_seeds: R.
+        folder: the run's folder.
+        num_seeds: number of seeds.
         saved: iteration of the last checkpoint.
     """
     tests = [row for row in read_metrics(folder / METRICS) if any(name.startswith("test/") for name in row)]

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a question that is asked between two chunks."""
+"""Ctrl-C and SIGTERM, recorded as a request that the loop checks between two chunks."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from types import FrameType, TracebackType
 
 
 class Interrupts:
-    """Within it the first SIGINT or SIGTERM is noted; the second does what it always does.
+    """Context that records the first SIGINT or SIGTERM. A second one has its usual effect.
 
     Attributes:
-        asked: the signal that was noted, or None.
+        asked: the recorded signal, or None.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The host's side of a run: everything that happens between two chunks of iterations."""
+"""The loop of a run on the host: compilation, chunks of iterations, evaluations, checkpoints, final test."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ from roml_jax.run import folder as run_folder
 from roml_jax.run.start import Plan, State
 
 Rows = list[dict[str, float]]
-"""Numbers by name, a mapping per seed."""
+"""One mapping per seed, of values by metric name."""
 OnChunk = Callable[[int, Rows], None]
-"""(iterations made, a row of metrics per seed), called after every chunk of iterations."""
+"""Called after every chunk of iterations with (iterations done, one row of metrics per seed)."""
 
 
 class StoppedError(Exception):
-    """A run that was asked to stop and did, with its state saved.
+    """A signal stopped the run. The message is one line with the command that resumes it.
 
     Attributes:
-        signal: by which it was asked.
+        signal: the signal.
     """
 
     def __init__(self, asked: signal.Signals, line: str) -> None:
@@ -52,11 +52,11 @@ class StoppedError(Exception):
 
 
 class RunError(Exception):
-    """A run that came to an end but not to its purpose; one line."""
+    """The run failed; the message is one line."""
 
 
 class _Programs(NamedTuple):
-    """Compiled functions; what training does not wait for compiles while it runs."""
+    """Compiled functions. ``evaluate`` and ``test`` are compiled in the background during training."""
 
     chunk: Callable[..., Any]
     evaluate: concurrent.futures.Future[Callable[..., Any]] | None
@@ -67,9 +67,10 @@ def _compile(
     parts: experiment.Experiment, shapes: meta.MetaState, pool: concurrent.futures.Executor,
     start: Callable[[], State], validates: bool,
 ) -> tuple[_Programs, State]:  # fmt: skip
-    """Compiles, and makes the state meanwhile; what training does not wait for compiles while it runs.
+    """Compiles the training chunk and meanwhile builds the state; starts to compile the other functions.
 
-    All tracing is this thread's: Python 3.11's ``ast``, which libraries trace with, can fail in two at once.
+    All functions are traced in this thread. Tracing may use Python's ``ast``, which can fail in Python 3.11
+    if two threads use it at once.
     """
     compiling = pool.submit(jax.jit(parts.train.chunk, donate_argnums=0).lower(shapes, jnp.int32(0)).compile)
     state = start()
@@ -81,26 +82,26 @@ def _compile(
 
 
 class _Shown(NamedTuple):
-    """What the progress line shows: the last rows of training and of evaluation."""
+    """Contents of the progress line: the last rows of training and of evaluation."""
 
     latest: Rows
     held_out: Rows
 
     def facts(self) -> str:
-        """Means over runs, and how many of them stopped."""
+        """Text with means over the seeds, and the number of seeds that diverged."""
         phi = [name for name in self.latest[0] if name.startswith("sampler/phi_")]
-        shown = f"phi {', '.join(f'{result.mean(self.latest, name):.3f}' for name in phi)}"
+        text = f"phi {', '.join(f'{result.mean(self.latest, name):.3f}' for name in phi)}"
         stopped = sum(row.get("train/stopped", 0.0) > 0 for row in self.latest)
         if self.held_out:
             mean, cvar = result.mean(self.held_out, "return_mean"), result.mean(self.held_out, "cvar")
-            shown = f"mean {mean:.3f}  cvar {cvar:.3f}  {shown}"
+            text = f"mean {mean:.3f}  cvar {cvar:.3f}  {text}"
         else:
-            shown = f"train {result.mean(self.latest, 'train/return'):.3f}  {shown}"
-        return f"{shown}  {stopped} of {len(self.latest)} stopped" if stopped else shown
+            text = f"train {result.mean(self.latest, 'train/return'):.3f}  {text}"
+        return f"{text}  {stopped} of {len(self.latest)} seeds diverged" if stopped else text
 
 
 class _Host(NamedTuple):
-    """What the loop speaks to beside the devices."""
+    """The loop's configuration and outputs on the host: console, metrics and checkpoints."""
 
     config: Config
     parts: experiment.Experiment
@@ -111,8 +112,15 @@ class _Host(NamedTuple):
     on_chunk: OnChunk | None = None
 
     def log(self, prefix: str, rows: Rows, done: int, seconds: float) -> None:
-        """Every row says which run, how many iterations, frames and seconds."""
-        if not distributed.is_main():  # of several processes one writes
+        """Writes one row per seed, with the seed's columns, iterations, frames and seconds added.
+
+        Args:
+            prefix: prefix of the metric names, e.g. "eval/".
+            rows: one mapping per seed.
+            done: number of iterations done.
+            seconds: training time in seconds.
+        """
+        if not distributed.is_main():  # only process 0 writes
             return
         frames = done * self.parts.frames_per_iteration
         for place, (seed, values) in enumerate(zip(self.config.plan, rows, strict=True)):
@@ -120,20 +128,20 @@ class _Host(NamedTuple):
             self.sink.write(place, head | {f"{prefix}{name}": value for name, value in values.items()})
 
     def save(self, state: State) -> None:
-        """Starts a checkpoint."""
+        """Starts to write a checkpoint."""
         acting = self.parts.learner.acting(state.meta.learner)
-        kept = {} if state.best is None else {"best_mean": state.best.mean, "best_cvar": state.best.cvar}
+        best = {} if state.best is None else {"best_mean": state.best.mean, "best_cvar": state.best.cvar}
         frames = state.done * self.parts.frames_per_iteration
         about = {
             "version": __version__, "jax": jax.__version__, "backend": jax.default_backend(),
             "iteration": state.done, "frames": frames, "seconds": state.seconds,
             "config": to_mapping(self.config),
         }  # fmt: skip
-        self.checkpoints.save(state.done, {"state": state.meta, "last": acting, **kept}, about)
+        self.checkpoints.save(state.done, {"state": state.meta, "last": acting, **best}, about)
 
 
 def _devices(parts: experiment.Experiment) -> str:
-    """How devices share the work, where there are several."""
+    """Text that describes the mesh; empty for a single device."""
     if parts.placement.mesh is None:
         return ""
     sizes = " x ".join(f"{size} {name}" for name, size in parts.placement.mesh.shape.items())
@@ -147,20 +155,23 @@ def _say(console: Console) -> Callable[[str], None]:
 def run(
     config: Config, console: Console, env: envs.Env | None = None, on_chunk: OnChunk | None = None
 ) -> Path:
-    """Trains, evaluates, tests and saves; returns the run's folder.
+    """Trains, evaluates, tests and saves a run.
 
-    With several processes each calls this, and process 0 prints and writes.
+    With several processes, every process must call this; process 0 prints and writes.
 
     Args:
-        config: of the run.
-        console: for the user.
-        env: an environment of your own in place of the one that the configuration names.
+        config: the run's configuration.
+        console: where to print.
+        env: an environment object to use instead of the one that the configuration names.
         on_chunk: called after every chunk of iterations.
 
+    Returns:
+        The run's folder.
+
     Raises:
-        ConfigError: where options do not go together or the folder cannot be used; one line, before
-            anything was computed.
-        StoppedError: if a signal stopped it; everything is saved.
+        ConfigError: if options are incompatible or the folder cannot be used; one line. Raised before
+            anything is computed.
+        StoppedError: if a signal stopped the run.
         RunError: if every seed diverged, or the last checkpoint could not be written.
     """
     options, num_seeds = to_mapping(config), len(config.plan)
@@ -176,7 +187,7 @@ def run(
         if distributed.is_main():
             stack.enter_context(run_folder.locked(folder))
         if config.resume and _is_complete(config, folder):
-            console.print(f"{folder} is complete: nothing is left to do", soft_wrap=True)
+            console.print(f"{folder} is complete; there is nothing to resume", soft_wrap=True)
             return folder
         console.print(
             f"[bold]{config.env}[/] x {config.sampler} x {config.agent}, {parts.num_iterations} iterations "
@@ -218,7 +229,15 @@ def _is_complete(config: Config, folder: Path) -> bool:
 
 @contextlib.contextmanager
 def _host(config: Config, parts: experiment.Experiment, folder: Path, console: Console, done: int) -> Any:
-    """What the loop speaks to, for a run that has made so many iterations; closed at the end."""
+    """Context that opens the run's sinks and checkpoints, and closes them at the end.
+
+    Args:
+        config: the run's configuration.
+        parts: the run's functions.
+        folder: the run's folder.
+        console: where to print.
+        done: number of iterations already done; later rows of metrics are deleted.
+    """
     sink: sinks.Sink = sinks.Several([])
     if distributed.is_main():
         run_folder.cut_metrics(folder / run_folder.METRICS, done)
@@ -240,10 +259,10 @@ def _train_and_test(host: _Host, programs: _Programs, state: State) -> None:
     stopped = _stopped(host.parts, state.meta)
     if state.done < total and len(stopped) < len(config.plan):
         raise StoppedError(
-            interrupts.asked or signal.SIGTERM,  # which another process may have got
+            interrupts.asked or signal.SIGTERM,  # SIGTERM if another process received the signal
             f"stopped after {state.done} of {total} iterations"
-            + ("; " if saved else ", of which the last could not be saved; ")
-            + f"it goes on with: python -m roml_jax.train --resume {host.folder}",
+            + ("; " if saved else ", but the last of them could not be saved; ")
+            + f"resume with: python -m roml_jax.train --resume {host.folder}",
         )
     with console.status("testing ..."):
         began = time.monotonic()
@@ -252,25 +271,25 @@ def _train_and_test(host: _Host, programs: _Programs, state: State) -> None:
     console.print(result.table(config, final, stopped))
     if len(stopped) == len(config.plan):
         raise RunError(
-            f"every run diverged, the last after {max(stopped.values())} of {total} iterations; the states "
-            f"before that are saved in {host.folder}"
+            f"every seed diverged, the last after {max(stopped.values())} of {total} iterations; the states "
+            f"before divergence are saved in {host.folder}"
         )
     if not saved:
         raise RunError(
-            "the last checkpoint was not written, as told above; when that is mended: "
+            "the last checkpoint was not written (see above); fix the cause and resume with: "
             f"python -m roml_jax.train --resume {host.folder}"
         )
 
 
 def _stopped(parts: experiment.Experiment, state: meta.MetaState) -> dict[int, int]:
-    """Iterations made by the runs that diverged, by their place."""
+    """For the seeds that diverged: the iterations done before, by position of the seed."""
     whole = jax.jit(sharding.place_output(lambda stopped: stopped, parts.placement.mesh))
-    made = np.atleast_1d(np.asarray(whole(state.stopped)))
-    return {place: int(iterations) for place, iterations in enumerate(made) if iterations >= 0}
+    iterations_done = np.atleast_1d(np.asarray(whole(state.stopped)))
+    return {place: int(iterations) for place, iterations in enumerate(iterations_done) if iterations >= 0}
 
 
 def _validated(host: _Host, programs: _Programs, state: State) -> tuple[State, Rows]:
-    """Evaluates, and keeps the best."""
+    """Evaluates the learners on the validation tasks and updates the best ones."""
     summaries = result.summaries(programs.evaluate.result()(state.meta.learner).returns, host.config)
     host.log("eval/", summaries, state.done, state.seconds)
     mean, cvar = (np.array([row[name] for row in summaries], np.float32) for name in ("return_mean", "cvar"))
@@ -280,7 +299,7 @@ def _validated(host: _Host, programs: _Programs, state: State) -> tuple[State, R
 
 
 def _report_diverged(host: _Host, before: Rows, now: Rows) -> None:
-    """A line for each run that diverged in the last chunk."""
+    """Prints a line for each seed that diverged in the last chunk."""
     for place, run in enumerate(host.config.plan):
         already = before and before[place].get("train/stopped", 0.0) > 0
         if now[place].get("train/stopped", 0.0) > 0 and not already:
@@ -288,20 +307,20 @@ def _report_diverged(host: _Host, before: Rows, now: Rows) -> None:
 
 
 def _loop(host: _Host, programs: _Programs, state: State, interrupts: interrupt.Interrupts) -> State:
-    """Chunks of iterations, with an evaluation and a checkpoint whenever one is due."""
+    """Runs chunks of iterations, with an evaluation and a checkpoint whenever one is due."""
     config, parts = host.config, host.parts
     interval, total, per_iteration = (
         config.eval.every(config.num_tasks), parts.num_iterations, parts.frames_per_iteration,
     )  # fmt: skip
     num_seeds, began, saved = len(config.plan), time.monotonic() - state.seconds, time.monotonic()
-    shown = _Shown([], [])
+    last_rows = _Shown([], [])
     with progress.ConsoleProgress(
         host.console, total * per_iteration * num_seeds, state.done * per_iteration * num_seeds
     ) as bar:
         while state.done < total:
             started = time.monotonic()
             to_evaluation = interval - state.done % interval if interval else total
-            # one iteration first, so that there is soon something to see
+            # the first chunk has one iteration, so that progress appears early
             to_chunk = parts.train.chunk_length - state.done % parts.train.chunk_length
             n = min(to_chunk if state.done else 1, to_evaluation, total - state.done)
             after, rows = programs.chunk(state.meta, jnp.int32(n))
@@ -310,15 +329,15 @@ def _loop(host: _Host, programs: _Programs, state: State, interrupts: interrupt.
             state = state._replace(meta=after, done=state.done + n, seconds=now - began)
             speed = {"train/frames_per_second": n * per_iteration / (now - started)}
             latest = [row | speed for row in latest]
-            _report_diverged(host, shown.latest, latest)
-            shown = shown._replace(latest=latest)
+            _report_diverged(host, last_rows.latest, latest)
+            last_rows = last_rows._replace(latest=latest)
             host.log("", latest, state.done, state.seconds)
             if host.on_chunk is not None:
                 host.on_chunk(state.done, latest)
             if interval and (state.done % interval == 0 or state.done >= total):
                 state, held_out = _validated(host, programs, state)
-                shown = shown._replace(held_out=held_out)
-            bar.advance(n * per_iteration * num_seeds, shown.facts())
+                last_rows = last_rows._replace(held_out=held_out)
+            bar.advance(n * per_iteration * num_seeds, last_rows.facts())
             due = time.monotonic() - saved > 60 * config.checkpoint_minutes
             asked, due = distributed.any_of(interrupts.asked is not None, due)
             if asked or all(row.get("train/stopped", 0.0) > 0 for row in latest):

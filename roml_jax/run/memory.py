@@ -1,4 +1,4 @@
-"""Whether a run's state fits in memory, known before anything is allocated."""
+"""Checks before any allocation whether a run's state fits in memory."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from roml_jax.config.values import flag
 from roml_jax.errors import ConfigError
 
 _GIB = 2**30
-_SHARE = 0.9  # of what is free; the rest is for activations and the compiler
+_SHARE = 0.9  # of the free memory; the rest is for activations and the compiler
 
 
 def size_of(tree: Any) -> int:
-    """Bytes of a pytree of arrays or of their shapes; random keys count as the numbers they hold."""
+    """Bytes of a pytree of arrays or of their shapes. A random key counts 16 bytes."""
 
     def one(x: Any) -> int:
         width = 16 if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x.dtype.itemsize
@@ -27,7 +27,7 @@ def size_of(tree: Any) -> int:
 
 
 def available() -> int | None:
-    """Bytes that the first device has free, the machine's for a CPU; None where nobody tells."""
+    """Free bytes of the first device (for a CPU: of the machine, or its cgroup limit); None if unknown."""
     device = jax.local_devices()[0]
     stats = device.memory_stats() if device.platform != "cpu" else None
     if stats and "bytes_limit" in stats:
@@ -54,15 +54,15 @@ def check(
     """Rejects seeds whose state cannot fit in memory, with settings that would fit.
 
     Args:
-        state: their MetaState, as shapes.
-        num_seeds: that it holds.
-        storage: where the learner keeps experience; None for none.
-        rows: that the storage's option asks for.
-        least_rows: the fewest that the learner can work with.
-        devices: that the seeds are spread over.
+        state: the MetaState of all seeds, as shapes.
+        num_seeds: number of seeds in the state.
+        storage: where the learner stores experience; None if it stores none.
+        rows: number of stored rows that the storage's option sets.
+        least_rows: the smallest number of rows that the learner can work with.
+        devices: number of devices that the seeds are spread over.
 
     Raises:
-        ConfigError: one line.
+        ConfigError: if the state does not fit; one line with settings that would fit.
     """
     room, needed = available(), size_of(state) / devices
     if room is None or needed <= _SHARE * room:
@@ -80,9 +80,9 @@ def check(
             ways.append(f"{flag(storage.rows)} {fitting}")
         if storage.halved_by and needed - replay / 2 <= _SHARE * room:
             name, value = storage.halved_by
-            ways.append(f"{flag(name)} {value}, half the replay")
+            ways.append(f"{flag(name)} {value} (halves the replay)")
     raise ConfigError(
         f"{num_seeds} seed(s) need {needed / _GIB:.1f} GiB of state ({replay / _GIB:.1f} of it replay), "
-        f"and {room / _GIB:.1f} GiB are free"
-        + (f"; what would fit: {', or '.join(ways)}" if ways else "; not even one seed fits")
+        f"but {room / _GIB:.1f} GiB are free"
+        + (f"; settings that fit: {', or '.join(ways)}" if ways else "; not even one seed fits")
     )

@@ -1,4 +1,4 @@
-"""A run's numbers made ready: averages over a chunk, and the progress that the console shows."""
+"""Averages of a chunk's metrics, and the console's progress display."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-_PLAIN_SECONDS = 10.0  # between lines where the output is no terminal
+_PLAIN_SECONDS = 10.0  # between lines if the output is not a terminal
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people write them."""
+    """Seconds as text: ``42s``, ``3m05s`` or ``2h07m``; ``?`` if not finite."""
     if not math.isfinite(seconds):
         return "?"
     minutes, rest = divmod(round(seconds), 60)
@@ -24,21 +24,31 @@ def duration(seconds: float) -> str:
 
 
 def mean_over_rows(rows: Mapping[str, np.ndarray]) -> list[dict[str, float]]:
-    """A chunk's metrics (rows, R) as one mapping per run, averaged over the rows that have a value."""
+    """Averages a chunk's metrics (rows, R) over rows, NaN left out; returns one mapping per seed.
+
+    A metric without any value is left out of a seed's mapping. Parameters of the sampler, its number of
+    updates and ``train/stopped`` are states: their last value is taken instead of the average.
+    """
     num_seeds = next(iter(rows.values())).shape[1]
     runs: list[dict[str, float]] = [{} for _ in range(num_seeds)]
     for name, values in rows.items():
         for run in range(num_seeds):
-            known = values[:, run][~np.isnan(values[:, run])]
-            if known.size:
-                # phi and counters are states, not averages: their last value is what holds now
+            present = values[:, run][~np.isnan(values[:, run])]
+            if present.size:
+                # these are states: take the last value, not the average
                 last = name.startswith("sampler/phi") or name in ("sampler/updates", "train/stopped")
-                runs[run][name] = float(known[-1] if last else known.mean())
+                runs[run][name] = float(present[-1] if last else present.mean())
     return runs
 
 
 class ConsoleProgress:
-    """A progress bar on a terminal, a line every few seconds elsewhere."""
+    """A progress bar on a terminal; otherwise a line every ten seconds.
+
+    Args:
+        console: where to print.
+        total_frames: frames of the whole run, over all seeds.
+        done: frames done before a resumed run starts.
+    """
 
     def __init__(self, console: Console, total_frames: int, done: int = 0) -> None:
         self._console, self._total, self._before = console, total_frames, done
@@ -61,7 +71,7 @@ class ConsoleProgress:
             self._bar.stop()
 
     def advance(self, frames: int, facts: str) -> None:
-        """Notes progress; ``facts`` is what else to show."""
+        """Adds frames to the progress. ``facts`` is further text to show."""
         self._done += frames
         elapsed = time.monotonic() - self._start
         rate = (self._done - self._before) / elapsed if elapsed else 0.0

@@ -1,4 +1,4 @@
-"""What a run's final test shows: summaries per seed, and their table."""
+"""Results of a run's tests: a summary per seed, and the table of the final test."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ from roml_jax.config import Config
 
 
 def summaries(returns: Any, config: Config) -> list[dict[str, float]]:
-    """Per seed, from returns (M, K), or (R, M, K) with R > 1 seeds."""
+    """One summary per seed (``held_out.summarise``), at the seed's risk level.
+
+    Args:
+        returns: (M, K), or (R, M, K) with R > 1 seeds.
+        config: the run's configuration.
+    """
     by_seed = np.asarray(returns).reshape(len(config.plan), *returns.shape[-2:])
     summaries = [
         jax.device_get(held_out.summarise(jnp.asarray(one), seed.settings.get("alpha", config.alpha)))
@@ -25,24 +30,24 @@ def summaries(returns: Any, config: Config) -> list[dict[str, float]]:
 
 
 def mean(rows: list[dict[str, float]], name: str) -> float:
-    """Over the rows that have the number; NaN where none has."""
+    """The mean of a metric over the rows that have it; NaN if none has it."""
     return float(np.mean([row[name] for row in rows if name in row] or [np.nan]))
 
 
 def table(config: Config, final: list[dict[str, float]], stopped: Mapping[int, int]) -> Table:
-    """The final test, a row per seed, and the mean over the seeds of every setting.
+    """The table of the final test: a row per seed, and a row with the mean over the seeds of each setting.
 
     Args:
-        config: of the run.
-        final: their summaries.
-        stopped: iterations made by those that diverged, by their place.
+        config: the run's configuration.
+        final: one summary per seed.
+        stopped: for the seeds that diverged, the iterations done before, by position of the seed.
     """
-    shown = Table(title=f"{config.env}, {config.sampler}: {config.eval.test_tasks} held-out tasks")
+    output = Table(title=f"{config.env}, {config.sampler}: {config.eval.test_tasks} held-out tasks")
     episodes = [name for name in final[0] if name.startswith("return_episode_")]
-    own_alpha = "alpha" in config.plan[0].settings
-    cvar = "CVaR" if own_alpha else f"CVaR {config.alpha:g}"
+    alpha_swept = "alpha" in config.plan[0].settings
+    cvar = "CVaR" if alpha_swept else f"CVaR {config.alpha:g}"
     for heading in ("seed", "mean return", cvar, *(f"episode {i}" for i in range(len(episodes)))):
-        shown.add_column(heading, justify="right")
+        output.add_column(heading, justify="right")
     labels = [
         f"{seed.label} (diverged after {stopped[i]} iterations)" if i in stopped else seed.label
         for i, seed in enumerate(config.plan)
@@ -57,5 +62,5 @@ def table(config: Config, final: list[dict[str, float]], stopped: Mapping[int, i
             rows.append((label, {name: mean(part, name) for name in final[0]}))
     for label, values in rows:
         numbers = [values["return_mean"], values["cvar"], *(values[name] for name in episodes)]
-        shown.add_row(label, *(f"{number:.3f}" for number in numbers))
-    return shown
+        output.add_row(label, *(f"{number:.3f}" for number in numbers))
+    return output

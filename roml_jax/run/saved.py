@@ -1,4 +1,4 @@
-"""A run that was trained, read back from its folder: what evaluation, pictures and deployment begin with."""
+"""Loads a run's learners from its folder, for evaluation, reports, rendering and deployment."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ WHICH: tuple[str, ...] = get_args(Which)
 
 
 class Saved(NamedTuple):
-    """The learners of a run's folder, one for each of its R seeds.
+    """The learners of a run, one for each of its R seeds.
 
     Attributes:
-        folder: the run's.
-        config: as it was trained.
-        parts: its functions.
-        which: of its learners.
-        iterations: (R,) how many each of the learners had made.
-        learner: what acts of them, leaves (R, ...), also where R = 1.
+        folder: the run's folder.
+        config: the run's configuration, with ``mesh`` set to "none".
+        parts: the run's functions.
+        which: "last", "best_mean" or "best_cvar".
+        iterations: (R,) the number of iterations after which each learner was saved.
+        learner: acting parameters of the learners, leaves (R, ...), also if R = 1.
     """
 
     folder: Path
@@ -40,48 +40,52 @@ class Saved(NamedTuple):
     learner: Any
 
     def one(self, place: int) -> Any:
-        """What acts of one seed's learner."""
+        """The acting parameters of one seed's learner.
+
+        Args:
+            place: position of the seed in ``config.plan``.
+        """
         return jax.tree.map(lambda x: x[place], self.learner)
 
     def place(self, name: str | int | None = None) -> int:
-        """The place of one seed among the folder's.
+        """The position of a seed in ``config.plan``.
 
         Args:
-            name: the seed; with settings that were swept its label, as tables show it (``0, ppo.lr=0.0003``);
-                None for the first.
+            name: the seed, or after a sweep its label as shown in tables (``0, ppo.lr=0.0003``); None for the
+                first seed.
 
         Raises:
-            ConfigError: for a name that no seed has, or several; one line that lists them.
+            ConfigError: if no seed or several seeds match; one line that lists the labels.
         """
         labels = [seed.label for seed in self.config.plan]
         if name is None:
             return 0
-        wanted = str(name).replace(" ", "")
-        for known in (labels, [str(seed.seed) for seed in self.config.plan]):
-            places = [i for i, label in enumerate(known) if label.replace(" ", "") == wanted]
+        spelled = str(name).replace(" ", "")
+        for spellings in (labels, [str(seed.seed) for seed in self.config.plan]):
+            places = [i for i, label in enumerate(spellings) if label.replace(" ", "") == spelled]
             if len(places) == 1:
                 return places[0]
-        said = "more than one seed" if places else "no seed"
-        raise ConfigError(f"{self.folder} has {said} {str(name)!r}; its seeds are: {'; '.join(labels)}")
+        count = "more than one seed" if places else "no seed"
+        raise ConfigError(f"{self.folder} has {count} {str(name)!r}; its seeds are: {'; '.join(labels)}")
 
 
 def load(folder: Path | str, which: str = "last", env: envs.Env | None = None) -> Saved:
-    """Reads the learners of a run, finished or not, on this machine's first device.
+    """Loads the learners of a run, finished or not, onto this process's first device.
 
     Args:
-        folder: the run's.
+        folder: the run's folder.
         which: "last", or the best on the validation tasks: "best_mean", "best_cvar".
-        env: the run's environment, where it is one of your own that no module registers.
+        env: the run's environment; required only if it is an object that no module registers.
 
     Raises:
-        ConfigError: if there is no run, no checkpoint or no such learner, or one is damaged; one line.
+        ConfigError: if the run, its checkpoint or the learner does not exist or is damaged; one line.
     """
     folder = Path(folder)
     if which not in WHICH:
         raise unknown("learner", which, WHICH)
     path = checkpoint.latest(folder / run_folder.CHECKPOINT)
     if not (folder / run_folder.CONFIG).is_file():
-        raise ConfigError(f"{folder} is no run: it has no {run_folder.CONFIG}")
+        raise ConfigError(f"{folder} is not a run's folder: it has no {run_folder.CONFIG}")
     if path is None:
         raise ConfigError(f"{folder} has no checkpoint yet")
     config = configs.read(folder / run_folder.CONFIG, env)
@@ -96,7 +100,7 @@ def load(folder: Path | str, which: str = "last", env: envs.Env | None = None) -
             snapshot = checkpoint.restore(path, which, best_learners.start(acting, num_seeds).mean)
             learner, iterations = snapshot.acting, np.asarray(snapshot.iteration)
             if not np.isfinite(np.asarray(snapshot.score)).all():
-                raise ConfigError(f"{folder} has no {which}: it was not evaluated yet")
+                raise ConfigError(f"{folder} has no {which}: the run was not evaluated yet")
     except checkpoint.CheckpointError as error:
         raise ConfigError(str(error)) from None
     if num_seeds == 1:

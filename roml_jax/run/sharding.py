@@ -1,8 +1,8 @@
-"""Which device computes what: a mesh over ("seed", "task"), and where the arrays of a run live on it.
+"""Several devices: a mesh with axes ("seed", "task"), and the shardings of a run's arrays on it.
 
-The program stays that of one device: arrays are global, a few constraints say how they are cut, and
-XLA's partitioner puts the communication between them. Results are those of one device but for the
-order of float additions.
+The program is the same as on one device: arrays are global, a few constraints set their shardings, and
+XLA's partitioner inserts the communication. Results differ from those of one device only by the order of
+float additions.
 """
 
 from __future__ import annotations
@@ -27,16 +27,19 @@ _AXES = re.compile(rf"(?P<first>{SEED}|{TASK})=(?P<m>\d+)(,(?P<second>{SEED}|{TA
 
 
 def fitting(devices: int, num_seeds: int, num_tasks: int) -> list[tuple[int, int]]:
-    """All (seed, task) meshes of so many devices that divide seeds and tasks, most seeds first."""
+    """All (seed, task) meshes of the given number of devices that divide seeds and tasks.
+
+    The mesh with the most devices along the seeds comes first.
+    """
     pairs = ((size, devices // size) for size in range(devices, 0, -1) if devices % size == 0)
     return [(seed, task) for seed, task in pairs if num_seeds % seed == 0 and num_tasks % task == 0]
 
 
 def _sizes(text: str) -> tuple[int, int]:
-    """(seed, task) as written; an axis that is left out has size 1."""
+    """Parses mesh sizes, returned as (seed, task). An axis that is not named has size 1."""
     match = _AXES.fullmatch(text.replace(" ", ""))
     if match is None or match["first"] == match["second"]:
-        raise ValueError(f"mesh must be auto, none or like seed=4,task=2, got {text!r}")
+        raise ValueError(f"mesh must be auto, none or sizes such as seed=4,task=2, got {text!r}")
     sizes = {SEED: 1, TASK: 1, match["first"]: int(match["m"])}
     if match["second"]:
         sizes[match["second"]] = int(match["n"])
@@ -44,30 +47,30 @@ def _sizes(text: str) -> tuple[int, int]:
 
 
 def _misfit(sizes: tuple[int, int], devices: int, num_seeds: int, num_tasks: int) -> str | None:
-    """Why a mesh cannot be, or None."""
+    """Why a mesh is invalid, or None if it is valid."""
     seed, task = sizes
     if seed * task != devices:
-        return f"is {seed * task} device(s) of {devices}"
+        return f"has {seed * task} device(s) instead of {devices}"
     if num_seeds % seed:
         return f"does not divide {num_seeds} seed(s)"
     return f"does not divide num_tasks={num_tasks}" if num_tasks % task else None
 
 
 def choose(text: str, devices: int, num_seeds: int, num_tasks: int) -> tuple[int, int]:
-    """The mesh that a user's words mean.
+    """The mesh sizes for the value of the option ``mesh``.
 
     Args:
-        text: "auto": as many devices on the seeds as divide them, the rest on the tasks; "none": one
-            device alone; or sizes, "seed=4,task=2", of which one may be left out.
-        devices: how many there are, over all processes.
-        num_seeds: S.
-        num_tasks: N per iteration.
+        text: "auto": as many devices along the seeds as divide them, the rest along the tasks; "none": a
+            single device; or sizes such as "seed=4,task=2", where one of the two may be left out.
+        devices: number of devices of all processes.
+        num_seeds: number of seeds.
+        num_tasks: number of tasks per iteration.
 
     Returns:
         (seed, task) sizes; (1, 1) for one device.
 
     Raises:
-        ValueError: for a mesh that cannot be; one line that names those that can.
+        ValueError: if the mesh is invalid; one line that lists the valid ones.
     """
     if text == "none":
         return 1, 1
@@ -75,26 +78,26 @@ def choose(text: str, devices: int, num_seeds: int, num_tasks: int) -> tuple[int
     if text == "auto":
         if fits:
             return fits[0]
-        wrong = f"no mesh of {devices} devices divides {num_seeds} seed(s) and num_tasks={num_tasks}"
+        fault = f"no mesh of {devices} devices divides {num_seeds} seed(s) and num_tasks={num_tasks}"
     else:
         sizes = _sizes(text)
         if sizes in fits:
             return sizes
-        wrong = f"mesh {text} {_misfit(sizes, devices, num_seeds, num_tasks)}"
+        fault = f"mesh {text} {_misfit(sizes, devices, num_seeds, num_tasks)}"
     names = " or ".join(f"{SEED}={seed},{TASK}={task}" for seed, task in fits)
     raise ValueError(
-        f"{wrong}; what fits: {names}" if fits else f"{wrong}; change seeds or num_tasks, or --mesh none"
+        f"{fault}; valid: {names}" if fits else f"{fault}; change seeds or num_tasks, or use --mesh none"
     )
 
 
 def make_mesh(text: str, num_seeds: int, num_tasks: int) -> Mesh | None:
-    """The mesh over all processes' devices, or None where one device computes everything.
+    """The mesh over the devices of all processes, or None for a single device.
 
     Raises:
-        ValueError: as ``choose``, and for "none" where there are several processes.
+        ValueError: as ``choose``, and for "none" with several processes.
     """
     if text == "none" and jax.process_count() > 1:
-        raise ValueError(f"mesh none is one device, and there are {jax.process_count()} processes")
+        raise ValueError(f"mesh none uses one device, but there are {jax.process_count()} processes")
     sizes = choose(text, jax.device_count(), num_seeds, num_tasks)
     if math.prod(sizes) == 1:
         return None
@@ -102,7 +105,7 @@ def make_mesh(text: str, num_seeds: int, num_tasks: int) -> Mesh | None:
 
 
 def over_tasks(mesh: Mesh | None) -> Constrain:
-    """A constraint on pytrees with leaves (N, ...): cut along the tasks. The identity without a mesh."""
+    """Sharding constraint on pytrees with leaves (N, ...), along the tasks. Without a mesh: the identity."""
     if mesh is None:
         return anywhere
     cut = NamedSharding(mesh, PartitionSpec(TASK))
@@ -110,29 +113,30 @@ def over_tasks(mesh: Mesh | None) -> Constrain:
 
 
 def _by_seed(mesh: Mesh, num_seeds: int) -> NamedSharding:
-    """Seeds on their own devices, whole on each of these."""
+    """Sharding by seed; each seed's arrays are replicated over the devices of the task axis."""
     return NamedSharding(mesh, PartitionSpec(SEED) if num_seeds > 1 else PartitionSpec())
 
 
 def of_state(mesh: Mesh, state: MetaState, num_seeds: int) -> MetaState:
-    """Where each leaf of a run's state lives: seeds on their own devices, whole on each of these.
+    """The sharding of each leaf of a run's state: by seed, replicated over the task axis.
 
-    The replay too: cut along its rows, XLA (jaxlib 0.10) would gather all of it to write a batch.
+    This includes the replay. If it were sharded along its rows, XLA (jaxlib 0.10) would gather all of it to
+    write a batch.
     """
     whole = NamedSharding(mesh, PartitionSpec())
     return jax.tree.map(lambda _: _by_seed(mesh, num_seeds), state)._replace(iteration=whole)
 
 
 def _whole(mesh: Mesh, tree: Any) -> Any:
-    """Every device, and so every process, has the whole of each array."""
+    """Replicates each array on every device, and therefore in every process."""
     return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, PartitionSpec()))
 
 
 def placement(config: Config) -> Placement:
-    """The placement that a configuration's ``mesh`` asks for.
+    """The placement for a configuration's option ``mesh``.
 
     Raises:
-        ConfigError: for a mesh that cannot be; one line.
+        ConfigError: if the mesh is invalid; one line.
     """
     try:
         mesh = make_mesh(config.mesh, len(config.plan), config.num_tasks)
@@ -151,12 +155,12 @@ def placement(config: Config) -> Placement:
 
 
 def place_output(function: Callable[..., Any], mesh: Mesh | None) -> Callable[..., Any]:
-    """The same function with its results whole on every device, so that every process can read them."""
+    """The same function with its results replicated on every device, so that every process can read them."""
     return function if mesh is None else lambda *args: _whole(mesh, function(*args))
 
 
 def place(train: Train, mesh: Mesh | None, num_seeds: int) -> Train:
-    """The same run on a mesh: states cut as ``of_state`` says, metrics whole on every device."""
+    """The same training on a mesh: states are sharded by ``of_state``, metrics replicated on every device."""
     if mesh is None:
         return train
 
@@ -182,12 +186,12 @@ def placed_shapes(mesh: Mesh | None, shapes: MetaState, num_seeds: int) -> MetaS
 
 
 def place_seeds(mesh: Mesh | None, tree: Any, num_seeds: int) -> Any:
-    """What there is of every run, leaves (R, ...), where the runs are; within jit."""
+    """Shards a pytree with leaves (R, ...), R seeds, by seed. Must be called within jit."""
     return tree if mesh is None else jax.lax.with_sharding_constraint(tree, _by_seed(mesh, num_seeds))
 
 
 def placed_seeds(mesh: Mesh | None, shapes: Any, num_seeds: int) -> Any:
-    """Shapes of what there is of every run, leaves (R, ...), with their shardings."""
+    """The shapes of a pytree with leaves (R, ...), R seeds, with shardings by seed."""
     if mesh is None:
         return shapes
     where = _by_seed(mesh, num_seeds)

@@ -1,4 +1,4 @@
-"""Where a run's numbers go: a file of JSON lines, TensorBoard, Weights & Biases. The names are the same."""
+"""Outputs of a run's metrics: a JSON-lines file, TensorBoard, Weights & Biases. All use the same names."""
 
 from __future__ import annotations
 
@@ -20,25 +20,30 @@ _COLUMNS = ("seed", "iteration", "frames", "seconds")
 
 
 class Sink(Protocol):
-    """Takes rows: numbers by name, of one seed at a time."""
+    """An output of metrics. It receives rows (values by name), each of one seed."""
 
     def write(self, place: int, row: Mapping[str, Any]) -> None:
-        """Takes a row of the seed with that place among the program's."""
+        """Writes a row.
+
+        Args:
+            place: position of the row's seed in the program.
+            row: values by name.
+        """
         ...
 
     def close(self) -> None:
-        """Writes what is left."""
+        """Writes pending rows and closes the output."""
         ...
 
 
 class JsonLines:
-    """One JSON object per line, each on disk when ``write`` returns.
+    """A file with one JSON object per line, each written when ``write`` returns.
 
-    While the disk refuses them rows wait, and are written as soon as it takes them.
+    If the disk is full, rows are kept in memory and written at the next call that succeeds.
 
     Args:
-        path: what is there stays.
-        say: takes a line for the user.
+        path: the file; rows are appended to it.
+        say: called with a line for the user.
     """
 
     def __init__(self, path: Path, say: Callable[[str], None]) -> None:
@@ -47,7 +52,7 @@ class JsonLines:
         self._say, self._waiting, self._well = say, b"", True
 
     def write(self, place: int, row: Mapping[str, Any]) -> None:
-        """Appends a row; numbers that JSON does not know become strings."""
+        """Appends a row; NaN and infinite values are written as strings."""
         del place
         safe = {
             key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
@@ -65,19 +70,19 @@ class JsonLines:
             self._well = True
         except OSError as error:
             if self._well:
-                self._say(f"metrics wait, the disk does not take them: {error.strerror}")
+                self._say(f"metrics cannot be written and are kept in memory: {error.strerror}")
             self._well = False
 
     def close(self) -> None:
-        """Closes the file."""
+        """Writes pending rows and closes the file."""
         self._flush()
         if self._waiting:
-            self._say(f"{self._waiting.count(bytes([10]))} rows of metrics were never written")
+            self._say(f"{self._waiting.count(bytes([10]))} row(s) of metrics could not be written")
         os.close(self._file)
 
 
 def _slug(seed: Seed) -> str:
-    """A seed's name for a folder."""
+    """A seed's label as a folder name."""
     return re.sub(r"[^\w.=-]+", "_", f"seed={seed.label}")
 
 
@@ -86,17 +91,17 @@ def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
 
 
 class TensorBoard:
-    """An event file per seed, against frames; needs the extra ``tensorboard``."""
+    """One TensorBoard event file per seed, with frames as the step; needs the extra ``tensorboard``."""
 
     def __init__(self, folder: Path, seeds: Sequence[Seed], frames: int) -> None:
         from tensorboardX import SummaryWriter
 
-        # rows beyond the frames that a resumed run has made are hidden
+        # after a resume, TensorBoard hides the events of later frames
         purge = {"purge_step": frames + 1} if frames else {}
         self._writers = [SummaryWriter(str(folder / "tensorboard" / _slug(seed)), **purge) for seed in seeds]
 
     def write(self, place: int, row: Mapping[str, Any]) -> None:
-        """Adds the row's numbers as scalars."""
+        """Adds the row's values as scalars."""
         for name, value in _numbers(row).items():
             self._writers[place].add_scalar(name, value, row["frames"])
 
@@ -107,7 +112,7 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A run of Weights & Biases for each seed, in one group; needs the extra ``wandb``."""
+    """One Weights & Biases run per seed, in one group; needs the extra ``wandb``."""
 
     def __init__(self, folder: Path, seeds: Sequence[Seed], config: Mapping[str, Any]) -> None:
         import wandb
@@ -122,7 +127,7 @@ class WeightsAndBiases:
         ]  # fmt: skip
 
     def write(self, place: int, row: Mapping[str, Any]) -> None:
-        """Logs the row's numbers."""
+        """Logs the row's values."""
         self._runs[place].log({**_numbers(row), "frames": row["frames"]}, step=row["iteration"])
 
     def close(self) -> None:
@@ -135,14 +140,14 @@ _MODULES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
 
 
 def check(names: Sequence[str]) -> None:
-    """Refuses what is not known or not installed.
+    """Rejects names of outputs that do not exist or whose package is not installed.
 
     Raises:
         ConfigError: one line.
     """
     for name in names:
         if name not in _MODULES:
-            raise ConfigError(f"log must be of {', '.join(_MODULES)}, got {name!r}")
+            raise ConfigError(f"log must be one of {', '.join(_MODULES)}, got {name!r}")
         if importlib.util.find_spec(_MODULES[name]) is None:
             raise ConfigError(
                 f"--log {name} needs the package {_MODULES[name]}: pip install roml-jax[{name}]"
@@ -150,18 +155,18 @@ def check(names: Sequence[str]) -> None:
 
 
 class Several:
-    """Rows go to each of some sinks."""
+    """A sink that passes rows to several sinks."""
 
     def __init__(self, sinks: Sequence[Sink]) -> None:
         self._sinks = sinks
 
     def write(self, place: int, row: Mapping[str, Any]) -> None:
-        """To each."""
+        """Writes the row to each sink."""
         for sink in self._sinks:
             sink.write(place, row)
 
     def close(self) -> None:
-        """Closes all, whatever one has to say."""
+        """Closes all sinks, even if one of them raises an error."""
         with contextlib.ExitStack() as stack:
             for sink in self._sinks:
                 stack.callback(sink.close)
@@ -171,15 +176,15 @@ def make(
     names: Sequence[str], folder: Path, seeds: Sequence[Seed], config: Mapping[str, Any], frames: int,
     say: Callable[[str], None],
 ) -> Sink:  # fmt: skip
-    """The file of JSON lines, and what else is named.
+    """Builds the JSON-lines sink and the named further ones.
 
     Args:
-        names: "tensorboard", "wandb".
-        folder: the run's.
-        seeds: of the program.
-        config: every option, for those who show it.
-        frames: that a run which goes on has made already.
-        say: takes a line for the user.
+        names: further sinks: "tensorboard", "wandb".
+        folder: the run's folder.
+        seeds: the seeds of the program.
+        config: every option by name, passed to Weights & Biases.
+        frames: frames already done, per seed, if the run is resumed; else 0.
+        say: called with a line for the user.
     """
     sinks: list[Sink] = [JsonLines(folder / METRICS, say)]
     if "tensorboard" in names:

@@ -1,4 +1,4 @@
-"""Where a run begins: at its beginning, or where its last checkpoint left it."""
+"""The state that a run starts from: a new one, or that of its last checkpoint."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from roml_jax.run import checkpoint, sharding
 
 
 class Plan(NamedTuple):
-    """What says how a run is computed.
+    """The part of a run's configuration that determines its state.
 
     Attributes:
-        seeds: that its program trains.
-        options: every option by dotted name, as checkpoints keep them.
-        validates: whether it is evaluated during training.
+        seeds: the seeds of the program.
+        options: every option by dotted name, as saved in checkpoints.
+        validates: whether the run is evaluated during training.
     """
 
     seeds: tuple[seed_plan.Seed, ...]
@@ -31,13 +31,13 @@ class Plan(NamedTuple):
 
 
 class State(NamedTuple):
-    """What a run is between two chunks.
+    """The state of a run between two chunks.
 
     Attributes:
-        meta: of all its seeds.
-        best: the best learners so far; None where nothing is evaluated.
-        done: iterations made.
-        seconds: of training.
+        meta: the MetaState of all seeds.
+        best: the best learners so far; None if the run is not evaluated during training.
+        done: number of iterations done.
+        seconds: training time so far, in seconds.
     """
 
     meta: meta.MetaState
@@ -47,27 +47,30 @@ class State(NamedTuple):
 
 
 def shapes_of(parts: experiment.Experiment, plan: Plan) -> meta.MetaState:
-    """The shapes of a run's state; nothing is computed."""
+    """The shapes of a run's MetaState; nothing is computed."""
     return jax.eval_shape(parts.train.init, *seed_plan.leaves(plan.seeds))
 
 
 def restored(
     parts: experiment.Experiment, plan: Plan, shapes: meta.MetaState, folder: Path
 ) -> tuple[State | None, str]:
-    """The state that a run continues from, None if none was saved; and a line for the user.
+    """Reads the state of a run's last checkpoint.
 
     Args:
         parts: the run's functions.
-        plan: the run's.
-        shapes: of its state.
-        folder: of its checkpoints.
+        plan: the run's plan.
+        shapes: shapes of the run's MetaState.
+        folder: the run's ``checkpoint`` folder.
+
+    Returns:
+        The state, or None if there is no checkpoint; and text for the user that follows "resumes".
 
     Raises:
-        ConfigError: if the checkpoint is damaged or another configuration's or version's; one line.
+        ConfigError: if the checkpoint is damaged, or has another configuration or version; one line.
     """
     path, num_seeds, mesh = checkpoint.latest(folder), len(plan.seeds), parts.placement.mesh
     if path is None:
-        return None, "from the start: no checkpoint was saved"
+        return None, "from the start: there is no checkpoint"
     try:
         about = checkpoint.about(path)
         checkpoint.check_version(path, about, __version__)
@@ -83,8 +86,8 @@ def restored(
     except checkpoint.CheckpointError as error:
         raise ConfigError(str(error)) from None
     same = (about["jax"], about["backend"]) == (jax.__version__, jax.default_backend())
-    told = "" if same else f" (then jax {about['jax']} on {about['backend']}: not bit for bit)"
-    return State(state, best, about["iteration"], about["seconds"]), f"from iteration {path.name}{told}"
+    note = "" if same else f" (saved by jax {about['jax']} on {about['backend']}: not bit-identical)"
+    return State(state, best, about["iteration"], about["seconds"]), f"from iteration {path.name}{note}"
 
 
 def started(parts: experiment.Experiment, plan: Plan) -> State:
@@ -96,7 +99,7 @@ def started(parts: experiment.Experiment, plan: Plan) -> State:
 
         @jax.jit
         def start(acting: Any) -> best_learners.Best:
-            # copies: the next chunk writes where the state is
+            # copy: the next chunk overwrites the state's buffers
             copied = best_learners.start(jax.tree.map(jnp.copy, acting), num_seeds)
             return sharding.place_seeds(parts.placement.mesh, copied, num_seeds)
 

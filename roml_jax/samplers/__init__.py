@@ -1,4 +1,7 @@
-"""Task samplers: which tasks a meta-learner trains on. A new one is one file and one import here."""
+"""Task samplers, which choose the tasks that a meta-learner trains on.
+
+To add a sampler, add one file to this folder and import it here.
+"""
 
 from roml_jax.samplers.base import TaskSampler, get, make, names, register
 from roml_jax.samplers.cross_entropy import cem, cem_soft, oracle

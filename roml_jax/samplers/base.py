@@ -1,4 +1,4 @@
-"""What a task sampler is, and the registry of samplers. Samplers know tasks, never learners."""
+"""The task sampler interface and the registry of samplers. Samplers never depend on learners."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from roml_jax.tasks import TaskFamily
 from roml_jax.types import Array, Metrics, TaskDraw, TaskWeights
 
 Schedule = Callable[[Array | float], Array]
-"""The risk level at a share of the run in [0, 1]."""
+"""(share of the run done, in [0, 1]) -> risk level ()."""
 
 
 class Init(Protocol):
-    """The state before the first task."""
+    """Makes the initial state."""
 
     def __call__(self, key: Array) -> Any:
         """Returns S, a pytree."""
@@ -30,7 +30,7 @@ class Sample(Protocol):
 
 
 class Update(Protocol):
-    """Takes the returns of drawn tasks."""
+    """Updates the state from the returns of drawn tasks."""
 
     def __call__(
         self, state: Any, draw: TaskDraw, returns: Array, key: Array, progress: Array | float = 1.0
@@ -41,41 +41,41 @@ class Update(Protocol):
             state: S, as ``sample`` returned it.
             draw: as ``sample`` returned it.
             returns: (n,) in the draw's order; higher is better, NaN marks a diverged task.
-            key: randomness, for breaking ties and the like.
-            progress: () share of the run that is done, for schedules; 1, their end, if left out.
+            key: randomness, e.g. for breaking ties.
+            progress: () share of the run that is done, for schedules; by default 1, the end of a schedule.
         """
 
 
 class Weights(Protocol):
-    """How much each task teaches."""
+    """Weights the tasks of an iteration in the policy's update."""
 
     def __call__(self, state: Any, returns: Array, progress: Array | float = 1.0) -> TaskWeights:
-        """Returns weights (n,); see ``TaskWeights``. Arguments as those of ``Update``."""
+        """Returns weights (n,); see ``TaskWeights``. Arguments are those of ``Update``."""
 
 
 class Phi(Protocol):
-    """The current distribution, for people to look at."""
+    """The parameters of the current task distribution, for metrics and plots."""
 
     def __call__(self, state: Any) -> Array:
         """Returns parameters (p,)."""
 
 
 def all_count(state: Any, returns: Array, progress: Array | float = 1.0) -> TaskWeights:
-    """Every task teaches alike: the ``weights`` of samplers that do not filter."""
+    """Weight 1 for every task; the ``weights`` of samplers that do not filter."""
     del state, progress
     return TaskWeights(jnp.ones_like(returns), jnp.ones_like(returns))
 
 
 def no_phi(state: Any) -> Array:
-    """No parameters: the ``phi`` of samplers whose distribution has none."""
+    """An empty array; the ``phi`` of samplers whose distribution has no parameters."""
     del state
     return jnp.zeros(0)
 
 
 class TaskSampler(NamedTuple):
-    """A way to choose training tasks, as pure functions of its state S.
+    """A rule for choosing training tasks, as pure functions of its state S.
 
-    In somebody else's training loop::
+    In a training loop of your own::
 
         sampler = samplers.cem(tasks.beta("load", 0.0, 7.0), alpha=0.05)
         state = sampler.init(key)
@@ -89,7 +89,7 @@ class TaskSampler(NamedTuple):
         update: (S, draw, returns (n,), key, progress) -> (S, metrics).
         weights: (S, returns (n,), progress) -> TaskWeights (n,); all ones unless the sampler filters.
         phi: (S) -> (p,) parameters of the current task distribution.
-        batch_size: scored tasks before the distribution first changes; 0 where it never changes.
+        batch_size: number of scored tasks before the distribution first changes; 0 if it never changes.
     """
 
     init: Init
@@ -101,17 +101,17 @@ class TaskSampler(NamedTuple):
 
 
 def constant(alpha: float) -> Schedule:
-    """The same risk level all along."""
+    """A constant risk level."""
     return lambda progress: jnp.full_like(jnp.asarray(progress), alpha)
 
 
 def falling(alpha: float) -> Schedule:
-    """From 1 down to alpha, reached at four fifths of the run (the reference's soft variants)."""
+    """Linear from 1 to alpha over the first 80 % of the run, then alpha (the reference's soft variants)."""
     return lambda progress: jnp.maximum(1 - (1 - alpha) * progress / 0.8, alpha)
 
 
 class WithAlpha(NamedTuple):
-    """A sampler's state with its risk level, ``rates["alpha"]`` (), so that seeds can differ in it."""
+    """A sampler's state with its risk level, ``rates["alpha"]`` (), so that it can differ between seeds."""
 
     rates: dict[str, Array]
     state: Any
@@ -122,7 +122,7 @@ def with_alpha(build: Callable[[Any], TaskSampler], alpha: float) -> TaskSampler
 
     Args:
         build: (alpha, a float or a traced number) -> TaskSampler.
-        alpha: where it starts.
+        alpha: the initial value of the leaf.
     """
 
     def of(state: WithAlpha) -> TaskSampler:
@@ -173,7 +173,7 @@ def make(name: str, family: TaskFamily, alpha: float, config: Any = None) -> Tas
     """
     constructor = get(name)
     if not 0 < alpha <= 1:
-        raise ValueError(f"alpha must lie in (0, 1], got {alpha}")
+        raise ValueError(f"alpha must be in (0, 1], got {alpha}")
     options = options_class(constructor)
     if options is NoOptions:
         return with_alpha(lambda level: constructor(family, level), alpha)

@@ -1,4 +1,4 @@
-"""RoML: the cross-entropy method aims at the tasks with the lowest returns."""
+"""RoML: samplers that move the task distribution toward the lowest returns by the cross-entropy method."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def _cross_entropy(
 ) -> TaskSampler:
     if config.ref_mode == "valid" and config.threshold is None and not config.optimise:
         raise ValueError(
-            "sampler.ref_mode=valid needs scores from outside (cem.set_reference), which a training run does "
-            "not have; take train or train_ref"
+            "sampler.ref_mode=valid needs scores passed to cem.set_reference, which a training run never "
+            "does; use train or train_ref"
         )
 
     def init(key: Array) -> CemState:
@@ -42,32 +42,34 @@ def _cross_entropy(
 
 @register("cem")
 def cem(family: TaskFamily, alpha: float, config: CemConfig = DEFAULTS) -> TaskSampler:
-    """RoML: the cross-entropy method moves the task distribution toward the lowest returns."""
+    """RoML: moves the task distribution toward the lowest returns by the cross-entropy method."""
     return _cross_entropy(family, family.proposal, constant(alpha), config)
 
 
 @register("cem_soft")
 def cem_soft(family: TaskFamily, alpha: float, config: CemConfig = DEFAULTS) -> TaskSampler:
-    """As ``cem``, with a risk level that falls from 1 to alpha over the first four fifths of the run."""
+    """As ``cem``, with a risk level that falls linearly from 1 to alpha over the first 80 % of the run."""
     return _cross_entropy(family, family.proposal, falling(alpha), config)
 
 
 @register("oracle")
 def oracle(family: TaskFamily, alpha: float, config: CemConfig = DEFAULTS) -> TaskSampler:
-    """Moves to the top alpha of the range, known to be hardest; references stay.
+    """Moves to the top alpha of the task's range, where tasks are known to be hardest.
+
+    Reference tasks are still drawn from the prior.
 
     Raises:
         ValueError: for a family of more than one dimension, a prior that is not uniform in u, or tasks
-            that are not known to be hardest at the top.
+            that are not known to be hardest at the top of their range.
     """
     if not (family.proposal.uniform_prior and family.proposal.dims == 1):
         raise ValueError(
             "sampler=oracle needs one task dimension whose prior is uniform (or log-uniform) on a range, "
-            f"not {', '.join(family.names)}; take sampler=cem"
+            f"not {', '.join(family.names)}; use sampler=cem"
         )
     if family.hardest != "top":
         raise ValueError(
-            "sampler=oracle needs tasks that are known to be hardest at the top of their range, which is not "
-            f"said of {family.names[0]}; take sampler=cem"
+            "sampler=oracle needs tasks that are known to be hardest at the top of their range "
+            f"(hardest='top'), which {family.names[0]} does not set; use sampler=cem"
         )
     return _cross_entropy(family, proposals.top_of_unit_interval(alpha), constant(alpha), config)

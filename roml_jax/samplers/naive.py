@@ -1,4 +1,4 @@
-"""The naive alternative to the cross-entropy method: a fixed pool of tasks."""
+"""A naive alternative to the cross-entropy method: training on the worst tasks of a fixed pool."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from roml_jax.types import Array, Metrics, TaskDraw
 
 @dataclass(frozen=True)
 class NaiveConfig:
-    """The naive alternative to the cross-entropy method."""
+    """Options of the naive sampler."""
 
     pool: int = 100
-    """Tasks drawn from the prior once and kept."""
+    """Number of tasks in the pool, drawn from the prior once."""
     batch_size: int = 128
-    """Scored tasks between two choices of the hardest."""
+    """Scored tasks between two selections of the worst."""
 
     def __post_init__(self) -> None:
         checks.at_least(self, "sampler", 1, "pool", "batch_size")
@@ -31,14 +31,14 @@ DEFAULTS = NaiveConfig()
 
 
 class NaiveState(NamedTuple):
-    """The pool and what is known of it.
+    """The pool and its scores.
 
     Attributes:
         u: (P, d) the pool.
         score: (P,) each task's latest return, NaN before its first.
-        hard: (P,) bool, the tasks now drawn from.
-        drawn: how many of the pool's first walk have been handed out.
-        scored: scores since the last choice.
+        hard: (P,) bool, the tasks that are currently drawn.
+        drawn: () tasks drawn in the first pass over the pool, at most P.
+        scored: () number of scores since the last selection.
     """
 
     u: Array
@@ -50,19 +50,19 @@ class NaiveState(NamedTuple):
 
 @register("naive")
 def naive(family: TaskFamily, alpha: float, config: NaiveConfig = DEFAULTS) -> TaskSampler:
-    """A fixed pool of prior tasks, of which the worst alpha by their latest returns are trained on.
+    """Trains on the worst alpha of a fixed pool of prior tasks, by their latest returns.
 
-    The pool is walked once in order; then tasks come uniformly, with replacement, from the worst. (The
-    reference finds the worst but goes on drawing from the whole pool; here the choice has its effect.)
+    The first pass draws the pool in order. After it, tasks are drawn uniformly, with replacement, from the
+    worst ones. (The reference selects the worst tasks but continues to draw from the whole pool.)
     """
     proposal = family.proposal
     num_hard = jnp.maximum(1, jnp.ceil(jnp.asarray(alpha) * config.pool * (1 - 1e-6)))
 
     def init(key: Array) -> NaiveState:
         u = proposal.sample(proposal.phi0, key, config.pool)
-        nothing = jnp.zeros((), jnp.int32)
+        zero = jnp.zeros((), jnp.int32)
         unknown = jnp.full(config.pool, jnp.nan, u.dtype)
-        return NaiveState(u, unknown, jnp.ones(config.pool, bool), nothing, nothing)
+        return NaiveState(u, unknown, jnp.ones(config.pool, bool), zero, zero)
 
     def sample(state: NaiveState, key: Array, n: int) -> tuple[NaiveState, TaskDraw]:
         walk = state.drawn + jnp.arange(n)
@@ -78,19 +78,19 @@ def naive(family: TaskFamily, alpha: float, config: NaiveConfig = DEFAULTS) -> T
     ) -> tuple[NaiveState, Metrics]:
         del key, progress
         index = jnp.abs(draw.u[:, None] - state.u[None]).sum(axis=-1).argmin(axis=1)
-        # a task met several times gets its mean; a diverged one keeps what it had
+        # a task drawn several times gets its mean return; a diverged task keeps its previous score
         counted = ~jnp.isnan(returns)
         met = jax.ops.segment_sum(counted.astype(returns.dtype), index, config.pool)
         total = jax.ops.segment_sum(jnp.where(counted, returns, 0), index, config.pool)
         score = jnp.where(met > 0, total / met, state.score)
         scored = state.scored + returns.shape[0]
         closes = scored >= config.batch_size
-        known = ~jnp.isnan(score)
-        rank = jnp.argsort(jnp.argsort(jnp.where(known, score, jnp.inf)))
-        hard = jnp.where(closes & known.any(), known & (rank < num_hard), state.hard)
+        has_score = ~jnp.isnan(score)
+        rank = jnp.argsort(jnp.argsort(jnp.where(has_score, score, jnp.inf)))
+        hard = jnp.where(closes & has_score.any(), has_score & (rank < num_hard), state.hard)
         metrics = {
-            "ref_mean": risk.masked_mean(score, known),
-            "ref_cvar": risk.cvar(score, alpha, known),
+            "ref_mean": risk.masked_mean(score, has_score),
+            "ref_cvar": risk.cvar(score, alpha, has_score),
             "sample_mean": risk.masked_mean(returns, counted),
             "selected_share": hard.mean(dtype=score.dtype),
         }

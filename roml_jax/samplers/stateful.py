@@ -1,6 +1,6 @@
 """Stateful wrapper around ``roml_jax.cem``: an object with ``sample`` and ``update``.
 
-The habit is that of the ``cross-entropy-method`` package; the mathematics is ``roml_jax.cem``.
+The methods are those of the ``cross-entropy-method`` package; the computation is ``roml_jax.cem``.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from roml_jax.types import Array, TaskDraw
 
 
 class CrossEntropyMethod:
-    """Draws one task at a time and learns from one score at a time.
+    """The cross-entropy method with one task and one score per call.
 
     Attributes:
-        state: the functional state, a pytree; to continue from a saved one, save it when every drawn
-            task has its score.
+        state: the functional state, a pytree. Save it only when every drawn task has its score; the
+            object does not save tasks that wait for one.
     """
 
     def __init__(
@@ -33,10 +33,13 @@ class CrossEntropyMethod:
             family: the tasks.
             alpha: risk level in (0, 1].
             config: options; ``CemConfig()`` if None.
-            seed: of all draws.
+            seed: seed of all draws.
+
+        Raises:
+            ValueError: for alpha outside (0, 1].
         """
         if not 0 < alpha <= 1:
-            raise ValueError(f"alpha must lie in (0, 1], got {alpha}")
+            raise ValueError(f"alpha must be in (0, 1], got {alpha}")
         self._config = config or cem.CemConfig()
         self._proposal, self._alpha = family.proposal, alpha
         key, self._key = jax.random.split(jax.random.key(seed))
@@ -63,24 +66,24 @@ class CrossEntropyMethod:
         return key
 
     def sample(self) -> tuple[np.ndarray, float]:
-        """The next task (d,) and its weight, prior density over current density."""
+        """Returns the next task (d,) and its weight, prior density divided by current density."""
         self.state, drawn, task, weight = self._draw(self.state, self._next_key())
         self._waiting.append(drawn)
         return np.asarray(task), float(weight)
 
     def update(self, score: float) -> None:
-        """The score of the earliest task that has none yet; higher is better, NaN leaves it out.
+        """Sets the score of the earliest task without one; higher is better, NaN leaves the task out.
 
         Raises:
             ValueError: if every drawn task has its score.
         """
         if not self._waiting:
-            raise ValueError("update() needs a task: call sample() first, once per score")
+            raise ValueError("no task waits for a score: call sample() once before each update()")
         drawn = self._waiting.pop(0)
         self.state = self._learn(
             self.state, drawn, jnp.asarray(score, self.state.phi.dtype), self._next_key()
         )
 
     def update_ref_scores(self, scores: np.ndarray) -> None:
-        """Scores of prior tasks from outside, for ``ref_mode="valid"``."""
+        """Sets the threshold of ``ref_mode="valid"`` from scores (n,) of tasks from the prior."""
         self.state = cem.set_reference(self.state, jnp.asarray(scores), self._alpha)

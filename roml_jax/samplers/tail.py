@@ -1,4 +1,4 @@
-"""CVaR-ML: prior tasks, of which only the worst teach the policy."""
+"""CVaR-ML: tasks from the prior; only the worst of an iteration train the policy."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from roml_jax.types import Array, TaskWeights
 
 @dataclass(frozen=True)
 class TailConfig:
-    """CVaR-ML: tasks from the prior, of which only the worst teach the policy."""
+    """Options of CVaR-ML."""
 
     level: Literal["advantage", "loss"] = "advantage"
-    """Where the others are left out: 'advantage', before advantages are normalised, so that they still
-    enter with a constant (the reference); 'loss', altogether."""
+    """Where the other tasks are filtered out: 'advantage', their advantages are 0 before normalisation, so
+    they still add a constant (the reference); 'loss', they are left out entirely."""
     tasks_per_group: int = 1
-    """Tasks whose returns are summed and filtered together; the reference filters by process, which
-    meets two humanoid tasks per iteration."""
+    """Tasks whose returns are summed and filtered as one; the reference filters by process, and each
+    process runs two humanoid tasks per iteration."""
 
     def __post_init__(self) -> None:
         checks.at_least(self, "sampler", 1, "tasks_per_group")
@@ -38,14 +38,14 @@ def _tail(family: TaskFamily, schedule: Schedule, alpha: float, config: TailConf
         del state
         if returns.shape[0] % config.tasks_per_group:
             raise ValueError(
-                f"{returns.shape[0]} tasks per iteration do not divide into "
+                f"{returns.shape[0]} tasks per iteration do not divide into groups of "
                 f"sampler.tasks_per_group={config.tasks_per_group}"
             )
         by_group = risk.finite(returns).reshape(-1, config.tasks_per_group).sum(axis=1)
         level = schedule(jnp.asarray(progress, returns.dtype))
-        known = ~jnp.isnan(by_group)
-        kept = known & (by_group <= risk.quantile(by_group, level, known))
-        keep = jnp.repeat(kept.astype(returns.dtype), config.tasks_per_group)
+        valid = ~jnp.isnan(by_group)
+        is_worst = valid & (by_group <= risk.quantile(by_group, level, valid))
+        keep = jnp.repeat(is_worst.astype(returns.dtype), config.tasks_per_group)
         return TaskWeights(keep, keep if config.level == "loss" else jnp.ones_like(keep))
 
     return uniform(family, alpha)._replace(weights=weights)
@@ -53,11 +53,11 @@ def _tail(family: TaskFamily, schedule: Schedule, alpha: float, config: TailConf
 
 @register("tail")
 def tail(family: TaskFamily, alpha: float, config: TailConfig = DEFAULTS) -> TaskSampler:
-    """CVaR-ML: of each iteration's prior tasks, only those up to the alpha-quantile teach the policy."""
+    """CVaR-ML: tasks from the prior; only those up to the iteration's alpha-quantile train the policy."""
     return _tail(family, constant(alpha), alpha, config)
 
 
 @register("tail_soft")
 def tail_soft(family: TaskFamily, alpha: float, config: TailConfig = DEFAULTS) -> TaskSampler:
-    """As ``tail``, with a risk level that falls from 1 to alpha over the first four fifths of the run."""
+    """As ``tail``, with a risk level that falls linearly from 1 to alpha over the first 80 % of the run."""
     return _tail(family, falling(alpha), alpha, config)

@@ -1,4 +1,4 @@
-"""Tasks from the prior."""
+"""A sampler that draws every task from the prior."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from roml_jax.types import Array, Metrics, TaskDraw
 
 @register("uniform")
 def uniform(family: TaskFamily, alpha: float) -> TaskSampler:
-    """Tasks from the prior: the meta-learner as it was published."""
+    """Draws every task from the prior, as the published meta-learners do."""
     proposal = family.proposal
 
     def sample(state: tuple[()], key: Array, n: int) -> tuple[tuple[()], TaskDraw]:
@@ -23,10 +23,10 @@ def uniform(family: TaskFamily, alpha: float) -> TaskSampler:
         state: tuple[()], draw: TaskDraw, returns: Array, key: Array, progress: Array | float = 1.0
     ) -> tuple[tuple[()], Metrics]:
         del draw, key, progress
-        known = ~jnp.isnan(returns)
+        valid = ~jnp.isnan(returns)
         return state, {
-            "ref_mean": risk.masked_mean(returns, known),
-            "ref_cvar": risk.cvar(returns, alpha, known),
+            "ref_mean": risk.masked_mean(returns, valid),
+            "ref_cvar": risk.cvar(returns, alpha, valid),
         }
 
     return TaskSampler(lambda key: (), sample, update, phi=lambda state: proposal.phi0)

@@ -1,4 +1,4 @@
-"""Physics engines behind one small interface (see ``base``)."""
+"""Physics engines behind a small common interface (see ``base``)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MJX = {"mjx": mjx.make, "warp": mjx.make_warp}
 
 
 def resolve(engine: EngineName) -> str:
-    """The engine that "auto" stands for: MJX on accelerators; on a CPU the C engine, many times faster."""
+    """The engine for a name: "auto" is MJX on accelerators and the C engine, many times faster, on a CPU."""
     if engine != "auto":
         return engine
     return "mujoco" if jax.default_backend() == "cpu" else "mjx"
@@ -40,14 +40,14 @@ def make(
     derived: Derived = "stale",
     contacts: Contacts = "right",
 ) -> Physics:
-    """An engine by name, for a compiled model; arguments as ``mjx.make``'s.
+    """Makes an engine by name, for a compiled model; the other arguments are those of ``mjx.make``.
 
-    ``contacts`` is the C engine's: "reference" keeps the unedited model's ``geom_rbound``, as the published
-    code did, so that a thickened geom misses contacts.
+    ``contacts`` applies to the C engine: "reference" keeps the unedited model's ``geom_rbound``, as the
+    published code does, so that some contacts of a thickened geom are missed.
 
     Raises:
-        ValueError: for a name that is none, readings that MuJoCo does not have, a model with state that
-            an episode would not carry, or the reference's contacts on another engine than C; one line.
+        ValueError: for an unknown name, readings that MuJoCo does not have, a model with actuator or sensor
+            delays, or ``contacts="reference"`` on an engine other than C; one line.
     """
     if engine not in get_args(EngineName):
         raise unknown("engine", engine, get_args(EngineName))
@@ -59,16 +59,16 @@ def make(
         if name not in DATA_FIELDS:
             near = difflib.get_close_matches(name, DATA_FIELDS, n=1, cutoff=0.5)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"MuJoCo's data has no field {name!r} to read{hint}")
+            raise ValueError(f"readings: MuJoCo's data has no field {name!r}{hint}")
     if getattr(model, "nhistory", 0):
-        raise ValueError("delays of actuators and sensors are not supported: episodes carry no history")
+        raise ValueError("models with actuator or sensor delays are not supported")
     chosen = resolve(engine)
     if chosen == "mujoco":
         return mujoco_c.make(model, frame_skip, readings, derived, contacts)
     if contacts == "reference":
         raise ValueError(
             f"contacts=reference needs the engine 'mujoco': {chosen!r} has no filter of bounding radii that "
-            "could miss a contact"
+            "misses contacts"
         )
     return _MJX[chosen](model, frame_skip, readings, derived)
 

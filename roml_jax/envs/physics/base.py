@@ -1,4 +1,4 @@
-"""What an environment may ask of a physics engine."""
+"""The interface between environments and physics engines."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ import numpy as np
 from roml_jax.types import Array
 
 ModelLeaves = Mapping[str, Array]
-"""Model fields that a task replaces, by their MuJoCo names; all others stay the model's own."""
+"""Model fields that a task replaces, by their MuJoCo names; all others keep the unedited model's values."""
 
 EngineName = Literal["auto", "mjx", "mujoco", "warp"]
 Derived = Literal["stale", "consistent"]
 Contacts = Literal["right", "reference"]
 
-# A renderer's fields, and the radii that the C engine culls contacts with, which must follow the geometry:
-# a task may edit them, but they decide nothing.
+# Fields for rendering, and the bounding radii that the C engine culls contacts with, which are computed from
+# the geometry. A task may edit these fields, but the edits have no effect on the simulation.
 _INERT = ("cam_", "light_", "mat_", "tex_", "skin_", "geom_rgba", "site_rgba", "geom_rbound")
 
 
 class PhysicsState(NamedTuple):
-    """As much of a simulation as its next step depends on, and what an observation reads.
+    """The state that the next step depends on, and the fields that observations and rewards read.
 
     Attributes:
         qpos: (nq,) positions.
         qvel: (nv,) velocities.
         act: (na,) actuator activations.
-        qacc_warmstart: (nv,) where the constraint solver starts.
-        readings: the fields of MuJoCo's data that the engine was asked for. They are as the last
-            physics substep left them, without an extra forward pass, so positions among them lag
-            qpos by one substep (by the last stage under RK4): the reference's behaviour.
+        qacc_warmstart: (nv,) initial value of the constraint solver.
+        readings: the requested fields of MuJoCo's data, from the last physics substep without an extra
+            forward pass. Positions among them therefore lag qpos by one substep (under RK4, by the last
+            stage), as in the reference.
     """
 
     qpos: Array
@@ -43,15 +43,15 @@ class PhysicsState(NamedTuple):
 
 
 class Physics(NamedTuple):
-    """An engine for one model; every function is pure and unbatched, callers vmap them.
+    """An engine for one model. Every function is pure and unbatched; callers vmap them.
 
     Attributes:
-        name: the engine's.
+        name: the engine's name.
         model: the unedited model, solver settings included.
         frame_skip: physics steps per control step.
-        prepare: (leaves) -> leaves, what the engine keeps of a task's edits, with what it derives
-            from them; once per reset.
-        reset: (qpos, qvel, leaves) -> PhysicsState, with readings computed at those positions.
+        prepare: (leaves) -> leaves; drops edits without effect and adds the fields that depend on the other
+            edits; called once per reset.
+        reset: (qpos, qvel, leaves) -> PhysicsState, with readings computed at these positions.
         step: (state, ctrl (nu,), leaves) -> PhysicsState after ``frame_skip`` physics steps.
     """
 
@@ -69,7 +69,7 @@ class Physics(NamedTuple):
 
 
 def field_of(model: mujoco.MjModel, name: str) -> np.ndarray:
-    """The values of a model field; ``opt.gravity`` and the like for those of a part.
+    """The values of a model field, or of a field of a part (``opt.gravity``).
 
     Raises:
         AttributeError: if the model has no such field.
@@ -81,5 +81,5 @@ def field_of(model: mujoco.MjModel, name: str) -> np.ndarray:
 
 
 def is_inert(field: str) -> bool:
-    """Whether a field decides nothing in a simulation."""
+    """Whether a task's edit of the field has no effect on the simulation."""
     return field.startswith(_INERT)

@@ -1,9 +1,9 @@
-"""The constants that MuJoCo derives from a model's other fields, for models that a task has edited.
+"""Recomputes the constants that MuJoCo derives from a model's other fields, for models edited by a task.
 
-MuJoCo computes them when it compiles a model (``mj_setConst``), so a model with another mass, another
-pose or another armature keeps the inverse weights, lengths and sums of the original ("stale") until
-they are recomputed ("consistent"). Here that is a pure function of ``mjx.Model``: it runs inside
-``jit``, and under ``vmap`` only what the edited leaves reach is batched.
+MuJoCo computes these constants when it compiles a model (``mj_setConst``). If a mass, pose or armature is
+edited later, the inverse weights, lengths and sums are those of the unedited model ("stale") until they are
+recomputed ("consistent"). The functions here are pure functions of ``mjx.Model``: they run inside ``jit``,
+and under ``vmap`` only the values that depend on edited leaves are batched.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from roml_jax.envs.physics.base import ModelLeaves
 from roml_jax.quiet import mjx
 from roml_jax.types import Array
 
-_SLIDERS_ONLY = 2  # body_simple of a body whose joints are all slides along its inertial axes
+_SLIDERS_ONLY = 2  # value of body_simple if all joints of a body are slides along its inertial axes
 
 
 def inertia_scaled(original_mass: Array, original_inertia: Array, new_mass: Array) -> Array:
-    """Principal inertias after a uniform change of density: they scale with their body's mass.
+    """Principal inertias after a change of each body's density: they scale with the body's mass.
 
     Args:
         original_mass: (nbody,) kg.
@@ -29,7 +29,7 @@ def inertia_scaled(original_mass: Array, original_inertia: Array, new_mass: Arra
         new_mass: (nbody,) kg.
 
     Returns:
-        (nbody, 3). A body that had no mass has no density to scale, and keeps its inertia.
+        (nbody, 3) kg m^2. A body whose original mass is 0 keeps its inertia.
     """
     massive = original_mass > 0
     ratio = jnp.where(massive, new_mass / jnp.where(massive, original_mass, 1.0), 1.0)
@@ -37,16 +37,16 @@ def inertia_scaled(original_mass: Array, original_inertia: Array, new_mass: Arra
 
 
 def consistent(model: mjx.Model, edits: ModelLeaves) -> ModelLeaves:
-    """A task's edits, with all that follows from them.
+    """A task's edits with all fields that depend on them.
 
     Args:
-        model: the original, unbatched.
-        edits: the leaves that the task replaces. A new ``body_mass`` without a ``body_inertia`` is a
-            change of density: the inertia follows it.
+        model: the unedited model, unbatched.
+        edits: the leaves that the task replaces. A new ``body_mass`` without a new ``body_inertia`` is a
+            change of density, so the inertia is scaled with it.
 
     Returns:
-        The edits, the inertia if it follows, and ``set_const`` of the edited model; a derived leaf among
-        the edits is overwritten.
+        The edits, the scaled inertia if there is one, and ``set_const`` of the edited model, which overwrites
+        derived leaves among the edits.
     """
     if "body_mass" in edits and "body_inertia" not in edits:
         inertia = inertia_scaled(model.body_mass, model.body_inertia, edits["body_mass"])
@@ -55,32 +55,31 @@ def consistent(model: mjx.Model, edits: ModelLeaves) -> ModelLeaves:
 
 
 def set_const(model: mjx.Model) -> ModelLeaves:
-    """The leaves that ``mujoco.mj_setConst`` would recompute, from the model's own other leaves.
+    """The leaves that ``mujoco.mj_setConst`` recomputes, as a function of the model's other leaves.
 
-    All are taken at ``qpos0``: bounding radii of geoms; subtree masses; the diagonal of the mass matrix
-    M; for every dof, body and tendon the diagonal of J M^-1 J' that scales its constraints; tendon
-    lengths; the acceleration that a unit of actuator force gives; the second anchor of each ``connect``
-    and the pose of each ``weld`` whose file gave none. Left out is what MJX holds only for cameras and
-    lights, or reads nowhere (``geom_aabb``), and what MuJoCo itself fixes when it compiles: statistics,
+    All are computed at ``qpos0``: the geoms' bounding radii; subtree masses; the diagonal of the mass matrix
+    M; for every dof, body and tendon the diagonal of J M^-1 J', which scales its constraints; tendon lengths;
+    the acceleration per unit of actuator force; the second anchor of each ``connect``; and the pose of each
+    ``weld`` for which the file has none. Not recomputed are fields that MJX has only for cameras and lights
+    or never reads (``geom_aabb``), and fields that MuJoCo sets only when it compiles a model: statistics,
     ``tendon_lengthspring`` and damping given as a ratio.
 
     Args:
-        model: unbatched, on MJX's own JAX implementation. Bodies that move must have mass or armature;
-            a singular M gives NaN.
+        model: unbatched, of MJX's JAX implementation. Bodies that move must have mass or armature; a singular
+            M gives NaN.
 
     Returns:
-        Leaves for ``model.tree_replace``, with the shapes and dtypes of the model's own; only those
+        Leaves for ``model.tree_replace``, with the shapes and dtypes of the model's leaves; only fields
         that the model has (no tendon fields without tendons).
 
     Raises:
         ValueError: for a model of another implementation.
 
-    Source: what ``mj_setConst`` of MuJoCo 3.17 and 4.0 computes; its inputs and outputs are listed in
-    ``mjxmacro.h``.
+    Source: ``mj_setConst`` of MuJoCo 3.17 and 4.0; its inputs and outputs are listed in ``mjxmacro.h``.
     """
     if model.impl != mjx.Impl.JAX:
         raise ValueError(f"set_const needs a model of MJX's jax implementation, got {model.impl.value}")
-    # accelerators multiply matrices in reduced precision unless told otherwise
+    # by default, accelerators multiply matrices in reduced precision
     with jax.default_matmul_precision("highest"):
         data = mjx.com_pos(model, mjx.kinematics(model, _data_at_qpos0(model)))
         data = mjx.crb(model, mjx.tendon(model, data))
@@ -100,7 +99,7 @@ def set_const(model: mjx.Model) -> ModelLeaves:
 
 
 def _data_at_qpos0(model: mjx.Model) -> mjx.Data:
-    """Blank data: only shapes come from ``make_data``, which would place its arrays on one device."""
+    """Blank data at qpos0. ``make_data`` is used for shapes only, since it places arrays on one device."""
     shapes = jax.eval_shape(lambda m: mjx.make_data(m, impl="jax"), model)
     data = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     data = data.replace(qpos=model.qpos0)
@@ -111,7 +110,7 @@ def _data_at_qpos0(model: mjx.Model) -> mjx.Data:
 
 
 def _bounding_radii(model: mjx.Model) -> Array:
-    """(ngeom,) by the sizes of primitive geoms; planes, meshes and height fields keep theirs."""
+    """(ngeom,) from the sizes of primitive geoms; those of planes, meshes and height fields do not change."""
     kinds = mujoco.mjtGeom
     first, second, _ = jnp.moveaxis(model.geom_size, -1, 0)
     primitives = {
@@ -136,7 +135,7 @@ def _is_ancestor(model: mjx.Model) -> np.ndarray:
 
 
 def _inverse_weights(model: mjx.Model, data: mjx.Data, mass_matrix: Array) -> dict[str, Array]:
-    """Everything that needs M^-1, from one factorisation M = L L'.
+    """All fields that need M^-1, from one factorisation M = L L'.
 
     The diagonal of J M^-1 J' is the sum of squares along each row of J L'^-1.
     """
@@ -159,7 +158,7 @@ def _inverse_weights(model: mjx.Model, data: mjx.Data, mass_matrix: Array) -> di
 
 
 def _com_jacobians(model: mjx.Model, data: mjx.Data) -> Array:
-    """(nbody, 6, nv): linear and angular velocity of each body's centre of mass by dof."""
+    """(nbody, 6, nv): Jacobians of the linear and angular velocity of each body's centre of mass."""
     moves = _is_ancestor(model)[:, model.dof_bodyid]
     angular, linear = data.cdof[:, :3], data.cdof[:, 3:]
     offset = data.xipos - data.subtree_com[model.body_rootid]
@@ -169,7 +168,7 @@ def _com_jacobians(model: mjx.Model, data: mjx.Data) -> Array:
 
 
 def _body_weights(model: mjx.Model, diagonal: Array) -> Array:
-    """(nbody, 2): translation and rotation means of (nbody, 6); 0 for static bodies."""
+    """(nbody, 2): means of (nbody, 6) over translations and over rotations; 0 for static bodies."""
     weights = diagonal.reshape(model.nbody, 2, 3).mean(-1)
     sliders = model.body_simple == _SLIDERS_ONLY
     weights = jnp.where(sliders[:, None], jnp.stack([_inverse_mass(model), 0 * weights[:, 1]], -1), weights)
@@ -177,7 +176,7 @@ def _body_weights(model: mjx.Model, diagonal: Array) -> Array:
 
 
 def _dof_weights(model: mjx.Model, diagonal: Array) -> Array:
-    """(nv,): M^-1's diagonal, averaged over the three dofs of a rotation or a free translation."""
+    """(nv,): the diagonal of M^-1, averaged over the three dofs of a rotation or a free translation."""
     joint = model.dof_jntid
     offset = np.arange(model.nv) - model.jnt_dofadr[joint]
     group = 2 * joint + (offset >= 3)
@@ -188,17 +187,17 @@ def _dof_weights(model: mjx.Model, diagonal: Array) -> Array:
 
 
 def _inverse_mass(model: mjx.Model) -> Array:
-    """(nbody,): what MuJoCo takes for bodies that only slide, so without their armature."""
+    """(nbody,): MuJoCo's weights for bodies with slide joints only, which ignore the armature."""
     return 1 / jnp.maximum(mujoco.mjMINVAL, model.body_mass)
 
 
 def _poses_bodies(model: mjx.Model, kind: mujoco.mjtEq) -> np.ndarray:
-    """Indices of the equality constraints of a kind that are given between bodies, not sites."""
+    """Indices of the equality constraints of a kind that are between bodies, not sites."""
     return np.flatnonzero((model.eq_type == kind) & (model.eq_objtype == mujoco.mjtObj.mjOBJ_BODY))
 
 
 def _equality_data(model: mjx.Model, data: mjx.Data) -> Array:
-    """``eq_data`` with what holds each ``connect`` and ``weld`` of bodies in place at ``qpos0``."""
+    """``eq_data`` with the anchors and poses for which each ``connect`` and ``weld`` holds at ``qpos0``."""
     connects = _poses_bodies(model, mujoco.mjtEq.mjEQ_CONNECT)
     first, second = model.eq_obj1id[connects], model.eq_obj2id[connects]
     anchor = _in_body(data, second, _in_world(data, first, model.eq_data[connects, :3]))
@@ -209,7 +208,7 @@ def _equality_data(model: mjx.Model, data: mjx.Data) -> Array:
     anchor = _in_body(data, first, _in_world(data, second, model.eq_data[welds, :3]))
     turn = jax.vmap(_relative_rotation)(data.xquat[first], data.xquat[second])
     pose = jnp.concatenate([anchor, turn], -1)
-    from_qpos0 = model.eq_data[welds, 11:] != 0  # otherwise the file gave the pose
+    from_qpos0 = model.eq_data[welds, 11:] != 0  # otherwise the file contains the pose
     return eq_data.at[welds, 3:10].set(jnp.where(from_qpos0, pose, model.eq_data[welds, 3:10]))
 
 

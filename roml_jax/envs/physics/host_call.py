@@ -1,9 +1,9 @@
-"""A function on the host as a named target of compiled programs.
+"""Calls of host functions from compiled programs, by name.
 
-JAX's callbacks hand the program a Python object, so such a program cannot go into the compile cache, and
-the next start compiles all of it again. A target of XLA's foreign function interface is a name: what
-is compiled once finds the same target in the next process. The interface is C's
-(``jaxlib/include/xla/ffi/api/c_api.h``) and needs no compiler: ``ctypes`` makes the function pointer.
+A program with a JAX callback contains a Python object, so it cannot be stored in the compile cache, and
+every start compiles it again. A target of XLA's foreign function interface (FFI) is a name, which a cached
+program finds again in the next process. The interface is in C (``jaxlib/include/xla/ffi/api/c_api.h``) and
+needs no compiler: ``ctypes`` makes the function pointer.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ import numpy as np
 from roml_jax.types import Array
 
 HostFunction = Callable[..., None]
-"""(out, *args): fills ``out`` in place; all are NumPy views of the program's memory."""
+"""(out, *args): writes into ``out``; all are NumPy views of the program's memory."""
 
-_API_VERSION = (0, 3)  # jaxlib 0.10's; later ones promise to support it
+_API_VERSION = (0, 3)  # of jaxlib 0.10; later versions of jaxlib promise to support it
 _METADATA, _EXECUTE, _INTERNAL = 1, 3, 13
 _DTYPES = {4: np.dtype(np.int32), 11: np.dtype(np.float32), 12: np.dtype(np.float64)}
 
 
 class _Struct(ctypes.Structure):
-    """What every struct of the interface begins with."""
+    """The first fields of every struct of the interface."""
 
     _fields_ = (("struct_size", ctypes.c_size_t), ("extension", ctypes.c_void_p))
 
@@ -92,7 +92,7 @@ def _bytes(size: int) -> Any:
 
 
 def _view(buffer: _Buffer) -> np.ndarray:
-    """The program's memory as an array."""
+    """A NumPy view of a buffer of the program."""
     shape, dtype = buffer.dims[: buffer.rank], _DTYPES[buffer.dtype]
     size = int(np.prod(shape)) * dtype.itemsize
     if not size:
@@ -105,7 +105,7 @@ def _views(buffers: _Buffers) -> list[np.ndarray]:
 
 
 def _answer_metadata(frame: _Frame) -> bool:
-    """Says which version of the interface this is, where XLA asks for it instead of a call."""
+    """If XLA requests metadata instead of a call, writes the interface version and returns True."""
     if not frame.extension:
         return False
     extension = ctypes.cast(frame.extension, ctypes.POINTER(_Extension)).contents
@@ -123,7 +123,7 @@ def _handler(function: HostFunction) -> Any:
         try:
             if not _answer_metadata(frame) and frame.stage == _EXECUTE:
                 function(*_views(frame.rets), *_views(frame.args))
-        except BaseException as error:  # a callback of ctypes would print it and go on
+        except BaseException as error:  # ctypes would print the error and continue
             message = f"{type(error).__name__}: {error}".encode()
             args = _ErrorArgs(ctypes.sizeof(_ErrorArgs), None, message, _INTERNAL)
             return frame.api.contents.create_error(ctypes.byref(args))
@@ -133,20 +133,22 @@ def _handler(function: HostFunction) -> Any:
 
 
 _TARGETS: dict[str, tuple[HostFunction, Any]] = {}
-"""Functions and their C pointers; XLA's own table of targets is one per process and for good, too."""
+"""Functions and their C pointers, which are never removed; neither are targets from XLA's own table."""
 
 
 def call(name: str, make: Callable[[], HostFunction], output: jax.ShapeDtypeStruct, *args: Array) -> Array:
     """Calls a function on the host, once for a whole vmapped batch.
 
-    On a CPU it sees the program's own memory; other backends need the slower ``pure_callback``.
+    On a CPU the function's arguments are views of the program's memory; other backends use the slower
+    ``pure_callback``.
 
     Args:
-        name: must say all that the function depends on: a later process's programs may call it.
-        make: gives the function; called once a process for a name. Leading axes of what the function
-            gets are those of the batch.
-        output: one example's.
-        args: one example's.
+        name: must identify everything that the function depends on, since cached programs of later processes
+            call it by this name.
+        make: returns the function; called once per process and name. The leading axes of the function's
+            arguments are those of the batch.
+        output: shape and dtype for one example.
+        args: of one example.
     """
     if name not in _TARGETS:
         function = make()

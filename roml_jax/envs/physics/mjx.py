@@ -1,7 +1,7 @@
-"""MuJoCo XLA: the engines that run inside the compiled program.
+"""MuJoCo XLA (MJX): the engines that run inside the compiled program.
 
-Two implementations of the same physics: MJX's own in JAX, on every accelerator; and MuJoCo Warp, kernels
-for NVIDIA GPUs (they run on a CPU too, slowly).
+There are two implementations of the same physics: "jax" runs on every accelerator; "warp" (MuJoCo Warp) has
+kernels for NVIDIA GPUs, which also run on a CPU, slowly.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from roml_jax.types import Array
 Implementation = Literal["jax", "warp"]
 
 _KINEMATIC = {"xpos", "xquat", "xmat", "xipos", "ximat", "geom_xpos", "site_xpos"}
-# Warp culls contacts with spheres around the geoms: they must follow an edit.
+# Warp culls contacts by the geoms' bounding spheres, which must therefore be updated after an edit.
 _NEVER_STALE = {"jax": (), "warp": ("geom_rbound", "body_subtreemass")}
 _HUGE = 1e3  # metres
-_INSTEAD = "the engine 'mujoco' may"
-_WORLDS = 4096  # for how many environments Warp reserves room for contacts
+_INSTEAD = "the engine 'mujoco' may support it"
+_WORLDS = 4096  # number of environments that Warp reserves memory for contacts for
 
 
 def _put_model(model: mujoco.MjModel, impl: Implementation) -> mjx.Model:
-    """The model on the device; for Warp with boxes around its geoms that cull nothing.
+    """The model on the device. For Warp, the boxes around the geoms are made so large that they cull nothing.
 
-    Warp culls contacts first by bounding spheres, which follow a task's edits, then by boxes, which would
-    not: thickened bodies would pass through each other.
+    Warp culls contacts first by bounding spheres, which are updated after a task's edits, then by boxes,
+    which are not. With the original boxes, thickened bodies would pass through each other.
     """
     if impl == "warp":
         model = copy.copy(model)
         model.geom_aabb[:, 3:] = _HUGE
-    # MJX would take the first device of all, another process's too
+    # by default MJX uses the first device, which may belong to another process
     return mjx.put_model(model, device=jax.local_devices()[0], impl=impl)
 
 
 def _make_data(model: mujoco.MjModel, impl: Implementation) -> mjx.Data:
-    """Blank data; Warp's has room for as many contacts as MJX's, in each of ``_WORLDS`` environments."""
+    """Blank data. Warp's has memory for as many contacts as MJX's, in each of ``_WORLDS`` environments."""
     device = jax.local_devices()[0]
     blank = mjx.make_data(model, device=device, impl="jax")
     if impl == "jax":
@@ -55,7 +55,7 @@ def _make_data(model: mujoco.MjModel, impl: Implementation) -> mjx.Data:
 
 
 def is_traced(model: mjx.Model, field: str) -> bool:
-    """Whether a field of MJX's model may differ between tasks; some it lacks, others are constants."""
+    """Whether a field of MJX's model may differ between tasks; missing and constant fields may not."""
     value: Any = model
     for part in field.split("."):
         value = getattr(value, part, None)
@@ -64,17 +64,17 @@ def is_traced(model: mjx.Model, field: str) -> bool:
 
 def _start_warp() -> None:
     if importlib.util.find_spec("warp") is None:
-        raise ValueError("physics=warp needs NVIDIA Warp: pip install 'roml-jax[warp]'")
+        raise ValueError("physics=warp needs NVIDIA Warp: run pip install 'roml-jax[warp]'")
     quiet_warp()
 
 
 class _OnDevice(NamedTuple):
-    """What an engine keeps on the device.
+    """An engine's model and data on the device.
 
     Attributes:
         model: the unedited model, of the engine's implementation.
-        blank: data to be filled with a state.
-        original: the unedited model of MJX's own implementation, which derived constants come from.
+        blank: blank data, whose state fields are replaced at each step.
+        original: the unedited model of MJX's JAX implementation, from which derived constants are computed.
     """
 
     model: mjx.Model
@@ -83,32 +83,32 @@ class _OnDevice(NamedTuple):
 
 
 def _put(model: mujoco.MjModel, impl: Implementation, readings: tuple[str, ...]) -> _OnDevice:
-    # an engine may first be needed inside a trace, and outlives it
+    # the first call may be inside a trace, and the arrays are used after it
     with jax.ensure_compile_time_eval():
         try:
             original = _put_model(model, "jax")
-            made = original if impl == "jax" else _put_model(model, impl)
-            kept = _OnDevice(made, _make_data(model, impl), original)
+            on_device = original if impl == "jax" else _put_model(model, impl)
+            parts = _OnDevice(on_device, _make_data(model, impl), original)
         except NotImplementedError as error:
             raise ValueError(f"MJX cannot simulate this model ({error}); {_INSTEAD}") from None
     for name in readings:
-        if not hasattr(kept.blank, name):
-            raise ValueError(f"MJX's data has no field {name!r} to read; {_INSTEAD}")
-    return kept
+        if not hasattr(parts.blank, name):
+            raise ValueError(f"readings: MJX's data has no field {name!r}; {_INSTEAD}")
+    return parts
 
 
 def _prepare(kept: _OnDevice, leaves: ModelLeaves, derived: Derived, impl: Implementation) -> ModelLeaves:
-    """The leaves that matter, and what follows from them."""
-    known = {name: leaf for name, leaf in leaves.items() if not is_inert(name)}
-    for name in known:
+    """The edits that have an effect, and the fields that depend on them."""
+    edited = {name: leaf for name, leaf in leaves.items() if not is_inert(name)}
+    for name in edited:
         if not is_traced(kept.original, name):
-            raise ValueError(f"MJX has no {name} that could vary; {_INSTEAD}")
-    if not known or (derived == "stale" and not _NEVER_STALE[impl]):
-        return known
-    followed = derived_fields.consistent(kept.original, known)
+            raise ValueError(f"{name} is constant or missing in MJX: a task cannot edit it; {_INSTEAD}")
+    if not edited or (derived == "stale" and not _NEVER_STALE[impl]):
+        return edited
+    consistent = derived_fields.consistent(kept.original, edited)
     if derived == "consistent":
-        return followed
-    return known | {name: followed[name] for name in _NEVER_STALE[impl]}
+        return consistent
+    return edited | {name: consistent[name] for name in _NEVER_STALE[impl]}
 
 
 def make(
@@ -118,18 +118,18 @@ def make(
     derived: Derived = "stale",
     impl: Implementation = "jax",
 ) -> Physics:
-    """An MJX engine for a compiled model.
+    """Makes an MJX engine for a compiled model.
 
     Args:
-        model: with its solver settings as they are to be used.
+        model: with the solver settings to use.
         frame_skip: physics steps per control step.
-        readings: fields of ``mjx.Data`` that observations or rewards need.
-        derived: whether to recompute what follows from the fields that a task edits.
+        readings: fields of ``mjx.Data`` that observations or rewards read.
+        derived: "consistent" recomputes the fields that depend on a task's edits; "stale" does not.
         impl: "jax" or "warp".
 
     Raises:
-        ValueError: if Warp is asked for and not installed; at the first use, for a feature of the model
-            that MJX lacks or a field that it fixes. One line.
+        ValueError: if Warp is requested and not installed; at the first use, for a model feature that MJX
+            lacks or an edit of a field that is constant in MJX. One line.
     """
     if impl == "warp":
         _start_warp()
@@ -157,7 +157,7 @@ def make(
     def step(state: PhysicsState, ctrl: Array, leaves: ModelLeaves) -> PhysicsState:
         edited = edit(leaves)
 
-        # a scan over whole Data would carry every intermediate array; the small state is enough
+        # the scan carries only the small state; whole Data would include every intermediate array
         def substep(small: PhysicsState, _: None) -> tuple[PhysicsState, None]:
             return state_of(mjx.step(edited, data_of(small).replace(ctrl=ctrl))), None
 

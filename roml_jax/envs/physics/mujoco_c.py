@@ -1,7 +1,7 @@
-"""MuJoCo's own C engine behind a callback: the fast engine on a CPU, in double precision.
+"""MuJoCo's C engine, called from compiled programs: the fast engine on a CPU, in double precision.
 
-The compiled program calls the host once per control step for the whole batch, seeds included, and
-MuJoCo's thread pool (``mujoco.batch``) steps its rows, each with its own model fields.
+The compiled program calls the host once per control step for the whole batch, seeds included. MuJoCo's thread
+pool (``mujoco.batch``) steps the rows of the batch, each with its own model fields.
 """
 
 from __future__ import annotations
@@ -33,15 +33,16 @@ from roml_jax.types import Array
 
 Kind = Literal["reset", "step"]
 
-# What mj_setConst writes and the reference leaves as it was. Collision boxes and subtree masses are not
-# among them: were they stale, C would lose contacts and misplace centers of mass.
+# Fields that mj_setConst writes and the reference does not update. Collision boxes and subtree masses are not
+# listed: if they were stale, the C engine would miss contacts and compute wrong centers of mass.
 _STALE = (
     "body_invweight0", "dof_M0", "dof_invweight0", "dof_length", "tendon_length0", "tendon_invweight0",
     "actuator_length0", "actuator_acc0", "eq_data",
 )  # fmt: skip
-# The radius by which the engine skips pairs of geoms that are too far apart to touch.
+# The radii by which the engine skips pairs of geoms that are too far apart to touch.
 _REFERENCE_CONTACTS = ("geom_rbound",)
-# Where the clock starts: a restart puts it to zero, also one in the very first physics step.
+# Initial value of the clock. MuJoCo sets the clock to 0 when it resets a diverged simulation, which is then
+# detected even in the first physics step.
 _STARTED = 1.0
 
 
@@ -53,18 +54,18 @@ def write_tasks(
     derived: Derived,
     contacts: Contacts = "right",
 ) -> None:
-    """Gives some simulations of a batch their tasks' model fields, and what follows from them.
+    """Writes the model fields of tasks, and the fields that depend on them, into rows of a batch.
 
     Args:
-        batch: whose model is ``base``.
+        batch: simulations of ``base``.
         base: the unedited model.
-        leaves: (n, ...) for all rows.
-        rows: which of them to write.
-        derived: whether inertia and the solver's constants follow too.
-        contacts: "reference" leaves ``geom_rbound`` as it is in ``base``; boxes follow the geometry.
+        leaves: (n, ...) for all n rows of the batch.
+        rows: indices of the rows to write.
+        derived: "consistent" also updates inertia and the solver's constants; "stale" does not.
+        contacts: "reference" keeps the ``geom_rbound`` of ``base``; boxes are always updated.
 
     Raises:
-        SimulationError: from MuJoCo, for a model that cannot be.
+        SimulationError: from MuJoCo, for an invalid model.
     """
     for name, leaf in leaves.items():
         batch.expand(name)[rows] = leaf[rows]
@@ -86,7 +87,7 @@ _STATE = ("qpos", "qvel", "act", "qacc_warmstart")
 
 
 class _Rows:
-    """A batch of n simulations and the tasks that they hold: a cache by value."""
+    """A batch of n simulations and the tasks written into them, which are a cache."""
 
     def __init__(
         self, model: mujoco.MjModel, n: int, readings: tuple[str, ...], derived: Derived, contacts: Contacts
@@ -98,7 +99,7 @@ class _Rows:
         self._tasks: np.ndarray | None = None
 
     def set_tasks(self, names: tuple[str, ...], values: np.ndarray) -> None:
-        """Writes the rows whose leaves, flat side by side in (n, L), have changed."""
+        """Writes the rows whose leaves, flattened and concatenated in (n, L), have changed."""
         changed = np.ones(len(values), bool) if self._tasks is None else (self._tasks != values).any(axis=1)
         if not changed.any():
             return
@@ -112,7 +113,10 @@ class _Rows:
 
 
 class _Host(NamedTuple):
-    """What the host calculates; its simulations are a cache, results depend on a call's arguments alone."""
+    """The host function of a reset or step.
+
+    Its simulations are only a cache: results depend on the arguments of a call alone.
+    """
 
     kind: Kind
     model: mujoco.MjModel
@@ -124,17 +128,20 @@ class _Host(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Says all that results depend on, for programs that a later process finds in the compile cache."""
+        """A name with a hash of everything that results depend on.
+
+        Programs from the compile cache of an earlier process call the function by this name.
+        """
         data = np.empty(mujoco.mj_sizeModel(self.model), np.uint8)
         mujoco.mj_saveModel(self.model, None, data)
         rest = repr((self.frame_skip, self.readings, self.derived, self.contacts, self.leaves))
         return f"roml_jax_{self.kind}_{hashlib.sha256(data.tobytes() + rest.encode()).hexdigest()}"
 
     def caller(self) -> host_call.HostFunction:
-        """The function that compiled programs call, with simulations of its own."""
-        lock = threading.Lock()  # two compiled programs may run at once
+        """Makes the function that compiled programs call, with its own simulations."""
+        lock = threading.Lock()  # two compiled programs may run at the same time
 
-        @functools.lru_cache(maxsize=8)  # batch sizes
+        @functools.lru_cache(maxsize=8)  # of batch sizes
         def rows_of(n: int) -> _Rows:
             return _Rows(self.model, n, self.readings, self.derived, self.contacts)
 
@@ -151,7 +158,7 @@ class _Host(NamedTuple):
         return run
 
     def run(self, batch: Batch) -> None:
-        """Steps or forwards all rows; those that blow up come back as NaN."""
+        """Steps all rows, or runs a forward pass; qpos of rows that blow up is NaN."""
         if self.kind == "reset":
             batch.forward()
             return
@@ -161,12 +168,12 @@ class _Host(NamedTuple):
             batch.step(nstep=self.frame_skip)
         except SimulationError as error:
             clock[error.ids] = np.nan
-        # a state that has blown up makes MuJoCo start again from the initial one, its clock at zero
+        # MuJoCo resets a simulation that has blown up to its initial state, with the clock at 0
         batch.bind("qpos")[~(clock >= _STARTED)] = np.nan
 
 
 def _unpack(flat: np.ndarray, parts: list[np.ndarray]) -> None:
-    """Columns of (n, F), one part after the other, into the simulations."""
+    """Copies the columns of ``flat`` (n, F) into ``parts``, one part after the other."""
     at = 0
     for part in parts:
         width = math.prod(part.shape[1:])
@@ -175,7 +182,7 @@ def _unpack(flat: np.ndarray, parts: list[np.ndarray]) -> None:
 
 
 def _pack(parts: list[np.ndarray], flat: np.ndarray) -> None:
-    """The other way."""
+    """Copies ``parts`` into the columns of ``flat`` (n, F), one part after the other."""
     at = 0
     for part in parts:
         width = math.prod(part.shape[1:])
@@ -184,7 +191,7 @@ def _pack(parts: list[np.ndarray], flat: np.ndarray) -> None:
 
 
 def _shape_of_reading(data: mujoco.MjData, name: str) -> tuple[int, ...]:
-    """As MJX shapes it: rotation matrices are 3 x 3."""
+    """A reading's shape in MJX, where rotation matrices are 3 x 3."""
     shape = getattr(data, name).shape
     return (*shape[:-1], 3, 3) if name.endswith("mat") and shape[-1:] == (9,) else shape
 
@@ -196,16 +203,16 @@ def make(
     derived: Derived = "stale",
     contacts: Contacts = "right",
 ) -> Physics:
-    """A C engine for a compiled model.
+    """Makes a C engine for a compiled model.
 
     Args:
-        model: with its solver settings as they are to be used.
+        model: with the solver settings to use.
         frame_skip: physics steps per control step.
-        readings: fields of ``mujoco.MjData`` that observations or rewards need.
-        derived: whether to recompute what follows from the fields that a task edits. Collision boxes
-            and subtree masses always are.
-        contacts: "right", or "reference": bounding radii stay the unedited model's, so a geom that a task
-            thickens misses contacts.
+        readings: fields of ``mujoco.MjData`` that observations or rewards read.
+        derived: "consistent" recomputes the fields that depend on a task's edits; "stale" recomputes only
+            collision boxes and subtree masses.
+        contacts: "right", or "reference": bounding radii stay those of the unedited model, so some contacts
+            of a geom that a task thickens are missed.
     """
     example = mujoco.MjData(model)
     shapes = [getattr(example, name).shape for name in _STATE]
@@ -235,7 +242,9 @@ def make(
     def prepare(leaves: ModelLeaves) -> ModelLeaves:
         for name in leaves:
             if name not in MODEL_FIELDS:
-                raise ValueError(f"MuJoCo's batches of simulations share {name}: a task cannot edit it")
+                raise ValueError(
+                    f"{name} is shared by all simulations of a MuJoCo batch: a task cannot edit it"
+                )
         return {name: leaf for name, leaf in leaves.items() if not is_inert(name)}
 
     return Physics("mujoco", model, frame_skip, prepare, reset, step)
