@@ -131,7 +131,7 @@ def _learner_layers(
 
     def sampler(state: Any) -> Any:
         after, draw = parts.sampler.sample(state, key, tasks.shape[0])
-        return parts.sampler.update(after, draw, draw.u[:, 0], key, jnp.zeros(()))[0].phi
+        return parts.sampler.update(after, draw, draw.u[:, 0], key, jnp.zeros(()))[0].state.phi
 
     updates = (
         _varibad_layers(parts, config, state.learner, experience)

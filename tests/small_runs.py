@@ -1,6 +1,10 @@
-"""Tiny runs for the tests of what reads runs."""
+"""A tiny run for the tests of what reads runs: trained once per test session, and copied."""
 
+import fcntl
+import hashlib
 import json
+import re
+import shutil
 
 from roml_jax import train
 
@@ -11,10 +15,22 @@ TINY = """
 """.split()  # noqa: SIM905
 
 
+def _shared(folder):
+    """The folder that all workers of this session share; pytest's temporary folders lie in it."""
+    return next(parent for parent in folder.absolute().parents if re.fullmatch(r"pytest-\d+", parent.name))
+
+
 def trained(folder, *options, sampler="cem"):
-    """Trains a tiny run of its own folder."""
+    """A tiny run in a folder of its own; the first test that asks for its options trains it."""
     own = ("--sampler.batch-size", "16") if sampler == "cem" else ()
-    assert train.main([*TINY, "--sampler", sampler, *own, *options, "--out", str(folder)]) == 0
+    arguments = [*TINY, "--sampler", sampler, *own, *options]
+    name = hashlib.sha256(" ".join(arguments).encode()).hexdigest()[:16]
+    original = _shared(folder) / f"small-{name}"
+    with original.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (original / "checkpoint" / "15").is_dir():
+            assert train.main([*arguments, "--out", str(original)]) == 0
+    shutil.copytree(original, folder)
     return folder
 
 
@@ -23,6 +39,6 @@ def rows(folder):
 
 
 def without(folder, prefix):
-    """Takes rows that begin so out of a run's metrics, as where it was stopped or never evaluated."""
+    """Removes rows with a prefix from a run's metrics, as if it had been stopped or never evaluated."""
     left = [row for row in rows(folder) if not any(name.startswith(prefix) for name in row)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in left))

@@ -37,10 +37,11 @@ def test_a_loop_of_ones_own():
     cem = roml.samplers.cem(roml.tasks.beta("load", 0.0, 7.0), alpha=0.05)
     key = jax.random.key(0)
     state = cem.init(key)
+    sample, update = jax.jit(cem.sample, static_argnums=2), jax.jit(cem.update)
     for i in range(60):
-        state, draw = cem.sample(state, jax.random.fold_in(key, i), 16)
-        state, info = cem.update(state, draw, -draw.task[:, 0], key)
-    _, draw = cem.sample(state, key, 2000)
+        state, draw = sample(state, jax.random.fold_in(key, i), 16)
+        state, info = update(state, draw, -draw.task[:, 0], key)
+    _, draw = sample(state, key, 2000)
     assert float(np.median(np.asarray(draw.task)[~np.asarray(draw.is_ref)])) > 6
     assert {"q_ref", "updates"} <= info.keys()
 
@@ -96,7 +97,7 @@ def test_a_sampler_of_ones_own_has_defaults_for_weights_and_phi():
         (lambda: roml.train("cheetah_mas", frames=1), "did you mean 'cheetah_mass'"),
         (lambda: roml.train(CART, sampler="cme"), "did you mean 'cem'"),
         (lambda: roml.train(CART, **{"ppo.l": 1}), "did you mean --ppo.lr"),
-        (lambda: roml.open("nowhere"), "nowhere is no run"),
+        (lambda: roml.open("nowhere"), "nowhere is not a run's folder"),
         (lambda: roml.tasks.nothing, "has no attribute 'nothing'"),
     ],
 )
@@ -160,7 +161,7 @@ def test_values_are_converted_to_the_types_of_their_options(value, kind, expecte
         ("fast", float, "--ppo.lr must be a number, got 'fast'"),
         ("1.5", int, "--ppo.lr must be a whole number, got '1.5'"),
         (True, int, "--ppo.lr must be a whole number, got True"),
-        (["a"], tuple[int, ...], "--ppo.lr must be a list, each of it a whole number, got a"),
+        (["a"], tuple[int, ...], "--ppo.lr must be a list with each entry a whole number, got a"),
         ([1, 2, 3], tuple[int, int], "--ppo.lr must be 2 values, got 1 2 3"),
         ("maybe", bool, "--ppo.lr must be true or false, got 'maybe'"),
     ],

@@ -24,7 +24,7 @@ from roml_jax.run import cli, saved
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    return trained(tmp_path_factory.mktemp("runs") / "finished", "--seeds", "3", "4")
+    return trained(tmp_path_factory.mktemp("runs") / "finished", "--seeds", "1", "2")
 
 
 def said(capsys):
@@ -65,9 +65,9 @@ def test_other_learners_tasks_and_seeds(finished, capsys):
             for row in rows(finished)
             if row["seed"] == seed and "eval/cvar" in row
         }
-        for seed in (3, 4)
+        for seed in (1, 2)
     }
-    for seed, iteration in zip((3, 4), best.iterations, strict=True):
+    for seed, iteration in zip((1, 2), best.iterations, strict=True):
         assert evaluated[seed][int(iteration)] == max(evaluated[seed].values())
     one, other = (recorded.collect(last, 8, seed=seed) for seed in (1, 2))
     assert one.returns.shape == (2, 8, 2)
@@ -195,7 +195,7 @@ def test_more_tasks_than_go_at_once(finished, monkeypatch):
     by_hand = jax.jit(run.parts.learner.test)(
         run.one(0), jnp.asarray(whole.tasks[:16]), recorded.held_out.draw(
             run.parts.env.family, 24, run.config.eval.seed, "test")[1],
-    )  # fmt: skip
+    ).returns  # fmt: skip
     np.testing.assert_allclose(whole.returns[0, :16], by_hand, rtol=1e-5)
 
 
@@ -211,7 +211,7 @@ def test_learners_do_what_they_do_in_tests(agent):
     found = recorded.collect(run, 6).returns
     tasks, key = recorded.held_out.draw(parts.env.family, 6, config.eval.seed, "test")
     assert found.shape == (1, 6, 2)
-    np.testing.assert_allclose(found[0], jax.jit(parts.learner.test)(learner, tasks, key), rtol=1e-5)
+    np.testing.assert_allclose(found[0], jax.jit(parts.learner.test)(learner, tasks, key).returns, rtol=1e-5)
 
 
 def test_a_run_in_which_nothing_acts_is_evaluated(tmp_path, capsys):

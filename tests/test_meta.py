@@ -51,7 +51,7 @@ def test_the_same_key_gives_the_same_run_bit_for_bit(parts):
     other, _ = run(parts, init(keys(1)), 8)
     chex.assert_trees_all_equal(plain(first), plain(again))
     chex.assert_trees_all_equal(metrics, metrics_again)
-    assert not np.array_equal(plain(first.sampler.phi), plain(other.sampler.phi))
+    assert not np.array_equal(plain(first.sampler.state.phi), plain(other.sampler.state.phi))
     policy, other_policy = (
         jax.tree.leaves(plain(first.learner.policy)),
         jax.tree.leaves(plain(other.learner.policy)),
@@ -126,6 +126,10 @@ def test_other_samplers_train_too(sampler, option):
         assert np.isfinite(metrics[name][1:]).all(), name
 
 
+def with_slot_key(sampler, key):
+    return sampler._replace(state=sampler.state._replace(slot_key=key))
+
+
 def _exported(env, platform, **options):
     parts = small(env, **options)
     iteration = meta.make_iteration(parts.learner, parts.sampler, 8, 40)
@@ -134,12 +138,12 @@ def _exported(env, platform, **options):
     def on_raw_keys(state, key_data, slot_data):
         state = state._replace(
             key=jax.random.wrap_key_data(key_data),
-            sampler=state.sampler._replace(slot_key=jax.random.wrap_key_data(slot_data)),
+            sampler=with_slot_key(state.sampler, jax.random.wrap_key_data(slot_data)),
         )
         return iteration(state)[1]
 
     raw = jax.eval_shape(jax.random.key_data, jax.random.key(0))
-    stripped = state._replace(key=(), sampler=state.sampler._replace(slot_key=()))
+    stripped = state._replace(key=(), sampler=with_slot_key(state.sampler, ()))
     return export.export(jax.jit(on_raw_keys), platforms=[platform])(stripped, raw, raw)
 
 

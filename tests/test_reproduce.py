@@ -18,7 +18,7 @@ NOISE = np.linspace(0.01, 0.5, 100)[:, None].astype(np.float32)
 def write_result(place, sampler, seeds, returns, routes):
     """A compact result as a finished group leaves it."""
     made = config.make("khazad_dum", sampler, seeds=seeds, out=place)
-    folder.make(made)
+    folder.make(place, "", config.to_mapping(made))
     rows = []
     for at, kind in ((1e6, "eval"), (2e6, "eval"), (2e6, "test")):
         for seed, own in zip(seeds, returns, strict=True):
@@ -128,7 +128,7 @@ def test_a_group_that_another_process_works_on_is_left_to_it(results, tmp_path, 
 
 
 def test_every_update_of_the_cross_entropy_method_is_kept(tmp_path):
-    run = trained(tmp_path / "run", "--seeds", "0", "1")
+    run = trained(tmp_path / "run", "--seeds", "1", "2")
     loaded = saved.load(run)
     updates = raw._updates(loaded)
     rows = folder.read_metrics(run / folder.METRICS)

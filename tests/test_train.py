@@ -1,6 +1,5 @@
 """The command line as a user meets it."""
 
-import json
 import re
 import subprocess
 import sys
@@ -11,26 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import yaml
+from small_runs import TINY, rows, trained
 
 from roml_jax import config, experiment, train
 from roml_jax.run import checkpoint
 
-SMALL = """
-    --env probe_memory --num-tasks 8 --frames 1920 --chunk 4 --learning-starts 0 --sampler.batch-size 16
-    --eval.interval 6 --eval.tasks 16 --eval.test-tasks 32
-    --vae.buffer-trajectories 32 --vae.batch-trajectories 4
-""".split()  # noqa: SIM905
-
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "first"
-    assert train.main([*SMALL, "--seeds", "3", "4", "--out", str(folder)]) == 0
-    return folder
-
-
-def rows(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return trained(tmp_path_factory.mktemp("runs") / "first", "--seeds", "1", "2")
 
 
 def test_a_run_leaves_metrics_configuration_and_checkpoint(finished):
@@ -41,10 +29,10 @@ def test_a_run_leaves_metrics_configuration_and_checkpoint(finished):
     assert saved["env"] == "probe_memory"
     assert saved["sampler.batch_size"] == 16
     lines = rows(finished)
-    assert {line["seed"] for line in lines} == {3, 4}
-    evaluated = [line["iteration"] for line in lines if "eval/cvar" in line and line["seed"] == 3]
+    assert {line["seed"] for line in lines} == {1, 2}
+    evaluated = [line["iteration"] for line in lines if "eval/cvar" in line and line["seed"] == 1]
     assert evaluated == [6, 12, 15]  # at the interval, at the end
-    trained = [line for line in lines if "train/return" in line and line["seed"] == 3]
+    trained = [line for line in lines if "train/return" in line and line["seed"] == 1]
     assert [line["iteration"] for line in trained] == [1, 4, 6, 8, 12, 15]
     assert trained[-1]["frames"] == 15 * 128
     assert all(np.isfinite(value) for value in trained[-1].values())
@@ -80,7 +68,7 @@ def test_the_checkpoint_is_the_whole_state(finished):
 
 def test_nothing_is_overwritten(finished, capsys):
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
-    assert train.main([*SMALL, "--out", str(finished)]) == 2
+    assert train.main([*TINY, "--out", str(finished)]) == 2
     assert "not empty" in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
 
@@ -88,13 +76,22 @@ def test_nothing_is_overwritten(finished, capsys):
 @pytest.mark.parametrize("out", ["file/inside", "file"])
 def test_a_folder_that_cannot_be_made_is_one_line(out, tmp_path, capsys):
     (tmp_path / "file").write_text("kept")
-    assert train.main([*SMALL, "--out", str(tmp_path / out)]) == 2
+    assert train.main([*TINY, "--out", str(tmp_path / out)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert (tmp_path / "file").read_text() == "kept"
 
 
 @pytest.mark.parametrize("command", ["--env humanoid_mas", "--ppo.lrr 1", "--alpha 7"])
-def test_wrong_input_ends_with_code_2_and_one_line(command):
+def test_wrong_input_ends_with_code_2_and_one_line(command, capsys):
+    assert train.main(command.split()) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("error: ")
+    assert said.err.count("\n") == 1
+
+
+def test_so_it_does_as_a_process():
+    command = "--env humanoid_mas"
     done = subprocess.run(
         [sys.executable, "-m", "roml_jax.train", *command.split()],
         capture_output=True,

@@ -7,7 +7,6 @@ import dataclasses
 import inspect
 import math
 import sys
-import typing
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -174,7 +173,6 @@ def _options(constructor: Callable[..., Any], options: Any) -> list[tuple[str, s
         for base in reversed(kind.__mro__[:-1])  # a subclass's text replaces its base's
         for param in docstring_parser.parse_from_object(base).params
     }
-    hints = typing.get_type_hints(kind, include_extras=True)
     return [
         (
             _flag(field.name, hints[field.name]),
@@ -183,12 +181,6 @@ def _options(constructor: Callable[..., Any], options: Any) -> list[tuple[str, s
         )
         for field in dataclasses.fields(kind)
     ]
-
-
-def _flag(name: str, hint: Any) -> str:
-    """The option's flag: --env.NAME, or --NAME if its annotation removes the prefix."""
-    bare = any(getattr(extra, "prefix_name", None) is False for extra in getattr(hint, "__metadata__", ()))
-    return f"--{name}" if bare else f"--env.{name}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

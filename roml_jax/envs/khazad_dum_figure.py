@@ -1,4 +1,4 @@
-"""A figure of Khazad-Dum: episodes of several policies on the map."""
+"""Pictures of Khazad-Dum: a figure of several policies' episodes on the map, and images of single walks."""
 
 from __future__ import annotations
 
