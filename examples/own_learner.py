@@ -10,9 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from roml_jax import cem, tasks
+from roml_jax import samplers, tasks
 from roml_jax.samplers.stateful import CrossEntropyMethod
-from roml_jax.types import TaskDraw
 
 FAMILY, ALPHA, RATE, STEPS = tasks.beta("load", 0.0, 7.0), 0.05, 0.01, 4000
 
@@ -30,17 +29,16 @@ def numpy_loop() -> float:
 
 def compiled_loop() -> float:
     """The same, 16 tasks at a time, as one program."""
-    config, proposal = cem.CemConfig(), FAMILY.proposal
+    sampler = samplers.cem(FAMILY, ALPHA)
 
     def step(carry, key):
         x, state = carry
-        state, (u, _, log_w, is_ref) = cem.sample(config, proposal, state, key, 16)
-        missing = jnp.maximum(FAMILY.decode(u)[:, 0] - x, 0.0)
-        returns = -jnp.square(missing) - x
-        state, _ = cem.update(config, proposal, state, TaskDraw(u, u, log_w, is_ref), returns, key, ALPHA)
+        state, draw = sampler.sample(state, key, 16)
+        missing = jnp.maximum(draw.task[:, 0] - x, 0.0)
+        state, _ = sampler.update(state, draw, -jnp.square(missing) - x, key)
         return (x + RATE * (2 * missing - 1).mean(), state), None
 
-    start = (jnp.zeros(()), cem.init(config, proposal, jax.random.key(0)))
+    start = (jnp.zeros(()), sampler.init(jax.random.key(0)))
     (x, _), _ = jax.jit(lambda c, k: jax.lax.scan(step, c, k))(
         start, jax.random.split(jax.random.key(1), STEPS)
     )

@@ -16,8 +16,9 @@ import time
 import jax
 import jax.numpy as jnp
 
-import roml_jax
-from roml_jax import envs, evaluate
+import roml_jax as roml
+from roml_jax import envs
+from roml_jax.api import Run
 
 CART = """
 <mujoco>
@@ -78,27 +79,22 @@ def own_robot() -> envs.TaskEnv:
 envs.register("own_robot", own_robot)
 
 
-def train(sampler: str, frames: float = FRAMES, seed: int = 0) -> jax.Array:
-    """Trains VariBAD on the robot with a sampler; returns its test returns on held-out tasks, (M, K)."""
-    config = roml_jax.make_config(
-        "own_robot", sampler, frames=frames, alpha=ALPHA, num_tasks=64, learning_starts=200, chunk=20,
+def train(sampler: str, frames: float = FRAMES, seed: int = 0) -> Run:
+    """Trains VariBAD on the robot with a sampler, and tests it on 1,000 held-out tasks."""
+    return roml.train(
+        "own_robot", sampler=sampler, frames=frames, alpha=ALPHA, seeds=[seed], num_tasks=64, chunk=20,
+        learning_starts=200, quiet=True,
         **{"eval.test_tasks": 1000, "ppo.lr": 1e-3, "ppo.epochs": 4, "ppo.layers": [32],
            "ppo.minibatches": 4, "ppo.clip": 0.2, "vae.latent": 3, "vae.hidden": 32, "vae.latents": 5,
            "vae.decodes": 5, "vae.buffer_trajectories": 1000, "vae.tbptt": None},
     )  # fmt: skip
-    parts = roml_jax.experiment.make(config)
-    state = jax.jit(parts.train.init)(jnp.stack([jax.random.key(seed)]))
-    chunk = jax.jit(parts.train.chunk, donate_argnums=0)
-    for done in range(0, parts.num_iterations, parts.train.chunk_length):
-        state, _ = chunk(state, jnp.int32(parts.num_iterations - done))
-    return jax.jit(parts.test)(state.learner).returns
 
 
 def main() -> None:
     """Trains both and prints mean and CVaR on the same held-out tasks."""
     for sampler in ("uniform", "cem"):
         start = time.monotonic()
-        summary = evaluate.summarise(train(sampler), ALPHA)
+        (summary,) = train(sampler).summary()
         print(
             f"{sampler:8s} mean {summary['return_mean']:5.2f} m  CVaR_{ALPHA:g} {summary['cvar']:5.2f} m  "
             f"({time.monotonic() - start:.0f} s)",

@@ -69,8 +69,9 @@ def _beta_of_two(phi: Array, key: Array, n: int) -> Array:
     (1 - y)^(1 - s). The acceptance rate is 1 at the prior, where s = 1, and at least pi / 4 elsewhere.
     The general Beta sampler would run two rejection loops with a random key for every element.
     """
+    phi = phi[None]
     small = 2 * jnp.minimum(phi, 1 - phi)
-    shape = (n, phi.shape[0])
+    shape = (n, phi.shape[1])
 
     def try_again(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         u, missing, key = carry
@@ -99,7 +100,9 @@ def beta(dims: int, bound: float | None = 0.02) -> Proposal:
     def distribution(phi: Array) -> distrax.Distribution:
         import distrax  # imported late: the import takes two seconds and only densities need it
 
-        return distrax.Independent(distrax.Beta(2 * phi, 2 - 2 * phi), reinterpreted_batch_ndims=1)
+        return distrax.Independent(
+            distrax.Beta(2 * phi[None], 2 - 2 * phi[None]), reinterpreted_batch_ndims=1
+        )
 
     def sample(phi: Array, key: Array, n: int) -> Array:
         return jnp.clip(_beta_of_two(phi, key, n), _U_MARGIN, 1 - _U_MARGIN)
@@ -122,10 +125,10 @@ def exponential(mean: float) -> Proposal:
     """Exponential with mean phi over u in (0, inf); the fit is the weighted mean, unclipped."""
 
     def sample(phi: Array, key: Array, n: int) -> Array:
-        return phi * jax.random.exponential(key, (n, 1), phi.dtype)
+        return phi[None] * jax.random.exponential(key, (n, 1), phi.dtype)
 
     def log_prob(phi: Array, u: Array) -> Array:
-        return (-jnp.log(phi) - u / phi).sum(axis=-1)
+        return (-jnp.log(phi[None]) - u / phi[None]).sum(axis=-1)
 
     return Proposal(
         jnp.full(1, mean), sample, log_prob, _weighted_mean, jnp.zeros(1), jnp.full(1, jnp.inf), 1

@@ -34,9 +34,9 @@ def order(*keys: Array) -> Array:
     position = jnp.arange(keys[0].shape[0])
     if position.size > _COMPARE_UP_TO:
         return jax.lax.sort((*keys, position), num_keys=len(keys))[-1]
-    before = position < position[:, None]
+    before = position[None] < position[:, None]
     for key in reversed(keys):
-        before = (key < key[:, None]) | ((key == key[:, None]) & before)
+        before = (key[None] < key[:, None]) | ((key[None] == key[:, None]) & before)
     return jnp.zeros_like(position).at[before.sum(axis=1)].set(position, unique_indices=True)
 
 

@@ -39,6 +39,10 @@ def _compile(request):
         jax.config.update(QUICK.lower(), bool(int(value)))
 
     switch(str(int(not getattr(request.module, "OPTIMISED", False))))
+    # a module whose subject is the mathematics of arrays says STRICT: no rank is promoted unasked
+    ranks = "raise" if getattr(request.module, "STRICT", False) else "allow"
+    jax.config.update("jax_numpy_rank_promotion", ranks)
     yield
+    jax.config.update("jax_numpy_rank_promotion", "allow")
     switch(before)
     jax.clear_caches()  # what one module compiled is of no use to the next and would fill the memory

@@ -196,3 +196,22 @@ def test_density_chooses_between_clipped_and_exact_weights(family):
 def test_impossible_options_are_refused(bad):
     with pytest.raises(ValueError, match=r"sampler\."):
         cem.CemConfig(**bad)
+
+
+@pytest.mark.parametrize(
+    "proposal",
+    [proposals.beta(1), proposals.beta(3), proposals.beta(2, None), proposals.exponential(0.1)],
+    ids=["one", "three", "exact", "exponential"],
+)
+def test_no_rank_is_promoted_unasked(proposal):
+    """Every broadcast is written out: sampling, densities, fits, quantiles and the update of a batch."""
+    config = cem.CemConfig(batch_size=8, density="exact")
+    with jax.numpy_rank_promotion("raise"):
+        sample = jax.jit(lambda state, key: cem.sample(config, proposal, state, key, 12))
+        update = jax.jit(lambda *arguments: cem.update(config, proposal, *arguments, 0.2))
+        state = cem.init(config, proposal, jax.random.key(0))
+        for i in range(2):
+            state, draw = sample(state, jax.random.key(i))
+            state, metrics = update(state, draw, -draw.u[:, 0], jax.random.key(i))
+    assert np.isfinite(state.phi).all()
+    assert np.isfinite(metrics.q_ref)

@@ -5,6 +5,8 @@ from cross_entropy_method.CEM import quantile as package_quantile
 
 from roml_jax import risk
 
+STRICT = True
+
 RNG = np.random.default_rng(0)
 
 

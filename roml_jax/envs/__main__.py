@@ -21,6 +21,7 @@ from rich.text import Text
 
 from roml_jax import config as configs
 from roml_jax import envs
+from roml_jax.config.values import flag
 from roml_jax.errors import ConfigError
 from roml_jax.registry import NoOptions, options_class
 from roml_jax.tasks import TaskFamily
@@ -175,7 +176,7 @@ def _options(constructor: Callable[..., Any], options: Any) -> list[tuple[str, s
     }
     return [
         (
-            _flag(field.name, hints[field.name]),
+            flag(f"env.{field.name}"),
             str(getattr(options, field.name)),
             help_texts.get(field.name, ""),
         )
