@@ -27,13 +27,13 @@ from benchmarks import machine
 from roml_jax import config as configs
 from roml_jax import experiment
 from roml_jax.config import seed_plan
-from roml_jax.run import checkpoint, memory, progress, sinks
+from roml_jax.run import checkpoint, memory, progress, sharding, sinks
 
 
 def measure(env: str, repeats: int, options: dict[str, Any]) -> dict[str, Any]:
     """Measures the costs on one environment, in seconds."""
     config = configs.make(env, "cem", **options)
-    parts = experiment.make(config)
+    parts = experiment.make(config, placement=sharding.placement(config))
     state = jax.jit(parts.train.init)(*seed_plan.leaves(config.plan))
     program = jax.jit(parts.train.chunk, donate_argnums=0)
     n = jnp.int32(parts.train.chunk_length)

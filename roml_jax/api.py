@@ -105,7 +105,7 @@ class Run:
         return deployed.make(run.parts, run.config.protocol, run.one(run.place(seed)))
 
     def save(self, folder: Path | str) -> Path:
-        """Copies the run to a new folder, which ``open`` reads; commands also need its environment registered.
+        """Copies the run to a new folder, which ``open`` reads. Commands need its environment registered.
 
         Raises:
             ConfigError: if the folder exists; one line.

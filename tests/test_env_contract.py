@@ -93,9 +93,7 @@ def toy():
     base._registry._constructors.pop("toy")
 
 
-OPTIONS = {"num_tasks": 8, "frames": 128, "learning_starts": 0, "chunk": 1, "vae.buffer_trajectories": 8,
-           "vae.batch_trajectories": 2, "vae.tbptt": None, "vae.latents": None,
-           "sampler.batch_size": 8}  # fmt: skip
+OPTIONS = {"agent": "multitask", "num_tasks": 8, "frames": 128, "chunk": 1, "sampler.batch_size": 8}
 
 
 def test_an_environment_of_ones_own_is_listed_and_trained(toy, capsys):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from roml_jax.agents import on_policy, ppo, vae, varibad
+from roml_jax.agents import common, on_policy, ppo, vae, varibad
 from roml_jax.types import Continuous, EnvSpec, Outcome, Rollout, TaskWeights
 
 N, K, H, D, A = 3, 2, 4, 3, 2
@@ -47,7 +47,7 @@ def state(rng, agent, config):
         policy=random(rng, shapes.policy),
         belief=random(rng, shapes.belief),
         statistics=on_policy.init_statistics(obs, latent),
-        rates=on_policy.init_rates(config, varibad.TUNABLE),
+        rates=common.init_rates(config),
     )
     return jax.tree.map(lambda x, like: np.asarray(x, like.dtype), start, shapes)
 

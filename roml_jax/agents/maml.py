@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from roml_jax import checks
-from roml_jax.agents import on_policy, ppo
+from roml_jax.agents import common, on_policy, ppo
 from roml_jax.agents.base import Agent, register
 from roml_jax.networks import Policy, action_log_prob, choose_action
 from roml_jax.quiet import running_statistics as statistics
@@ -230,7 +230,7 @@ def make(spec: EnvSpec, num_tasks: int, config: MamlConfig) -> Agent:
     def init(key: Array) -> on_policy.Learned:
         params = policy.init(key, jnp.zeros(spec.obs_size), jnp.zeros(0))
         stats = on_policy.init_statistics(spec.obs_size, 0)
-        return on_policy.init_learned(params, config.ppo, stats, on_policy.init_rates(config))
+        return on_policy.init_learned(params, config.ppo, stats, common.init_rates(config))
 
     def begin(state: on_policy.Learned, key: Array, n: int) -> Adapted:
         del key

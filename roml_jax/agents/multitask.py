@@ -11,7 +11,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from roml_jax.agents import on_policy, ppo
+from roml_jax.agents import common, on_policy, ppo
 from roml_jax.agents.base import Agent, register
 from roml_jax.types import Array, EnvSpec, Metrics, Rollout, TaskWeights, Transition
 
@@ -31,7 +31,7 @@ def _agent(spec: EnvSpec, num_tasks: int, config: MultitaskConfig, latent_size: 
     def init(key: Array) -> on_policy.Learned:
         params = policy.init(key, jnp.zeros(spec.obs_size), jnp.zeros(latent_size))
         stats = on_policy.init_statistics(spec.obs_size, latent_size)
-        return on_policy.init_learned(params, config.ppo, stats, on_policy.init_rates(config))
+        return on_policy.init_learned(params, config.ppo, stats, common.init_rates(config))
 
     def act(state: Any, belief: Array, obs: Array, key: Array, greedy: Array) -> tuple[Array, Array]:
         action = on_policy.act(policy, config.ppo, state.params, state.statistics, obs, belief, key, greedy)

@@ -7,7 +7,7 @@ and in whether the policy's losses also train the network that computes the late
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,14 +15,10 @@ import jax.numpy as jnp
 from roml_jax.agents import ppo
 from roml_jax.networks import Policy, action_log_prob, choose_action
 from roml_jax.quiet import running_statistics as statistics
-from roml_jax.registry import leaves
 from roml_jax.types import Array, EnvSpec, Metrics, Rollout, TaskWeights
 
 _STD_EPS = 1e-8  # added to the variance: a feature that has been constant so far has std 1e-4
 _REWARD_CLIP = 10.0
-_MANY_FRAMES = 2**30  # upper limit of the frame counter, which only gates learning and must not overflow
-
-State = TypeVar("State")
 
 
 class Statistics(NamedTuple):
@@ -65,11 +61,6 @@ def init_learned(
 def acting(state: Learned) -> Learned:
     """The state without the fields that only learning needs."""
     return state._replace(opt_state=(), rates={})
-
-
-def init_rates(config: Any) -> dict[str, Array]:
-    """The options that are leaves of the state, by dotted name."""
-    return {name: jnp.asarray(value, float) for name, value in leaves(config).items()}
 
 
 def make_policy(spec: EnvSpec, config: ppo.PpoConfig, latent_size: int) -> Policy:
@@ -294,21 +285,3 @@ def check_minibatches(spec: EnvSpec, num_tasks: int, config: ppo.PpoConfig, whol
             f"{transitions} transitions per iteration ({num_tasks} tasks x {spec.episodes} x {spec.horizon}) "
             f"do not divide into ppo.minibatches={config.minibatches}"
         )
-
-
-def count_frames(frames: Array, rollout: Rollout) -> Array:
-    """Number of frames after a rollout, limited to 2^30."""
-    return jnp.minimum(frames + rollout.reward.size, _MANY_FRAMES)
-
-
-def when(
-    condition: Array, update: Callable[[], tuple[State, Metrics]], state: State
-) -> tuple[State, Metrics]:
-    """Runs an update if ``condition`` holds; otherwise returns the state unchanged and NaN metrics."""
-    update = jax.jit(update)  # jitted so that jax.eval_shape and the branch share one trace
-
-    def skip() -> tuple[State, Metrics]:
-        _, metrics = jax.eval_shape(update)
-        return state, jax.tree.map(lambda m: jnp.full(m.shape, jnp.nan, m.dtype), metrics)
-
-    return jax.lax.cond(condition, update, skip)

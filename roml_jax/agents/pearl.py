@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from roml_jax import checks
-from roml_jax.agents import on_policy, sac
+from roml_jax.agents import common, sac
 from roml_jax.agents import replay as replays
 from roml_jax.agents.base import Agent, register, replay_field
 from roml_jax.types import Array, Discrete, EnvSpec, Metrics, Rollout, TaskWeights, Transition
@@ -246,7 +246,7 @@ def _update(
     weight = (weights.keep > 0) * weights.loss
     visit = Visit(rollout.obs, rollout.action, rollout.reward, rollout.valid, weight)
     ring = replays.add(state.replay, visit)
-    frames = on_policy.count_frames(state.frames, rollout)
+    frames = common.count_frames(state.frames, rollout)
     learner = state._replace(replay=(), frames=frames)
 
     def step(i: Array, carry: tuple[PearlState, Metrics]) -> tuple[PearlState, Metrics]:
@@ -284,7 +284,7 @@ def _init(
         opt_state | {"critic": sac.ADAM.init(critic)},
         replays.init(config.buffer_visits, row),
         jnp.zeros((), jnp.int32),
-        on_policy.init_rates(config),
+        common.init_rates(config),
     )
 
 

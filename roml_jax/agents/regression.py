@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from roml_jax import checks
-from roml_jax.agents import on_policy
+from roml_jax.agents import common
 from roml_jax.agents.base import MetaLearner, register
 from roml_jax.networks import default_dense
 from roml_jax.registry import leaf
@@ -156,7 +156,7 @@ def maml(problem: Regression, spec: EnvSpec, config: MamlRegressionConfig) -> Me
 
     def init(key: Array) -> RegressionState:
         params = network.init(key, jnp.zeros(x.shape))
-        return RegressionState(params, _ADAM.init(params), on_policy.init_rates(config))
+        return RegressionState(params, _ADAM.init(params), common.init_rates(config))
 
     def losses(params: Any, rates: Mapping[str, Array], examples: Examples) -> Array:
         steps, first_order = config.inner_steps, config.first_order

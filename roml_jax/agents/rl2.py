@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from roml_jax.agents import on_policy, ppo
+from roml_jax.agents import common, on_policy, ppo
 from roml_jax.agents.base import Agent, register
 from roml_jax.agents.history import History, HistoryConfig, Trajectory, empty, trajectory_of
 from roml_jax.types import Array, EnvSpec, Metrics, Rollout, TaskWeights, Transition
@@ -50,7 +50,7 @@ def make(spec: EnvSpec, num_tasks: int, config: Rl2Config) -> Agent:
             "memory": memory.init(memory_key, one),
         }
         stats = on_policy.init_statistics(spec.obs_size, config.memory.hidden)
-        return on_policy.init_learned(params, config.ppo, stats, on_policy.init_rates(config))
+        return on_policy.init_learned(params, config.ppo, stats, common.init_rates(config))
 
     def act(
         state: on_policy.Learned, belief: Array, obs: Array, key: Array, greedy: Array

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from roml_jax import checks
-from roml_jax.agents import on_policy, ppo, vae
+from roml_jax.agents import common, on_policy, ppo, vae
 from roml_jax.agents import replay as replays
 from roml_jax.agents.base import Agent, register, replay_field
 from roml_jax.agents.history import Trajectory, empty, trajectory_of
@@ -98,7 +98,7 @@ def _init(key: Array, spec: EnvSpec, config: VaribadConfig, networks: Networks) 
         statistics=on_policy.init_statistics(spec.obs_size, 2 * config.vae.latent),
         replay=replays.init(config.vae.buffer_trajectories, stored),
         frames=jnp.zeros((), jnp.int32),
-        rates=on_policy.init_rates(config),
+        rates=common.init_rates(config),
     )
 
 
@@ -181,7 +181,7 @@ def _update(
     sampled = jax.vmap(lambda k: replays.sample(drawable, k, config.vae.batch_trajectories))(sample_keys)
     sampled = sampled._replace(obs=sampled.obs.astype(trajectory.obs.dtype))
     before = state.frames
-    frames = on_policy.count_frames(before, rollout)
+    frames = common.count_frames(before, rollout)
     learner = state._replace(replay=ring._replace(rows=()), statistics=stats)
     learns = (before > 0) & (frames >= config.learning_starts)
 
@@ -193,7 +193,7 @@ def _update(
         metrics = {f"ppo/{name}": value for name, value in ppo_metrics.items()}
         return both, metrics | {f"vae/{name}": value for name, value in vae_metrics.items()}
 
-    learner, metrics = on_policy.when(learns, learn, learner)
+    learner, metrics = common.when(learns, learn, learner)
     return learner._replace(replay=ring, frames=frames), metrics
 
 
