@@ -1,6 +1,7 @@
 """How the package is built: rooms, what may import what, and what importing it costs."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +73,20 @@ def test_no_import_runs_upward(path):
             continue
         assert RANK[other] <= RANK[own], f"{path.relative_to(PACKAGE)} imports {full}, which stands above it"
         assert (own, other) not in WALLS, f"{path.relative_to(PACKAGE)} imports {full} through a wall"
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    names = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in modules()}
+    graph = {}
+    for name, path in names.items():
+        froms = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+        full = [(node.module, alias.name) for node in froms for alias in node.names if node.module]
+        graph[name] = {
+            f"{module}.{part}" if f"{module}.{part}" in names else module
+            for module, part in full
+            if {module, f"{module}.{part}"} & names.keys()
+        }
+    list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError
 
 
 def test_files_and_functions_fit_a_reader():

@@ -212,7 +212,7 @@ WRONG = {
     "height": ("--env.height 6", "env.height must be at least 7, got 6"),
     "actions": ("--env.actions both", "--env.actions"),
     "observation": ("--env.observation cell", "--env.observation"),
-    "unknown": ("--env.sees_task", "unknown option --env.sees_task; did you mean --env.see_task?"),
+    "unknown": ("--env.sees_task", "unknown option --env.sees-task; did you mean --env.see-task?"),
 }
 
 

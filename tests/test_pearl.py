@@ -31,7 +31,7 @@ def test_the_belief_is_the_product_of_all_transitions_gaussians(action, next_obs
     """Step by step or at once; steps after an early end are no factors."""
     agent = _agent(action, size=5, prior_episodes=1, next_obs=next_obs)
     state = agent.init(jax.random.key(0))
-    belief = agent.begin(state, 2, jax.random.key(1))
+    belief = agent.begin(state, jax.random.key(1), 2)
     means, variances = [], []
     encoder = sac.Mlp((8,), (2, 2))
     valid = np.array([[True, True]] * 3 + [[False, True]])
@@ -58,7 +58,7 @@ def test_the_belief_is_the_product_of_all_transitions_gaussians(action, next_obs
 def test_z_comes_from_the_prior_until_enough_episodes_then_from_a_posterior_worth_size_transitions():
     agent = _agent(Continuous(1), size=10, prior_episodes=2)
     state, n = agent.init(jax.random.key(0)), 4000
-    belief = agent.begin(state, n, jax.random.key(1))
+    belief = agent.begin(state, jax.random.key(1), n)
     assert stats.kstest(np.asarray(belief.z).ravel(), "norm").pvalue > 1e-3
     seen = belief._replace(
         precision=jnp.full((n, 2), 8.0), weighted=jnp.full((n, 2), 16.0), seen=jnp.full(n, 20.0)

@@ -125,8 +125,8 @@ def greedy(agent):
         belief = agent.adapt(state, belief, episode, key)
         return belief._replace(z=0.1 * belief.weighted) if hasattr(belief, "z") else belief
 
-    def begin(state, n, key):
-        belief = agent.begin(state, n, key)
+    def begin(state, key, n):
+        belief = agent.begin(state, key, n)
         return belief._replace(z=jnp.zeros_like(belief.z)) if hasattr(belief, "z") else belief
 
     return agent._replace(exploring=0, adapt=adapt, begin=begin)

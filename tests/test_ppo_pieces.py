@@ -238,7 +238,7 @@ def _recorder(exploring):
         return jnp.zeros((len(obs), 1)), (jnp.broadcast_to(greedy, belief.shape), belief)
 
     return base.Agent(
-        init=None, begin=lambda state, n, key: jnp.zeros(n), act=act,
+        init=None, begin=lambda state, key, n: jnp.zeros(n), act=act,
         observe=lambda state, belief, step: belief + 1, adapt=None, update=None, exploring=exploring,
     )  # fmt: skip
 

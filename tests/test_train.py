@@ -15,6 +15,8 @@ from small_runs import TINY, rows, trained
 from roml_jax import config, experiment, train
 from roml_jax.run import checkpoint
 
+SMALL = [*TINY, "--sampler.batch-size", "16"]
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
@@ -68,7 +70,7 @@ def test_the_checkpoint_is_the_whole_state(finished):
 
 def test_nothing_is_overwritten(finished, capsys):
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
-    assert train.main([*TINY, "--out", str(finished)]) == 2
+    assert train.main([*SMALL, "--out", str(finished)]) == 2
     assert "not empty" in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
 
@@ -76,7 +78,7 @@ def test_nothing_is_overwritten(finished, capsys):
 @pytest.mark.parametrize("out", ["file/inside", "file"])
 def test_a_folder_that_cannot_be_made_is_one_line(out, tmp_path, capsys):
     (tmp_path / "file").write_text("kept")
-    assert train.main([*TINY, "--out", str(tmp_path / out)]) == 2
+    assert train.main([*SMALL, "--out", str(tmp_path / out)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert (tmp_path / "file").read_text() == "kept"
 

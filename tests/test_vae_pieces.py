@@ -166,7 +166,7 @@ def test_acting_forms_the_belief_that_is_learned_from(x64):
             belief = agent.observe(state, belief, step)
             return belief, belief.posterior.features()
 
-        start = agent.begin(state, toys.N, jax.random.key(1))
+        start = agent.begin(state, jax.random.key(1), toys.N)
         _, later = jax.lax.scan(observe, start, steps)
         whole = encoder.apply(state.belief["encoder"], trajectory_of(seen, toys.SQUASHED)).features()
         return jnp.concatenate([start.posterior.features()[None], later]), whole

@@ -17,20 +17,14 @@ import numpy as np
 
 from roml_jax import checks, tasks
 from roml_jax.envs.base import EnvState
+from roml_jax.envs.khazad_dum_map import BANK, NARROW, ROUTES, START, WIDE
 from roml_jax.types import Array, Continuous, Discrete, EnvSpec
 
 Actions = Literal["discrete", "continuous"]
 Observation = Literal["bilinear", "one_hot", "position"]
 
-ROUTES = ("short", "long", "fall", "stay")
-"""Outcomes of an episode, by the index that ``KhazadDum.routes`` returns: goal over the narrow bridge, goal
-over the wide bridge, fall into the abyss, or neither in time."""
 
 _MOVES = np.array([(-1, 0), (1, 0), (0, -1), (0, 1)], np.float32)
-START = (0.5, 2.5)  # range of the start's x and y
-BANK = 2  # rows of land south and north of the abyss
-NARROW = 2  # column of the narrow bridge
-WIDE = 3  # columns of the wide bridge, at the east wall
 _NARROW_END = 3.0  # noise acts at smaller x, which includes half a cell of abyss east of the narrow bridge
 _PAPER_HORIZON, _PAPER_DETOUR = 32, 17
 

@@ -15,8 +15,7 @@ from matplotlib.patches import Circle, Rectangle
 from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw
 
-from roml_jax.envs import khazad_dum
-from roml_jax.envs.khazad_dum import ROUTES, KhazadDum
+from roml_jax.envs.khazad_dum_map import NARROW, ROUTES, START, WIDE, Map
 
 _WALL, _ABYSS, _LAND, _GRID = "#77716c", "#2b2d33", "#f6f3ec", "#e3dfd5"
 _START, _GOAL, _INK = "#c3dff0", "#f2d14c", "#1a1a1a"
@@ -47,7 +46,7 @@ _STYLES = dict(
 
 
 def plot_map(
-    env: KhazadDum, trajectories: Mapping[str, ArrayLike], noise: float | Sequence[float] | None = None
+    env: Map, trajectories: Mapping[str, ArrayLike], noise: float | Sequence[float] | None = None
 ) -> Figure:
     """Draws episodes on the map, coloured by ``env.routes``: one column per policy, one row per noise.
 
@@ -92,7 +91,7 @@ def _episodes(name: str, positions: ArrayLike, levels: int | None) -> np.ndarray
     return array
 
 
-def draw_map(axis: Axes, env: KhazadDum, noise: float | None = None) -> None:
+def draw_map(axis: Axes, env: Map, noise: float | None = None) -> None:
     """Draws the map up to the centre of the wall cells, the limit of positions; and the noise, to scale."""
     axis.set(xlim=(0, env.width - 1), ylim=(0, env.height - 1), xticks=[], yticks=[], aspect="equal")
     axis.spines[:].set_visible(False)
@@ -101,12 +100,12 @@ def draw_map(axis: Axes, env: KhazadDum, noise: float | None = None) -> None:
             colour = _WALL if env.walls[x, y] else _ABYSS if env.abyss[x, y] else _LAND
             edge = _GRID if colour == _LAND else colour
             axis.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colour, edgecolor=edge, lw=0.5))
-    low, high = khazad_dum.START
+    low, high = START
     axis.add_patch(Rectangle((low, low), high - low, high - low, facecolor=_START, lw=0))
     goal_x, goal_y = env.goal
     axis.add_patch(Rectangle((goal_x - 0.5, goal_y - 0.5), 1, 1, facecolor=_GOAL, lw=0))
     middle, east = (env.height - 1) / 2, env.width - 1
-    chasm = (khazad_dum.NARROW + east - khazad_dum.WIDE) / 2
+    chasm = (NARROW + east - WIDE) / 2
     for x, y, text, turn in (
         (goal_x, env.height - 1.25, "goal", 0),
         ((low + high) / 2, 0.25, "start", 0),
@@ -133,7 +132,7 @@ def _draw_episodes(axis: Axes, episodes: np.ndarray, labels: np.ndarray) -> None
 
 def _draw_noise(axis: Axes, noise: float, middle: float) -> None:
     """Draws a circle on the narrow bridge whose radius is the noise's standard deviation."""
-    circle = Circle((khazad_dum.NARROW, middle), noise, facecolor="none", edgecolor=_INK, lw=1.3, zorder=4)
+    circle = Circle((NARROW, middle), noise, facecolor="none", edgecolor=_INK, lw=1.3, zorder=4)
     axis.add_patch(circle)
 
 
@@ -163,7 +162,7 @@ _WALK, _OLD = (0, 114, 178), (86, 180, 233)
 class MapImage:
     """The map as an image that walks are drawn on."""
 
-    def __init__(self, env: KhazadDum, noise: float) -> None:
+    def __init__(self, env: Map, noise: float) -> None:
         """Draws the empty map at a level of noise."""
         width, height = 0.42 * (env.width - 1) + 0.2, 0.42 * (env.height - 1) + 0.2
         figure = Figure(figsize=(width, height))

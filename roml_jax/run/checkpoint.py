@@ -13,6 +13,7 @@ import shutil
 import sys
 import threading
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -83,7 +84,9 @@ def latest(folder: Path) -> Path | None:
 
 def _is_not_orbax(record: logging.LogRecord) -> bool:
     """Logging filter that drops orbax's records; the errors they report are also raised."""
-    return "orbax" not in record.pathname and "orbax" not in record.getMessage()
+    trace = record.exc_info[2] if record.exc_info else None
+    files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(trace)]
+    return not any("orbax" in text for text in (record.pathname, record.getMessage(), *files))
 
 
 def _is_late(seen: Any) -> bool:
@@ -219,7 +222,8 @@ class Checkpoints:
         self._writer.close()
         del self._writer  # it holds references to the failed tasks
         self._clean()
-        self._quiet.close()
+        if not self._has_failed:
+            self._quiet.close()  # after a failure the filters stay: a task may still be deleted later
 
 
 def _read(path: Path, args: Any) -> Any:
