@@ -13,6 +13,7 @@ from roml_jax import config, experiment, rollout
 from roml_jax.run import saved
 
 
+@pytest.mark.slow
 def test_throughput_times_every_layer(tmp_path):
     options = {
         "num_tasks": 8,

@@ -179,6 +179,7 @@ def test_posterior_sampling_finds_which_action_pays():
     assert first < 5.5
 
 
+@pytest.mark.slow
 def test_posterior_sampling_hits_the_target():
     """Acting as if a z from the prior were true costs twice the variance, 16/3; not adapting costs 8/3."""
     first, second = train("probe_target", "uniform", agent="pearl").mean(axis=0)

@@ -48,6 +48,7 @@ def test_cem_avoids_the_gamble_that_uniform_takes(agent):
         assert cvar < -1.5 if gambles else cvar > -0.1
 
 
+@pytest.mark.slow
 def test_a_recurrent_policy_remembers_across_steps_and_episodes():
     """RL2 has no belief but its GRU's hidden state, trained through time."""
     first, second = train("probe_memory", agent="rl2", frames=40e3).mean(axis=0)

@@ -88,7 +88,17 @@ def test_a_task_that_is_filtered_out_adds_nothing_and_still_counts_in_the_mean()
     assert float(metrics["maml/meta_loss"]) == pytest.approx(-float(returns[1]) / 4, rel=1e-5)
 
 
-@pytest.mark.parametrize("sampler", [name for name in samplers.names() if name != "oracle"])
+NIGHTLY = {"cem_soft", "naive", "tail_soft"}  # of the kinds of uniform, cem and tail
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in NIGHTLY else [])
+        for name in samplers.names()
+        if name != "oracle" and not name.startswith(("test_", "easy"))
+    ],
+)
 def test_sine_regression_by_every_sampler(sampler):
     """The loop is the same: 40 iterations of 20 tasks with 10 + 10 examples."""
     options = {"sampler.batch_size": 40} if sampler in ("cem", "cem_soft") else {}
