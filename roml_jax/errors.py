@@ -20,6 +20,12 @@ def nearest(name: str, valid: Iterable[str]) -> str | None:
     return matches[0] if matches else None
 
 
+def suggestion(name: str, valid: Iterable[str]) -> str:
+    """The end of a message, ``; did you mean 'NAME'?``, or nothing where no valid name is close."""
+    near = nearest(name, valid)
+    return f"; did you mean {near!r}?" if near else ""
+
+
 def unknown(what: str, name: str, valid: Iterable[str]) -> UnknownNameError:
     """Builds the error for a name that does not exist.
 
@@ -29,6 +35,4 @@ def unknown(what: str, name: str, valid: Iterable[str]) -> UnknownNameError:
         valid: the names that exist.
     """
     valid = sorted(valid)
-    near = nearest(name, valid)
-    hint = f"; did you mean {near!r}?" if near else ""
-    return UnknownNameError(f"unknown {what} {name!r}{hint} (valid: {', '.join(valid)})")
+    return UnknownNameError(f"unknown {what} {name!r}{suggestion(name, valid)} (valid: {', '.join(valid)})")

@@ -169,7 +169,7 @@ def _gru_unroll_backward(saved: tuple[Any, ...], gradient: Array) -> tuple[Array
 _gru_unroll.defvjp(_gru_unroll_forward, _gru_unroll_backward)
 
 
-class Policy(nn.Module):
+class ActorCritic(nn.Module):
     """Actor and critic over a normalised observation and latent.
 
     Actor and critic share the optional tanh embeddings of both inputs; each has its own tanh trunk.

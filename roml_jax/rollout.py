@@ -36,7 +36,7 @@ def anywhere(tree: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Protocol:
+class EpisodeProtocol:
     """Episodes and steps per task, and the observations at episode boundaries."""
 
     episodes: int | None = None
@@ -103,7 +103,7 @@ def env_action(spec: EnvSpec, action: Array) -> Array:
     )
 
 
-def flagged(protocol: Protocol, obs: Array, ended: Array) -> Array:
+def flagged(protocol: EpisodeProtocol, obs: Array, ended: Array) -> Array:
     """Observations (N, D), with the end-of-episode flag appended if the protocol has one."""
     if not protocol.end_flag:
         return obs
@@ -112,8 +112,8 @@ def flagged(protocol: Protocol, obs: Array, ended: Array) -> Array:
 
 
 def _run_steps(
-    agent: Agent, env: Env, protocol: Protocol, agent_state: Any, start: _Carry, key: Array, greedy: Array,
-    record: bool,
+    agent: Agent, env: Env, protocol: EpisodeProtocol, agent_state: Any, start: _Carry, key: Array,
+    greedy: Array, record: bool,
 ) -> tuple[_Carry, _Step]:  # fmt: skip
     """Runs the H steps of an episode from its first observation and belief."""
     spec = protocol.agent_spec(env.spec)
@@ -138,8 +138,8 @@ def _outcome(total: Array, diverged: Array, terms: Mapping[str, Array]) -> Outco
 
 
 def run_episodes(
-    agent: Agent, env: Env, protocol: Protocol, agent_state: Any, tasks: Array, key: Array, *, greedy: Array,
-    record: bool = True, constrain: Constrain = anywhere,
+    agent: Agent, env: Env, protocol: EpisodeProtocol, agent_state: Any, tasks: Array, key: Array, *,
+    greedy: Array, record: bool = True, constrain: Constrain = anywhere,
 ) -> tuple[Rollout | None, Outcome]:  # fmt: skip
     """Runs K episodes of H steps on each of N tasks.
 
@@ -200,7 +200,7 @@ def run_episodes(
 
 
 def run_test(
-    agent: Agent, env: Env, protocol: Protocol, agent_state: Any, tasks: Array, key: Array, *,
+    agent: Agent, env: Env, protocol: EpisodeProtocol, agent_state: Any, tasks: Array, key: Array, *,
     record: bool = False, constrain: Constrain = anywhere,
 ) -> tuple[Rollout | None, Outcome]:  # fmt: skip
     """Runs the episodes of an evaluation or test.
@@ -215,7 +215,9 @@ def run_test(
     )  # fmt: skip
 
 
-def make_learner(agent: Agent, env: Env, protocol: Protocol, constrain: Constrain = anywhere) -> MetaLearner:
+def make_learner(
+    agent: Agent, env: Env, protocol: EpisodeProtocol, constrain: Constrain = anywhere
+) -> MetaLearner:
     """Makes a meta-learner from an agent and an environment.
 
     A task's score for the sampler is the sum of its returns over all episodes.

@@ -307,7 +307,7 @@ def _numbers(tree: Any) -> Any:
 
 
 def check_agent(
-    agent: agents.Agent, env: Env, protocol: rollout.Protocol | None = None, num_tasks: int = 8
+    agent: agents.Agent, env: Env, protocol: rollout.EpisodeProtocol | None = None, num_tasks: int = 8
 ) -> None:
     """An agent keeps to what the loop expects of it; two iterations on an environment.
 
@@ -321,5 +321,5 @@ def check_agent(
         AssertionError: one line.
     """
     check_signatures(agent)
-    learner = rollout.make_learner(agent, env, protocol or rollout.Protocol())
+    learner = rollout.make_learner(agent, env, protocol or rollout.EpisodeProtocol())
     check_learner(learner, env.family.sample_prior(jax.random.key(7), num_tasks))

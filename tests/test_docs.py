@@ -242,12 +242,13 @@ def test_links_lead_somewhere(page):
 def test_tests_that_are_named_exist(page):
     """As ``test_file.py``, ``test_file.py::test_name``, or a ``test_name`` of the file named before it."""
     file = None
-    for span in re.findall(r"`(?:tests/)?(test_\w+(?:\.py(?:::\w+)?)?)`", split(page)[1]):
+    for span in re.findall(r"`(?:tests/(?:\w+/)?)?(test_\w+(?:\.py(?:::\w+)?)?)`", split(page)[1]):
         head, _, name = span.rpartition("::")
         if span.endswith(".py"):
             head, name = span, ""
         file = head or file
-        source = (ROOT / "tests" / file).read_text()
+        (path,) = (ROOT / "tests").rglob(file)
+        source = path.read_text()
         assert not name or f"def {name}(" in source, f"{page}: {span}"
 
 

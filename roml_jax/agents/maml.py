@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from roml_jax import checks
 from roml_jax.agents import common, on_policy, ppo
 from roml_jax.agents.base import Agent, register
-from roml_jax.networks import Policy, action_log_prob, choose_action
+from roml_jax.networks import ActorCritic, action_log_prob, choose_action
 from roml_jax.quiet import running_statistics as statistics
 from roml_jax.registry import leaf
 from roml_jax.types import Array, EnvSpec, Metrics, Rollout, TaskWeights, Transition
@@ -135,7 +135,7 @@ def _nothing(x: Array) -> Array:
     return x[..., :0]
 
 
-def inner_objective(policy: Policy, params: Any, episode: Episode) -> Array:
+def inner_objective(policy: ActorCritic, params: Any, episode: Episode) -> Array:
     """Mean of log-probability times advantage; its gradient in ``params`` is a policy gradient."""
     distribution, _ = policy.apply(params, episode.obs, _nothing(episode.obs))
     log_prob = action_log_prob(policy.action, distribution, episode.action)
@@ -147,7 +147,7 @@ def start(params: Any) -> Adapted:
     return Adapted(params, jax.tree.map(jnp.zeros_like, params), jnp.zeros((), jnp.int32))
 
 
-def adapt(policy: Policy, config: MamlConfig, lr: Array, adapted: Adapted, episode: Episode) -> Adapted:
+def adapt(policy: ActorCritic, config: MamlConfig, lr: Array, adapted: Adapted, episode: Episode) -> Adapted:
     """Adds the gradient of one task's episode, and takes an inner step after ``inner_episodes`` episodes."""
     gradient = jax.grad(lambda p: inner_objective(policy, p, episode))(adapted.params)
     if config.first_order:
@@ -160,7 +160,9 @@ def adapt(policy: Policy, config: MamlConfig, lr: Array, adapted: Adapted, episo
     return Adapted(params, jax.tree.map(lambda g: jnp.where(due, 0.0, g), gradient), episodes)
 
 
-def judge_task(policy: Policy, config: MamlConfig, lr: Array, params: Any, episodes: Episode) -> ppo.Judged:
+def judge_task(
+    policy: ActorCritic, config: MamlConfig, lr: Array, params: Any, episodes: Episode
+) -> ppo.Judged:
     """Evaluates the adapting policy on one task's episodes, leaves (K, H, ...); results are (K H,) each.
 
     Values come from the parameters before adaptation.
@@ -177,7 +179,7 @@ def judge_task(policy: Policy, config: MamlConfig, lr: Array, params: Any, episo
 
 
 def _update(
-    state: on_policy.Learned, policy: Policy, config: MamlConfig, rollout: Rollout, weights: TaskWeights,
+    state: on_policy.Learned, policy: ActorCritic, config: MamlConfig, rollout: Rollout, weights: TaskWeights,
     key: Array, progress: Array,
 ) -> tuple[on_policy.Learned, Metrics]:  # fmt: skip
     """PPO on whole tasks, with the statistics that acted; the statistics are updated afterwards."""

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from roml_jax.agents import ppo
-from roml_jax.networks import Policy, action_log_prob, choose_action
+from roml_jax.networks import ActorCritic, action_log_prob, choose_action
 from roml_jax.quiet import running_statistics as statistics
 from roml_jax.types import Array, EnvSpec, Metrics, Rollout, TaskWeights
 
@@ -63,10 +63,10 @@ def acting(state: Learned) -> Learned:
     return state._replace(opt_state=(), rates={})
 
 
-def make_policy(spec: EnvSpec, config: ppo.PpoConfig, latent_size: int) -> Policy:
+def make_policy(spec: EnvSpec, config: ppo.PpoConfig, latent_size: int) -> ActorCritic:
     """Actor and critic with the configured sizes; an empty latent is not embedded."""
     embedding = config.latent_embedding if latent_size else None
-    return Policy(spec.action, config.layers, config.obs_embedding, embedding, config.init)
+    return ActorCritic(spec.action, config.layers, config.obs_embedding, embedding, config.init)
 
 
 def policy_inputs(config: ppo.PpoConfig, stats: Statistics, obs: Array, latent: Array) -> tuple[Array, Array]:
@@ -76,7 +76,7 @@ def policy_inputs(config: ppo.PpoConfig, stats: Statistics, obs: Array, latent: 
 
 
 def act(
-    policy: Policy, config: ppo.PpoConfig, params: Any, stats: Statistics, obs: Array, latent: Array,
+    policy: ActorCritic, config: ppo.PpoConfig, params: Any, stats: Statistics, obs: Array, latent: Array,
     key: Array, greedy: Array,
 ) -> Array:  # fmt: skip
     """Actions (N, A) for observations (N, D) and latents (N, L)."""
@@ -84,7 +84,7 @@ def act(
     return choose_action(policy.action, distribution, key, greedy)
 
 
-def judge(policy: Policy, params: Any, obs: Array, latent: Array, action: Array) -> ppo.Judged:
+def judge(policy: ActorCritic, params: Any, obs: Array, latent: Array, action: Array) -> ppo.Judged:
     """Log-prob, entropy and value of actions (..., A) at normalised inputs (..., D) and (..., L)."""
     distribution, value = policy.apply(params, obs, latent)
     return ppo.Judged(action_log_prob(policy.action, distribution, action), distribution.entropy(), value)
@@ -221,9 +221,9 @@ def run_ppo(
 
 
 def update(
-    learned: Learned, policy: Policy, config: ppo.PpoConfig, rollout: Rollout, latent: Array, reward: Array,
-    weights: TaskWeights, key: Array, progress: Array, through: Callable[[Any], Array] | None = None,
-    sequence: Any = None,
+    learned: Learned, policy: ActorCritic, config: ppo.PpoConfig, rollout: Rollout, latent: Array,
+    reward: Array, weights: TaskWeights, key: Array, progress: Array,
+    through: Callable[[Any], Array] | None = None, sequence: Any = None,
 ) -> tuple[Learned, Metrics]:  # fmt: skip
     """PPO on a rollout: updates the input statistics, then runs all epochs.
 

@@ -18,7 +18,7 @@ from roml_jax.agents import common, on_policy, ppo, vae
 from roml_jax.agents import replay as replays
 from roml_jax.agents.base import Agent, register, replay_field
 from roml_jax.agents.history import Trajectory, empty, trajectory_of
-from roml_jax.networks import Policy
+from roml_jax.networks import ActorCritic
 from roml_jax.types import Array, EnvSpec, Metrics, Rollout, TaskWeights, Transition
 
 
@@ -60,7 +60,7 @@ class VaribadBelief(NamedTuple):
 class Networks(NamedTuple):
     """The modules; their parameters are in the state."""
 
-    policy: Policy
+    policy: ActorCritic
     encoder: vae.Encoder
     decoders: vae.Decoders
 

@@ -16,7 +16,7 @@ from roml_jax import agents, checks, envs, samplers
 from roml_jax.config import seed_plan, values
 from roml_jax.errors import ConfigError
 from roml_jax.registry import NoOptions, leaf, options_class
-from roml_jax.rollout import Protocol
+from roml_jax.rollout import EpisodeProtocol
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Config:
     'none' uses one device. The mesh changes results only by the order of float additions."""
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
-    protocol: Protocol = field(default_factory=Protocol)
+    protocol: EpisodeProtocol = field(default_factory=EpisodeProtocol)
     env_options: Any = field(default_factory=NoOptions)
     agent_options: Any = field(default_factory=NoOptions)
     sampler_options: Any = field(default_factory=NoOptions)

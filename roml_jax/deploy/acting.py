@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from roml_jax.agents.base import Agent
-from roml_jax.rollout import Protocol, env_action, flagged
+from roml_jax.rollout import EpisodeProtocol, env_action, flagged
 from roml_jax.types import Array, EnvSpec, Transition
 
 
@@ -66,7 +66,7 @@ class _Actor(NamedTuple):
     """An agent and its protocol. ``spec`` is the environment's spec as the agent sees it."""
 
     agent: Agent
-    protocol: Protocol
+    protocol: EpisodeProtocol
     spec: EnvSpec
 
     @property
@@ -141,7 +141,7 @@ def _adapt(actor: _Actor, parameters: Any, memory: Memory) -> Memory:
     return jax.tree.map(lambda new, old: jnp.where(memory.ended, new, old), adapted, memory)
 
 
-def make_functions(agent: Agent, protocol: Protocol, env_spec: EnvSpec) -> Functions:
+def make_functions(agent: Agent, protocol: EpisodeProtocol, env_spec: EnvSpec) -> Functions:
     """Builds the functions of an agent that acts as in evaluations.
 
     Actions are greedy, except in the first episodes of an agent that explores in them. Each robot is a batch

@@ -31,7 +31,7 @@ from numpy.typing import ArrayLike
 
 from roml_jax.deploy.acting import Functions, Memory, make_functions
 from roml_jax.errors import ConfigError
-from roml_jax.rollout import Protocol
+from roml_jax.rollout import EpisodeProtocol
 from roml_jax.run import files
 from roml_jax.types import Array, Continuous, Discrete
 
@@ -234,7 +234,7 @@ def exported(policy: Policy) -> dict[str, jax_export.Exported]:
     }
 
 
-def make(parts: Experiment, protocol: Protocol, learner: Any) -> Policy:
+def make(parts: Experiment, protocol: EpisodeProtocol, learner: Any) -> Policy:
     """Builds the policy of a learner.
 
     Args:

@@ -8,9 +8,8 @@ A task is a vector with one number per dimension. Its edits always start from th
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -20,6 +19,7 @@ import numpy as np
 
 from roml_jax import checks, tasks
 from roml_jax.envs.physics.base import ModelLeaves, field_of
+from roml_jax.errors import suggestion
 from roml_jax.types import Array
 
 How = Literal["scale", "set", "add"]
@@ -123,12 +123,6 @@ def family(dimensions: Sequence[TaskDimension]) -> tasks.TaskFamily:
     return tasks.product({dimension.name: dimension.family() for dimension in dimensions})
 
 
-def _near(given: str, valid: Iterable[str]) -> str:
-    """A suggestion of the nearest valid name, for the end of a message; empty if none is near."""
-    near = difflib.get_close_matches(given, list(valid), n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""
-
-
 def _rows(model: mujoco.MjModel, edit: Edit, row: Row) -> list[int]:
     """The rows of a field for an index or a name.
 
@@ -149,7 +143,7 @@ def _rows(model: mujoco.MjModel, edit: Edit, row: Row) -> list[int]:
         total = {mujoco.mjtObj.mjOBJ_JOINT: model.njnt}.get(kind, count)
         valid = [name for i in range(total) if (name := mujoco.mj_id2name(model, kind, i))]
         what, has = kind.name.removeprefix("mjOBJ_").lower(), ", ".join(valid) or "none with a name"
-        raise ValueError(f"the model has no {what} named {row!r}{_near(row, valid)} (it has {has})")
+        raise ValueError(f"the model has no {what} named {row!r}{suggestion(str(row), valid)} (it has {has})")
     if prefix not in ("dof", "qpos", "qpos0"):
         return [index]
     address = model.jnt_dofadr if prefix == "dof" else model.jnt_qposadr
@@ -169,7 +163,7 @@ def _original(model: mujoco.MjModel, field: str) -> np.ndarray:
         original = np.asarray(None)
     if original.dtype.kind not in "fiub":  # not a numeric array: a method or a part of the model
         valid = [*dir(model), *(f"opt.{name}" for name in dir(model.opt))]
-        raise ValueError(f"a model has no field {field!r}{_near(field, valid)}") from None
+        raise ValueError(f"a model has no field {field!r}{suggestion(field, valid)}") from None
     if original.dtype.kind != "f" or field == "opt.timestep":
         raise ValueError(f"a task cannot edit {field}: it is constant in the compiled program")
     return original

@@ -119,8 +119,7 @@ def _read(path: Path) -> _Folder:
     Raises:
         ConfigError: if the folder is not a run's, or has no metrics yet; one line.
     """
-    if not (path / run_folder.CONFIG).is_file():
-        raise ConfigError(f"{path} is not a run's folder: it has no {run_folder.CONFIG}")
+    run_folder.check(path)
     config = configs.read(path / run_folder.CONFIG)
     rows = run_folder.read_metrics(path / run_folder.METRICS)
     if not rows:

@@ -52,6 +52,16 @@ def make(out: Path | None, name: str, options: Mapping[str, Any]) -> Path:
     return folder
 
 
+def check(folder: Path) -> None:
+    """Refuses a folder that is not a run's.
+
+    Raises:
+        ConfigError: one line.
+    """
+    if not (folder / CONFIG).is_file():
+        raise ConfigError(f"{folder} is not a run's folder: it has no {CONFIG}")
+
+
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Context that holds the folder's lock, so that no other process writes to the folder.

@@ -74,8 +74,9 @@ def _compile(
     """
     compiling = pool.submit(jax.jit(parts.train.chunk, donate_argnums=0).lower(shapes, jnp.int32(0)).compile)
     state = start()
-    evaluation = jax.jit(parts.evaluate).lower(shapes.learner) if validates else None
-    test = jax.jit(parts.test).lower(shapes.learner)
+    # only the returns, so that the compiler drops what else an outcome holds
+    evaluation = jax.jit(lambda s: parts.evaluate(s).returns).lower(shapes.learner) if validates else None
+    test = jax.jit(lambda s: parts.test(s).returns).lower(shapes.learner)
     chunk = compiling.result()
     later = None if evaluation is None else pool.submit(evaluation.compile)
     return _Programs(chunk, later, pool.submit(test.compile)), state
@@ -266,7 +267,7 @@ def _train_and_test(host: _Host, programs: _Programs, state: State) -> None:
         )
     with console.status("testing ..."):
         began = time.monotonic()
-        final = result.summaries(programs.test.result()(state.meta.learner).returns, config)
+        final = result.summaries(programs.test.result()(state.meta.learner), config)
         host.log("test/", final, state.done, state.seconds + time.monotonic() - began)
     console.print(result.table(config, final, stopped))
     if len(stopped) == len(config.plan):
@@ -290,7 +291,7 @@ def _stopped(parts: experiment.Experiment, state: meta.MetaState) -> dict[int, i
 
 def _validated(host: _Host, programs: _Programs, state: State) -> tuple[State, Rows]:
     """Evaluates the learners on the validation tasks and updates the best ones."""
-    summaries = result.summaries(programs.evaluate.result()(state.meta.learner).returns, host.config)
+    summaries = result.summaries(programs.evaluate.result()(state.meta.learner), host.config)
     host.log("eval/", summaries, state.done, state.seconds)
     mean, cvar = (np.array([row[name] for row in summaries], np.float32) for name in ("return_mean", "cvar"))
     acting = host.parts.learner.acting(state.meta.learner)
@@ -300,10 +301,10 @@ def _validated(host: _Host, programs: _Programs, state: State) -> tuple[State, R
 
 def _report_diverged(host: _Host, before: Rows, now: Rows) -> None:
     """Prints a line for each seed that diverged in the last chunk."""
-    for place, run in enumerate(host.config.plan):
+    for place, seed in enumerate(host.config.plan):
         already = before and before[place].get("train/stopped", 0.0) > 0
         if now[place].get("train/stopped", 0.0) > 0 and not already:
-            _say(host.console)(f"seed {run.label} diverged and was stopped; its last good state is kept")
+            _say(host.console)(f"seed {seed.label} diverged and was stopped; its last good state is kept")
 
 
 def _loop(host: _Host, programs: _Programs, state: State, interrupts: interrupt.Interrupts) -> State:

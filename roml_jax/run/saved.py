@@ -83,9 +83,8 @@ def load(folder: Path | str, which: str = "last", env: envs.Env | None = None) -
     folder = Path(folder)
     if which not in WHICH:
         raise unknown("learner", which, WHICH)
+    run_folder.check(folder)
     path = checkpoint.latest(folder / run_folder.CHECKPOINT)
-    if not (folder / run_folder.CONFIG).is_file():
-        raise ConfigError(f"{folder} is not a run's folder: it has no {run_folder.CONFIG}")
     if path is None:
         raise ConfigError(f"{folder} has no checkpoint yet")
     config = configs.read(folder / run_folder.CONFIG, env)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import get_args
 
 import jax
@@ -20,7 +19,7 @@ from roml_jax.envs.physics.base import (
     field_of,
     is_inert,
 )
-from roml_jax.errors import unknown
+from roml_jax.errors import suggestion, unknown
 
 _MJX = {"mjx": mjx.make, "warp": mjx.make_warp}
 
@@ -57,9 +56,7 @@ def make(
         raise unknown("choice of contacts", contacts, get_args(Contacts))
     for name in readings:
         if name not in DATA_FIELDS:
-            near = difflib.get_close_matches(name, DATA_FIELDS, n=1, cutoff=0.5)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"readings: MuJoCo's data has no field {name!r}{hint}")
+            raise ValueError(f"readings: MuJoCo's data has no field {name!r}{suggestion(name, DATA_FIELDS)}")
     if getattr(model, "nhistory", 0):
         raise ValueError("models with actuator or sensor delays are not supported")
     chosen = resolve(engine)

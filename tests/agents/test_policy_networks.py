@@ -16,7 +16,7 @@ LATENT = 2 * toys.SIZES["latent"]
 
 def _policy(action, embedding=4, trunk="normc", layers=(6, 5)):
     """A policy and the shapes of its parameters."""
-    policy = networks.Policy(action, layers, embedding, embedding, trunk)
+    policy = networks.ActorCritic(action, layers, embedding, embedding, trunk)
     return policy, lambda key: policy.init(key, jnp.zeros(toys.D), jnp.zeros(LATENT))
 
 

@@ -16,7 +16,7 @@ OPTIMISED = True
 
 @pytest.fixture(scope="module")
 def example():
-    path = Path(__file__).parent.parent / "examples" / "own_robot.py"
+    path = Path(__file__).parents[2] / "examples" / "own_robot.py"
     spec = importlib.util.spec_from_file_location("own_robot", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -231,7 +231,7 @@ def test_the_exported_file_says_how_to_call_it_and_is_never_overwritten(khazad_d
 
 @pytest.fixture(scope="module")
 def deploy():
-    path = Path(__file__).parent.parent / "examples" / "deploy.py"
+    path = Path(__file__).parents[2] / "examples" / "deploy.py"
     spec = importlib.util.spec_from_file_location("deploy", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

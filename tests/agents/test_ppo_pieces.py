@@ -245,7 +245,7 @@ def _recorder(exploring):
 
 @pytest.mark.parametrize("exploring", [0, 1])
 def test_evaluations_are_greedy_where_nothing_explores_and_begin_from_the_prior(exploring):
-    env, protocol = envs.make("probe_memory"), rollout.Protocol(horizon=2, test_episodes=3)
+    env, protocol = envs.make("probe_memory"), rollout.EpisodeProtocol(horizon=2, test_episodes=3)
     agent, tasks, key = _recorder(exploring), jnp.full((4, 1), 0.5), jax.random.key(0)
 
     @jax.jit
@@ -262,7 +262,7 @@ def test_evaluations_are_greedy_where_nothing_explores_and_begin_from_the_prior(
 
 def test_a_test_takes_the_likeliest_actions_and_leaves_the_learner_as_it_was():
     """Nothing in this environment is left to chance, so the key decides nothing."""
-    env, protocol, options = envs.make("probe_memory"), rollout.Protocol(horizon=3), toys.config()
+    env, protocol, options = envs.make("probe_memory"), rollout.EpisodeProtocol(horizon=3), toys.config()
     agent = varibad.make(protocol.agent_spec(env.spec), toys.N, options)
     learner, state = rollout.make_learner(agent, env, protocol), toys.state(RNG, agent, options)
     state, tasks = jax.device_put(state), jnp.linspace(0.1, 0.9, 20)[:, None]

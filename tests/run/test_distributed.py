@@ -13,7 +13,7 @@ import pytest
 from roml_jax import config
 from roml_jax.run import distributed
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 
 
 def free_port():

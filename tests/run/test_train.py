@@ -44,7 +44,7 @@ def test_a_run_leaves_metrics_configuration_and_checkpoint(finished):
 
 
 def test_every_number_is_documented(finished):
-    text = (Path(__file__).parent.parent / "docs" / "metrics.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
     documented = set(re.findall(r"`([\w/]+)`", text))
     for name in {name for row in rows(finished) for name in row}:
         counted = re.sub(r"(phi)_\d+$", r"\1_I", re.sub(r"(episode)_\d+$", r"\1_K", name))

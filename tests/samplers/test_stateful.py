@@ -61,7 +61,7 @@ def test_wrapper_takes_scores_from_outside():
 
 def test_the_example_finds_the_robust_optimum():
     """The mean over the worst 5 % of loads is best at 6.33, the mean over all at 4.35."""
-    path = Path(__file__).parent.parent / "examples" / "own_learner.py"
+    path = Path(__file__).parents[2] / "examples" / "own_learner.py"
     spec = importlib.util.spec_from_file_location("own_learner", path)
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)

@@ -82,7 +82,7 @@ def test_the_environment_does_not_import_matplotlib():
 
 def test_the_example_draws(tmp_path, monkeypatch, capsys):
     out = tmp_path / "folder" / "map.png"
-    example = Path(__file__).parent.parent / "examples" / "khazad_dum_map.py"
+    example = Path(__file__).parents[2] / "examples" / "khazad_dum_map.py"
     monkeypatch.setattr(sys, "argv", ["khazad_dum_map.py", "--out", str(out), "--width", "8"])
     runpy.run_path(str(example), run_name="__main__")
     assert out.read_bytes().startswith(b"\x89PNG")

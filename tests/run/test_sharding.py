@@ -12,7 +12,7 @@ import pytest
 from roml_jax import config, experiment
 from roml_jax.run import sharding
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 MESHES = ("seed=8", "seed=4,task=2", "task=8")
 BOTH_AXES = MESHES[1]
 # Devices meet in collectives; on a busy machine one thread of eight may be late by more than XLA's 40 s.

@@ -286,7 +286,13 @@ def test_a_diverged_episode_counts_as_the_worst(engine, sign):
     env = Dangerous(**{name: getattr(plain, name) for name in plain.__dataclass_fields__})
     tasks = jnp.array([0.5, 1.0, 1.8, 1.2])[:, None]
     seen, outcome = rollout.run_episodes(
-        still(), env, rollout.Protocol(episodes=2), (), tasks, jax.random.key(0), greedy=jnp.zeros(2, bool)
+        still(),
+        env,
+        rollout.EpisodeProtocol(episodes=2),
+        (),
+        tasks,
+        jax.random.key(0),
+        greedy=jnp.zeros(2, bool),
     )
     np.testing.assert_array_equal(outcome.diverged, [[False] * 2, [False] * 2, [True] * 2, [False] * 2])
     # its own, up to where it diverged, is the worst where steps earn; else the costliest other's

@@ -43,7 +43,7 @@ def golden_rollout(env, seed, tau):
 @pytest.mark.parametrize("actions", ["discrete", "continuous"])
 def test_defaults_are_as_they_were_before_there_were_options(actions):
     """16 episodes of the first version, 11 of which reach the goal and 5 fall; unit displacements agree."""
-    golden = np.load(Path(__file__).parent / "golden" / "khazad_dum.npz")
+    golden = np.load(Path(__file__).parents[1] / "golden" / "khazad_dum.npz")
     env = KhazadDum(actions=actions)
     taus = jnp.repeat(jnp.array([0.0, 0.05, 0.2, 0.5]), 4)
     obs, reward = jax.jit(jax.vmap(lambda seed, tau: golden_rollout(env, seed, tau)))(jnp.arange(16), taus)

@@ -10,7 +10,7 @@ from probes import train
 
 from roml_jax import config, experiment
 from roml_jax.agents import maml
-from roml_jax.networks import Policy
+from roml_jax.networks import ActorCritic
 from roml_jax.types import Discrete
 
 OPTIMISED = True
@@ -60,7 +60,7 @@ def _expected(theta):
 def _surrogate_gradient(theta, first_order=False):
     """Our meta-gradient, averaged over all outcomes by their probability."""
     options = maml.MamlConfig(inner_lr=LR, inner_normalise=False, first_order=first_order)
-    policy = Policy(Discrete(2), (), None, None, "normc")
+    policy = ActorCritic(Discrete(2), (), None, None, "normc")
     params = policy.init(jax.random.key(0), jnp.ones(1), jnp.zeros(0))
     params["params"]["logits"] = {"kernel": jnp.asarray(theta[:1]), "bias": jnp.asarray(theta[1])}
     outcomes = list(itertools.product(TIMES, TIMES))

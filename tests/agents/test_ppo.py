@@ -1,0 +1,79 @@
+"""PPO's returns and losses, against loops."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from roml_jax.agents import on_policy, ppo
+from roml_jax.quiet import running_statistics
+
+RNG = np.random.default_rng(0)
+
+
+def test_gae_against_loops(x64):
+    n, k, h, gamma, lam = 3, 2, 6, 0.9, 0.8
+    reward, value = RNG.normal(size=(n, k, h)), RNG.normal(size=(n, k, h))
+    keep = np.ones((n, k, h))
+    keep[..., -1] = 0
+    keep[1] = 0  # a task that a tail sampler filtered out
+    expected = np.zeros((n, k, h))
+    for i in range(n):
+        for e in range(k):
+            advantage = 0.0
+            for t in reversed(range(h - 1)):
+                delta = reward[i, e, t] + gamma * value[i, e, t + 1] - value[i, e, t]
+                advantage = (delta + gamma * lam * advantage) * keep[i, e, t]
+                expected[i, e, t] = advantage
+    got = ppo.gae(*map(jnp.asarray, (reward, value, keep)), gamma, lam)
+    np.testing.assert_allclose(got, expected, rtol=1e-12)
+    assert (np.asarray(got)[:, :, -1] == 0).all()
+    assert (np.asarray(got)[1] == 0).all()
+
+
+def test_gae_does_not_see_an_episodes_last_reward_or_the_next_episode(x64):
+    reward, value = RNG.normal(size=(1, 2, 5)), RNG.normal(size=(1, 2, 5))
+    keep = np.ones((1, 2, 5))
+    keep[..., -1] = 0
+    changed = reward.copy()
+    changed[0, 0, -1] += 100
+    changed[0, 1] += 100
+    before, after = (
+        np.asarray(ppo.gae(jnp.asarray(r), jnp.asarray(value), jnp.asarray(keep), 0.9, 0.9))
+        for r in (reward, changed)
+    )
+    np.testing.assert_array_equal(before[0, 0], after[0, 0])
+
+
+def test_value_loss_against_loops(x64):
+    value, old, target, clip = *(2 * RNG.normal(size=(3, 50))), 0.1
+
+    def huber(x):
+        return 0.5 * x * x if abs(x) <= 1 else abs(x) - 0.5
+
+    terms = [
+        max(huber(v - r), huber(o + np.clip(v - o, -clip, clip) - r))
+        for v, o, r in zip(value, old, target, strict=True)
+    ]
+    got = ppo.value_losses(*map(jnp.asarray, (value, old, target)), clip)
+    np.testing.assert_allclose(got, 0.5 * np.array(terms), rtol=1e-12)
+
+
+def test_advantages_are_normalised_over_what_counts(x64):
+    advantage, weight = RNG.normal(size=40) * 3 + 1, (np.arange(40) % 4 > 0).astype(float)
+    got = np.asarray(ppo.normalise_advantage(jnp.asarray(advantage), jnp.asarray(weight)))
+    counted = advantage[weight > 0]
+    np.testing.assert_allclose(got, (advantage - counted.mean()) / (counted.std(ddof=1) + 1e-5), rtol=1e-12)
+
+
+def test_reward_scaling_against_loops(x64):
+    """The reference's order, in plain numpy, over two iterations of whole tasks."""
+    stats_ = running_statistics.init_state(jnp.zeros(()), std_eps=1e-8)
+    seen, gamma = [], 0.9
+    for _ in range(2):
+        reward = RNG.normal(size=(4, 5)) * 3
+        stats_, got = on_policy.normalise_rewards(stats_, jnp.asarray(reward), gamma)
+        total, expected = np.zeros(4), np.zeros((4, 5))
+        for t in range(5):
+            total = np.zeros(4) if t == 4 else gamma * total + reward[:, t]
+            seen.append(total)
+            expected[:, t] = np.clip(reward[:, t] / np.sqrt(np.var(np.concatenate(seen)) + 1e-8), -10, 10)
+        np.testing.assert_allclose(got, expected, rtol=1e-6)
