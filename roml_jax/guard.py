@@ -27,9 +27,10 @@ def is_well(learner: Any, metrics: Metrics) -> Array:
     A loss that was not computed is NaN and is ignored.
     """
     floats = [x for x in jax.tree.leaves(learner) if jnp.issubdtype(x.dtype, jnp.floating)]
-    finite = [(abs(x) < _OVERFLOWS).all() for x in floats]
-    small = [~(abs(value) > EXPLODED) for name, value in metrics.items() if name.endswith("loss")]
-    return jnp.stack([*finite, *small]).all()
+    # one vector: the compiler would repeat a check per leaf wherever its result is used
+    learned = jnp.concatenate([x.ravel().astype(jnp.result_type(float)) for x in floats])
+    losses = jnp.stack([value for name, value in metrics.items() if name.endswith("loss")] or [0.0])
+    return (abs(learned) < _OVERFLOWS).all() & ~(abs(losses) > EXPLODED).any()
 
 
 def guarded(
