@@ -18,7 +18,7 @@ from roml_jax import config as configs
 from roml_jax import envs, held_out
 from roml_jax.deploy import policy as deployed
 from roml_jax.errors import ConfigError
-from roml_jax.run import compile_cache, loop, saved
+from roml_jax.run import compile_cache, loop, result, saved
 from roml_jax.run import folder as run_folder
 
 
@@ -89,11 +89,7 @@ class Run:
 
     def summary(self) -> list[dict[str, float]]:
         """Mean and CVaR of each seed's returns on the tasks of the final test; see ``held_out.summarise``."""
-        summaries = []
-        for seed, returns in zip(self.config.plan, self.returns(), strict=True):
-            alpha = seed.settings.get("alpha", self.config.alpha)
-            summaries.append({name: float(x) for name, x in held_out.summarise(returns, alpha).items()})
-        return summaries
+        return result.summaries(self.returns(), self.config)
 
     def policy(self, seed: str | int | None = None) -> deployed.Policy:
         """The policy of one seed, for one robot or a batch. By default: the first seed.

@@ -108,6 +108,11 @@ class CompiledEnv:
         return jnp.asarray(np.take_along_axis(np.array(ends).T, which, axis=0), jnp.float32)
 
 
+def _kinds(tree: Any) -> Any:
+    """Shape and type of every leaf."""
+    return jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+
+
 def check_sizes(compiled: CompiledEnv) -> None:
     """Shapes and types of states are those of the specification."""
     env, n = compiled.env, compiled.n
@@ -132,8 +137,7 @@ def check_sizes(compiled: CompiledEnv) -> None:
             leaf = getattr(state, name)
             assert leaf.shape == shape, f"{name} must be of shape {shape}, got {leaf.shape}"
             assert leaf.dtype == dtype, f"{name} must be of type {dtype}, got {leaf.dtype}"
-    kinds = [jax.tree.map(lambda x: (x.shape, x.dtype), state) for state in (first, after)]
-    assert kinds[0] == kinds[1], "step must keep the shapes and types of the state that reset gives"
+    assert _kinds(first) == _kinds(after), "step must keep the shapes and types of the state that reset gives"
     assert not np.asarray(first.reward).any(), "reset must give a reward of 0"
 
 
@@ -202,10 +206,6 @@ def check_env(env: Env, num_tasks: int = 16) -> None:
     compiled = CompiledEnv(env, num_tasks)
     for check in (check_sizes, check_family, check_pure, check_whole_tasks):
         check(compiled)
-
-
-def _kinds(tree: Any) -> Any:
-    return jax.tree.map(lambda x: (x.shape, x.dtype), tree)
 
 
 def check_sampler(sampler: TaskSampler, family: TaskFamily, num_tasks: int = 32) -> None:

@@ -124,6 +124,11 @@ class Config:
         """All combinations of swept settings and seeds, trained in one program."""
         return seed_plan.plan(self.seeds, self.sweep)
 
+    @property
+    def alphas(self) -> tuple[float, ...]:
+        """The risk level of every seed of ``plan``: its own in a sweep of alpha."""
+        return tuple(seed.settings.get("alpha", self.alpha) for seed in self.plan)
+
 
 # Field with a component's options: (field with the component's name, prefix of the option names).
 _COMPONENTS = {

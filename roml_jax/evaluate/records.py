@@ -97,7 +97,7 @@ def collect(
         seeds=seeds,
         which=saved.which,
         iterations=np.asarray(saved.iterations)[places],
-        alpha=tuple(seed.settings.get("alpha", config.alpha) for seed in seeds),
+        alpha=tuple(config.alphas[place] for place in places),
         chosen=chosen,
         tasks=np.asarray(tasks),
         returns=np.asarray(outcome.returns, float),

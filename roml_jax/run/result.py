@@ -23,8 +23,8 @@ def summaries(returns: Any, config: Config) -> list[dict[str, float]]:
     """
     by_seed = np.asarray(returns).reshape(len(config.plan), *returns.shape[-2:])
     summaries = [
-        jax.device_get(held_out.summarise(jnp.asarray(one), seed.settings.get("alpha", config.alpha)))
-        for seed, one in zip(config.plan, by_seed, strict=True)
+        jax.device_get(held_out.summarise(jnp.asarray(one), alpha))
+        for alpha, one in zip(config.alphas, by_seed, strict=True)
     ]
     return [{name: float(value) for name, value in one.items()} for one in summaries]
 

@@ -1,6 +1,5 @@
 """A loaded policy acts as in the package's own evaluation, also where the package is not installed."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -8,6 +7,7 @@ import textwrap
 import zipfile
 from pathlib import Path
 
+import example_files
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -231,11 +231,7 @@ def test_the_exported_file_says_how_to_call_it_and_is_never_overwritten(khazad_d
 
 @pytest.fixture(scope="module")
 def deploy():
-    path = Path(__file__).parents[2] / "examples" / "deploy.py"
-    spec = importlib.util.spec_from_file_location("deploy", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return example_files.load("deploy")
 
 
 def test_the_example_acts_as_the_package_on_the_same_observations(cheetah, deploy, tmp_path):

@@ -1,8 +1,6 @@
 """The worked example: what it says of its robot is so, and it trains."""
 
-import importlib.util
-from pathlib import Path
-
+import example_files
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,11 +14,7 @@ OPTIMISED = True
 
 @pytest.fixture(scope="module")
 def example():
-    path = Path(__file__).parents[2] / "examples" / "own_robot.py"
-    spec = importlib.util.spec_from_file_location("own_robot", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
+    yield example_files.load("own_robot")
     base._registry._constructors.pop("own_robot")
 
 

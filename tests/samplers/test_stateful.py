@@ -1,8 +1,6 @@
 """The stateful wrapper is the functional method; the example finds the closed-form optimum."""
 
-import importlib.util
-from pathlib import Path
-
+import example_files
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,9 +59,6 @@ def test_wrapper_takes_scores_from_outside():
 
 def test_the_example_finds_the_robust_optimum():
     """The mean over the worst 5 % of loads is best at 6.33, the mean over all at 4.35."""
-    path = Path(__file__).parents[2] / "examples" / "own_learner.py"
-    spec = importlib.util.spec_from_file_location("own_learner", path)
-    example = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(example)
+    example = example_files.load("own_learner")
     assert example.numpy_loop() == pytest.approx(6.33, abs=0.25)
     assert example.compiled_loop() == pytest.approx(6.33, abs=0.25)
