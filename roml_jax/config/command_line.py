@@ -30,10 +30,10 @@ def options(tokens: Sequence[str], config: Config) -> dict[str, Any]:
         if not token.startswith("--"):
             raise ConfigError(f"unexpected argument {token!r}: options begin with -- (see --help)")
         written, equals, value = token[2:].partition("=")
-        name, kind = _known(written, kinds)
+        name, kind, negated = _known(written, kinds)
         arguments = [value] if equals else []
         if values.is_switch(kind):
-            parsed[name] = value if equals else not _is_negated(written, kinds)
+            parsed[name] = value if equals else not negated
             continue
         if not equals:
             count = len(rest) if values.is_list(kind) else 1
@@ -85,31 +85,23 @@ def refuse(name: str, valid: Sequence[str], source: str = "") -> NoReturn:
     raise ConfigError(f"{source}unknown option {values.flag(name)}{hint} (--help lists all options)")
 
 
-def _plain(written: str) -> str:
-    return written.replace("-", "_")
-
-
-def _is_negated(written: str, kinds: Mapping[str, Any]) -> bool:
-    return _plain(written) not in kinds
-
-
-def _known(written: str, kinds: Mapping[str, Any]) -> tuple[str, Any]:
-    """The dotted name and type of an option. ``no_`` before the last part of the name negates a switch.
+def _known(written: str, kinds: Mapping[str, Any]) -> tuple[str, Any, bool]:
+    """An option's dotted name, its type, and whether ``no_`` before the name's last part negates it.
 
     Args:
         written: the option as written on the command line, without ``--``.
         kinds: types of the valid options, by dotted name.
     """
-    name = _plain(written)
+    name = written.replace("-", "_")
     name = ALIASES.get(name, name)
     if SHORT.get(name) in kinds:
         name = SHORT[name]
     if name in kinds:
-        return name, kinds[name]
+        return name, kinds[name], False
     head, _, last = name.rpartition(".")
     positive = ".".join(part for part in (head, last.removeprefix("no_")) if part)
     if last.startswith("no_") and values.is_switch(kinds.get(positive)):
-        return positive, kinds[positive]
+        return positive, kinds[positive], True
     refuse(name, [*kinds, *ALIASES])
 
 

@@ -6,7 +6,7 @@ import concurrent.futures
 import contextlib
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,6 +82,11 @@ def _compile(
     return _Programs(chunk, later, pool.submit(test.compile)), state
 
 
+def _diverged(row: Mapping[str, float]) -> bool:
+    """Whether the seed of a row of training metrics has diverged."""
+    return row.get("train/stopped", 0.0) > 0
+
+
 class _Shown(NamedTuple):
     """Contents of the progress line: the last rows of training and of evaluation."""
 
@@ -92,7 +97,7 @@ class _Shown(NamedTuple):
         """Text with means over the seeds, and the number of seeds that diverged."""
         phi = [name for name in self.latest[0] if name.startswith("sampler/phi_")]
         text = f"phi {', '.join(f'{result.mean(self.latest, name):.3f}' for name in phi)}"
-        stopped = sum(row.get("train/stopped", 0.0) > 0 for row in self.latest)
+        stopped = sum(map(_diverged, self.latest))
         if self.held_out:
             mean, cvar = result.mean(self.held_out, "return_mean"), result.mean(self.held_out, "cvar")
             text = f"mean {mean:.3f}  cvar {cvar:.3f}  {text}"
@@ -302,8 +307,8 @@ def _validated(host: _Host, programs: _Programs, state: State) -> tuple[State, R
 def _report_diverged(host: _Host, before: Rows, now: Rows) -> None:
     """Prints a line for each seed that diverged in the last chunk."""
     for place, seed in enumerate(host.config.plan):
-        already = before and before[place].get("train/stopped", 0.0) > 0
-        if now[place].get("train/stopped", 0.0) > 0 and not already:
+        already = before and _diverged(before[place])
+        if _diverged(now[place]) and not already:
             _say(host.console)(f"seed {seed.label} diverged and was stopped; its last good state is kept")
 
 
@@ -341,7 +346,7 @@ def _loop(host: _Host, programs: _Programs, state: State, interrupts: interrupt.
             bar.advance(n * per_iteration * num_seeds, last_rows.facts())
             due = time.monotonic() - saved > 60 * config.checkpoint_minutes
             asked, due = distributed.any_of(interrupts.asked is not None, due)
-            if asked or all(row.get("train/stopped", 0.0) > 0 for row in latest):
+            if asked or all(map(_diverged, latest)):
                 return state
             if due and state.done < total:
                 host.save(state)
