@@ -25,10 +25,25 @@ def random_actions(space: Any, key: jax.Array, n: int) -> jax.Array:
 def physics_loop(env: TaskEnv, state: Any, keys: jax.Array) -> Callable[[], Any]:
     """The bare physics: a function that runs one control step per key with random controls.
 
-    It calls only the engine's batched step; each task has its own model.
+    It calls only the engine's batched step; each task has its own model. Warp is stepped through the
+    package's physics interface.
     """
-    make = _mjx_loop if env.physics.name == "mjx" else _c_loop
-    return make(env, state, keys)
+    loops = {"mjx": _mjx_loop, "mujoco": _c_loop, "warp": _interface_loop}
+    return loops[env.physics.name](env, state, keys)
+
+
+def _interface_loop(env: TaskEnv, state: Any, keys: jax.Array) -> Callable[[], Any]:
+    n = state.reward.shape[0]
+
+    @jax.jit
+    def roll(state: Any) -> Any:
+        def step(physics: Any, key: jax.Array) -> tuple[Any, None]:
+            ctrl = random_actions(env.spec.action, key, n)
+            return jax.vmap(env.physics.step)(physics, ctrl, state.model), None
+
+        return jax.lax.scan(step, state.physics, keys)[0].qpos
+
+    return lambda: jax.block_until_ready(roll(state))
 
 
 def _mjx_loop(env: TaskEnv, state: Any, keys: jax.Array) -> Callable[[], Any]:

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +41,9 @@ from roml_jax.run import sharding
 from roml_jax.types import TaskWeights
 
 ENVS = ("khazad_dum", "cheetah_mass")
+
+Which = Literal["all", "env", "iteration"]
+"""The layers to measure: all, only physics and environment, or only the whole iteration."""
 
 
 class Layer(NamedTuple):
@@ -157,14 +160,14 @@ def _iteration_layer(parts: experiment.Experiment, state: Any, num_seeds: int) -
     return Layer("whole iteration", run, num_seeds * parts.frames_per_iteration * parts.train.chunk_length)
 
 
-def _layers(parts: experiment.Experiment, config: configs.Config, whole: bool) -> list[Layer]:
-    """All layers, or only physics and environment."""
+def _layers(parts: experiment.Experiment, config: configs.Config, which: Which) -> list[Layer]:
+    """The layers of ``which``, in the order in which they are measured."""
     tasks = parts.env.family.sample_prior(jax.random.key(1), config.num_tasks * len(config.plan))
-    layers = _env_layers(parts.env, tasks, steps=100)
-    if not whole:
+    layers = [] if which == "iteration" else _env_layers(parts.env, tasks, steps=100)
+    if which == "env":
         return layers
     state = jax.jit(parts.train.init)(*seed_plan.leaves(config.plan))
-    if len(config.plan) == 1:
+    if which == "all" and len(config.plan) == 1:
         layers += _learner_layers(parts, config, state, tasks)
         state = jax.tree.map(jnp.copy, state)  # copied, since the whole iteration donates its state
     return [*layers, _iteration_layer(parts, state, len(config.plan))]
@@ -179,14 +182,14 @@ def of_tasks(n: int) -> dict[str, str]:
 
 
 def measure(
-    env: str, repeats: int, options: dict[str, Any], whole: bool = True, agent: str = "varibad"
+    env: str, repeats: int, options: dict[str, Any], which: Which = "all", agent: str = "varibad"
 ) -> dict[str, Any]:
     """Times the layers of one environment and one agent in this process; ``learning_starts`` is set to 0."""
     if "learning_starts" in configs.to_mapping(configs.make(env, "cem", agent)):
         options = {"learning_starts": 0} | options
     config = configs.make(env, "cem", agent, **options)
     parts = experiment.make(config, placement=sharding.placement(config))
-    layers = _layers(parts, config, whole)
+    layers = _layers(parts, config, which)
     first = {}
     for layer in layers:
         start = time.perf_counter()
@@ -258,7 +261,7 @@ def in_own_process(
     options: list[str],
     *,
     repeats: int,
-    layers: str = "all",
+    layers: Which = "all",
     seconds: float | None = None,
     agent: str = "varibad",
 ) -> dict[str, Any] | None:
@@ -268,7 +271,7 @@ def in_own_process(
         env: the environment.
         options: training options as NAME=VALUE.
         repeats: rounds.
-        layers: "all", or "env" for physics and environment only.
+        layers: which layers.
         seconds: time limit; None for no limit.
         agent: the agent.
     """
@@ -302,7 +305,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--agent", nargs="+", default=["varibad"], help="agents to measure")
     parser.add_argument("--physics", nargs="+", default=["auto"], help="physics engines to measure")
     parser.add_argument(
-        "--layers", choices=("all", "env"), default="all", help="env: only physics and environment"
+        "--layers",
+        choices=get_args(Which),
+        default="all",
+        help="env: only physics and environment; iteration: only the whole iteration",
     )
     parser.add_argument("--repeats", type=int, default=5, help="rounds for the medians")
     parser.add_argument(
@@ -320,7 +326,7 @@ def main(argv: list[str] | None = None) -> int:
         pairs = (option.split("=", 1) for option in args.option)
         options = {name: json.loads(value) if value[:1] == "[" else value for name, value in pairs}
         try:
-            result = measure(args.env[0], args.repeats, options, args.layers == "all", args.agent[0])
+            result = measure(args.env[0], args.repeats, options, args.layers, args.agent[0])
         except configs.ConfigError as error:
             parser.error(str(error))
         args.out.write_text(json.dumps(result))
