@@ -303,6 +303,8 @@ def _mark_published(figure: Figure, group: data.Group, result_of: Mapping[str, R
             points = curve(env, protocol.split(result.name)[0], what)
             frames = {at * result.frames / result.iterations: value for at, value in points.items()}
             visible = {at: value for at, value in frames.items() if at <= 1.02 * last}
+            if not visible:  # an empty line that is not clipped has no extent, and the layout fails
+                continue
             axis.plot(
                 [at / scale for at in visible], list(visible.values()), "D", color=colour, ms=4.5,
                 markeredgecolor="black", markeredgewidth=0.6, clip_on=False, zorder=5,
