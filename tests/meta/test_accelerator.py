@@ -28,7 +28,7 @@ def test_environment_steps_are_the_cpus(name):
     here = np.asarray(jax.jit(roll)(tasks))
     with jax.default_device(jax.devices("cpu")[0]):
         there = np.asarray(jax.jit(roll)(jax.device_put(tasks, jax.devices("cpu")[0])))
-    # MJX rounds otherwise on a GPU, and contacts amplify it: 1.6 % of numbers differed by up to 0.017 on an H200
+    # contacts amplify the rounding of another device: on an H200, 1.6 % of numbers differed by up to 0.017
     difference = np.abs(here - there)
     assert np.quantile(difference, 0.97) < 2e-3
     assert difference.max() < 0.1
