@@ -23,7 +23,11 @@ COLLECTIVE = re.compile(r"= (\S+|\([^=]*\)) (all-gather|all-reduce|all-to-all|co
 def on_eight_devices(tmp_path_factory, env, iterations, x64, meshes=MESHES):
     """Values of the same run on one device and on meshes."""
     out = tmp_path_factory.mktemp("sharded") / f"{env}.npz"
-    settings = {"XLA_FLAGS": FLAGS, "JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": str(int(x64))}
+    settings = {
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}",
+        "JAX_PLATFORMS": "cpu",
+        "JAX_ENABLE_X64": str(int(x64)),
+    }
     # the fewer optimisations, the quicker the compilation
     settings |= {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "PYTHONPATH": str(HERE.parent)}
     command = [sys.executable, str(HERE / "sharded_run.py"), str(out), env, str(iterations), "none", *meshes]
