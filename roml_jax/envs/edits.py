@@ -8,11 +8,13 @@ A task is a vector with one number per dimension. Its edits always start from th
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import jax
 import jax.numpy as jnp
 import mujoco
 import numpy as np
@@ -216,3 +218,30 @@ def make_apply_task(
         return leaves
 
     return apply_task
+
+
+def widest(apply_task: Callable[[Array], ModelLeaves], tasks_of: tasks.TaskFamily, field: str) -> ModelLeaves:
+    """A field of ranges (n, 2) whose rows contain those of all tasks, by its name; empty if no task edits it.
+
+    Edits are linear in each number of a task, so the extremes are at the corners of the tasks' ranges.
+    """
+    low, high = (np.array(ends, np.float32) for ends in zip(*tasks_of.ranges, strict=True))
+    with jax.ensure_compile_time_eval():
+
+        def of(task: np.ndarray) -> np.ndarray | None:
+            ranges = apply_task(jnp.asarray(task)).get(field)
+            return None if ranges is None else np.asarray(ranges)
+
+        middle = np.where(np.isfinite(high), (low + high) / 2, np.maximum(low, 1.0))
+        if of(middle) is None:
+            return {}
+        swapped = [np.where(np.arange(len(low)) == i, low, middle) for i in range(len(low))]
+        matters = [i for i, task in enumerate(swapped) if not np.array_equal(of(task), of(middle))]
+        corners = []
+        for ends in itertools.product((low, high), repeat=len(matters)):
+            task = middle.copy()
+            for i, end in zip(matters, ends, strict=True):
+                task[i] = end[i]
+            corners.append(of(task))
+        both = np.stack(corners)
+        return {field: np.stack([both[..., 0].min(0), both[..., 1].max(0)], -1)}

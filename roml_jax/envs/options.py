@@ -10,7 +10,8 @@ from roml_jax import checks, tasks
 from roml_jax.envs import physics
 from roml_jax.envs.edits import TaskDimension, family, make_apply_task
 from roml_jax.envs.physics import Contacts, Derived, EngineName
-from roml_jax.envs.task_env import Observation, Reward, TaskEnv, gymnasium_model, noisy_start
+from roml_jax.envs.starts import noisy_start
+from roml_jax.envs.task_env import Observation, Reward, TaskEnv, gymnasium_model
 
 # Limits of solver and line-search iterations. The C engine stops when it has converged. MJX under vmap runs
 # until the last task has converged, so its limits are the smallest that do not change results

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +18,7 @@ import numpy as np
 from roml_jax.envs import edits, physics
 from roml_jax.envs.base import EnvState, part_slices
 from roml_jax.envs.physics import Derived, EngineName, ModelLeaves, Physics, PhysicsState
+from roml_jax.envs.starts import Start, TaskModel, begin, noisy_start
 from roml_jax.tasks import TaskFamily
 from roml_jax.types import Array, Continuous, EnvSpec
 
@@ -45,7 +47,7 @@ class View(NamedTuple):
 
     def field(self, name: str) -> Array:
         """The value of a model field under this task."""
-        return self.leaves[name] if name in self.leaves else jnp.asarray(physics.field_of(self.base, name))
+        return TaskModel(self.task, self.leaves, self.base).field(name)
 
 
 class Motion(NamedTuple):
@@ -68,49 +70,16 @@ class Motion(NamedTuple):
 
 Observation = Mapping[str, Callable[[View], Array]]
 Reward = Callable[[Motion], Mapping[str, Array]]
-Start = Callable[[Array], tuple[Array, Array]]
-
-
-def noisy_start(
-    model: mujoco.MjModel, position: float, velocity: float, *, normal_velocity: bool = True
-) -> Start:
-    """Initial states near the model's ``qpos0``.
-
-    Args:
-        model: the model.
-        position: qpos is uniform within +-position of qpos0; quaternions are normalised afterwards.
-        velocity: std of qvel; with ``normal_velocity=False``, its bound.
-        normal_velocity: whether qvel is normal; otherwise uniform.
-    """
-    offsets = {int(mujoco.mjtJoint.mjJNT_FREE): 3, int(mujoco.mjtJoint.mjJNT_BALL): 0}
-    quaternions = [
-        slice(address + offsets[kind], address + offsets[kind] + 4)
-        for address, kind in zip(model.jnt_qposadr.tolist(), model.jnt_type.tolist(), strict=True)
-        if kind in offsets
-    ]
-    qpos0 = np.array(model.qpos0)
-
-    def start(key: Array) -> tuple[Array, Array]:
-        position_key, velocity_key = jax.random.split(key)
-        qpos = qpos0 + jax.random.uniform(position_key, qpos0.shape, minval=-position, maxval=position)
-        for part in quaternions:
-            qpos = qpos.at[part].divide(jnp.linalg.norm(qpos[part]))
-        draw = jax.random.normal(velocity_key, (model.nv,))
-        if not normal_velocity:
-            draw = jax.random.uniform(velocity_key, (model.nv,), minval=-1.0)
-        return qpos, velocity * draw
-
-    return start
 
 
 def load(source: str | Path | mujoco.MjSpec | mujoco.MjModel) -> mujoco.MjModel:
-    """A compiled model from a file's path, MJCF text, a spec or a model.
+    """A compiled model of one's own, from a file's path, MJCF text, a spec or a model, which is copied.
 
     Raises:
         ValueError: if MuJoCo cannot read it; one line.
     """
     if isinstance(source, mujoco.MjModel):
-        return source
+        return copy.copy(source)
     try:
         if isinstance(source, mujoco.MjSpec):
             return source.compile()
@@ -142,7 +111,8 @@ class TaskEnv:
         apply_task: (task (d,)) -> the model fields that the task replaces.
         observation: named parts, in order, each (View) -> (k,).
         reward: (Motion) -> named terms (), whose sum is the reward.
-        start: (key) -> (qpos, qvel).
+        start: initial states: (key) or (key, ``TaskModel``) -> (qpos, qvel) or (qpos, qvel, act), or the
+            name of a keyframe.
         horizon: H, steps per episode.
         episodes: K, episodes per task.
         terminate: (View) -> () bool, whether the episode ends early; None for never.
@@ -187,7 +157,7 @@ class TaskEnv:
             frame_skip: physics steps per control step.
             horizon: H.
             episodes: K.
-            start: initial states; by default ``noisy_start`` with 0.01.
+            start: initial states, a function or the name of a keyframe; by default ``noisy_start`` with 0.01.
             terminate: ends an episode early.
             readings: fields of MuJoCo's data that these functions read, besides qpos and qvel.
             engine: "auto", "mjx" or "mujoco".
@@ -222,27 +192,30 @@ class TaskEnv:
 
     @cached_property
     def spec(self) -> EnvSpec:
-        """Sizes and names; the bounds of the action space are the actuators' control ranges."""
-        low, high = self._ctrl_range
+        """Sizes and names; the bounds of the actions are the widest control ranges of all tasks."""
+        low, high = self._ctrl_range(edits.widest(self.apply_task, self.family, "actuator_ctrlrange"))
         action = Continuous(self.physics.model.nu, float(low.min()), float(high.max()))
         return EnvSpec(self.name, part_slices(self._blank), action, self.horizon, self.episodes)
 
-    @cached_property
-    def _ctrl_range(self) -> tuple[np.ndarray, np.ndarray]:
+    def _ctrl_range(self, leaves: ModelLeaves) -> tuple[Array, Array]:
         """The bounds (low (nu,), high (nu,)) to which MuJoCo clamps the controls; infinite if unlimited."""
         model = self.physics.model
+        ranges = leaves.get("actuator_ctrlrange", model.actuator_ctrlrange)
         limited = model.actuator_ctrllimited.astype(bool)
-        return (
-            np.where(limited, model.actuator_ctrlrange[:, 0], -np.inf),
-            np.where(limited, model.actuator_ctrlrange[:, 1], np.inf),
-        )
+        if model.opt.disableflags & mujoco.mjtDisableBit.mjDSBL_CLAMPCTRL:
+            limited = np.zeros_like(limited)
+        where = np.where if isinstance(ranges, np.ndarray) else jnp.where
+        return where(limited, ranges[:, 0], -np.inf), where(limited, ranges[:, 1], np.inf)
 
     def _blank(self) -> Mapping[str, Array]:
         """The parts of an example observation, for their shapes."""
         task = self.family.decode(jnp.full(self.family.proposal.dims, 0.5))
         leaves = self.physics.prepare(self.apply_task(task))
-        qpos, qvel = self.start(jax.random.key(0))
-        return self._parts(self._view(self.physics.reset(qpos, qvel, leaves), task, leaves))
+        return self._parts(self._view(self._begin(jax.random.key(0), task, leaves), task, leaves))
+
+    def _begin(self, key: Array, task: Array, leaves: ModelLeaves) -> PhysicsState:
+        begun = begin(self.start, key, TaskModel(task, leaves, self.physics.model))
+        return self.physics.reset(begun.qpos, begun.qvel, leaves, begun.others)
 
     def _view(self, state: PhysicsState, task: Array, leaves: ModelLeaves) -> View:
         return View(state.qpos, state.qvel, state.readings, task, leaves, self.physics.model)
@@ -254,7 +227,7 @@ class TaskEnv:
         return jnp.concatenate(list(self._parts(view).values()))
 
     def _motion(self, before: View, after: View, action: Array) -> Motion:
-        low, high = self._ctrl_range
+        low, high = self._ctrl_range(before.leaves)
         return Motion(before, after, action, jnp.clip(action, low, high), self.physics.dt)
 
     def _terms(self, motion: Motion) -> dict[str, Array]:
@@ -278,9 +251,8 @@ class TaskEnv:
     def reset(self, key: Array, task: Array) -> EnvState:
         """Starts an episode of a task (d,); computes the task's model fields, once per episode."""
         key, start_key = jax.random.split(key)
-        qpos, qvel = self.start(start_key)
         leaves = self.physics.prepare(self.apply_task(task))
-        state = self.physics.reset(qpos, qvel, leaves)
+        state = self._begin(start_key, task, leaves)
         view = self._view(state, task, leaves)
         terms = self._terms(self._motion(view, view, jnp.zeros(self.physics.model.nu)))
         obs = self._observe(view)
@@ -293,7 +265,7 @@ class TaskEnv:
         """One control step with an action (nu,)."""
         before = self._view(state.physics, state.task, state.model)
         motion = self._motion(before, before, action)
-        moved = self.physics.step(state.physics, motion.ctrl, state.model)
+        moved = self.physics.step(state.physics, motion.ctrl, state.model, state.done)
         after = self._view(moved, state.task, state.model)
         obs = self._observe(after)
         terms = self._terms(motion._replace(after=after))

@@ -6,9 +6,9 @@ from typing import get_args
 
 import jax
 import mujoco
-from mujoco.batch import DATA_FIELDS
 
-from roml_jax.envs.physics import mjx, mujoco_c
+from roml_jax.envs.physics import carried, mjx, mujoco_c
+from roml_jax.envs.physics import readings as reading
 from roml_jax.envs.physics.base import (
     Contacts,
     Derived,
@@ -19,7 +19,7 @@ from roml_jax.envs.physics.base import (
     field_of,
     is_inert,
 )
-from roml_jax.errors import suggestion, unknown
+from roml_jax.errors import unknown
 
 _MJX = {"mjx": mjx.make, "warp": mjx.make_warp}
 
@@ -45,8 +45,8 @@ def make(
     published code does, so that some contacts of a thickened geom are missed.
 
     Raises:
-        ValueError: for an unknown name, readings that MuJoCo does not have, a model with actuator or sensor
-            delays, or ``contacts="reference"`` on an engine other than C; one line.
+        ValueError: for an unknown name, readings that the engine does not have, a model with state that an
+            episode cannot carry, or ``contacts="reference"`` on an engine other than C; one line.
     """
     if engine not in get_args(EngineName):
         raise unknown("engine", engine, get_args(EngineName))
@@ -54,11 +54,8 @@ def make(
         raise unknown("choice of derived", derived, get_args(Derived))
     if contacts not in get_args(Contacts):
         raise unknown("choice of contacts", contacts, get_args(Contacts))
-    for name in readings:
-        if name not in DATA_FIELDS:
-            raise ValueError(f"readings: MuJoCo's data has no field {name!r}{suggestion(name, DATA_FIELDS)}")
-    if getattr(model, "nhistory", 0):
-        raise ValueError("models with actuator or sensor delays are not supported")
+    reading.check(readings)
+    carried.check(model)
     chosen = resolve(engine)
     if chosen == "mujoco":
         return mujoco_c.make(model, frame_skip, readings, derived, contacts)

@@ -33,6 +33,8 @@ class PhysicsState(NamedTuple):
         readings: the requested fields of MuJoCo's data, from the last physics substep without an extra
             forward pass. Positions among them therefore lag qpos by one substep (under RK4, by the last
             stage), as in the reference.
+        carried: the other parts of MuJoCo's state that change in an episode of this model, by their names in
+            MuJoCo's data (``carried.names``); empty for most models.
     """
 
     qpos: Array
@@ -40,6 +42,7 @@ class PhysicsState(NamedTuple):
     act: Array
     qacc_warmstart: Array
     readings: Mapping[str, Array]
+    carried: Mapping[str, Array] = {}  # JAX takes no other mapping for a tree
 
 
 class Physics(NamedTuple):
@@ -51,16 +54,19 @@ class Physics(NamedTuple):
         frame_skip: physics steps per control step.
         prepare: (leaves) -> leaves; drops edits without effect and adds the fields that depend on the other
             edits; called once per reset.
-        reset: (qpos, qvel, leaves) -> PhysicsState, with readings computed at these positions.
-        step: (state, ctrl (nu,), leaves) -> PhysicsState after ``frame_skip`` physics steps.
+        reset: (qpos, qvel, leaves, given) -> PhysicsState, with readings computed at these positions.
+            ``given``, which may be left out, are other parts of the state and the controls, by their names in
+            MuJoCo's data; the rest is as MuJoCo's reset leaves it for the task's model.
+        step: (state, ctrl (nu,), leaves, frozen) -> PhysicsState after ``frame_skip`` physics steps.
+            ``frozen`` () bool, by default False: the result is not used, so the engine need not compute it.
     """
 
     name: str
     model: mujoco.MjModel
     frame_skip: int
     prepare: Callable[[ModelLeaves], ModelLeaves]
-    reset: Callable[[Array, Array, ModelLeaves], PhysicsState]
-    step: Callable[[PhysicsState, Array, ModelLeaves], PhysicsState]
+    reset: Callable[..., PhysicsState]
+    step: Callable[..., PhysicsState]
 
     @property
     def dt(self) -> float:

@@ -10,7 +10,8 @@ import functools
 import hashlib
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import jax
@@ -19,7 +20,8 @@ import mujoco
 import numpy as np
 from mujoco.batch import MODEL_FIELDS, Batch, SimulationError
 
-from roml_jax.envs.physics import host_call
+from roml_jax.envs.physics import carried, host_call, warned
+from roml_jax.envs.physics import readings as reading
 from roml_jax.envs.physics.base import (
     Contacts,
     Derived,
@@ -41,9 +43,6 @@ _STALE = (
 )  # fmt: skip
 # The radii by which the engine skips pairs of geoms that are too far apart to touch.
 _REFERENCE_CONTACTS = ("geom_rbound",)
-# Initial value of the clock. MuJoCo sets the clock to 0 when it resets a diverged simulation, which is then
-# detected even in the first physics step.
-_STARTED = 1.0
 
 
 def write_tasks(
@@ -84,19 +83,78 @@ def write_tasks(
 
 
 _STATE = ("qpos", "qvel", "act", "qacc_warmstart")
+_NOTHING: Mapping[str, Array] = MappingProxyType({})
 
 
 class _Rows:
     """A batch of n simulations and the tasks written into them, which are a cache."""
 
-    def __init__(
-        self, model: mujoco.MjModel, n: int, readings: tuple[str, ...], derived: Derived, contacts: Contacts
-    ) -> None:
-        self.batch = Batch(model, n)
-        self.given = [self.batch.bind(name) for name in (*_STATE, "ctrl")]
-        self.taken = [self.batch.bind(name) for name in (*_STATE, *readings)]
-        self._model, self._derived, self._contacts = model, derived, contacts
+    def __init__(self, host: _Host, n: int) -> None:
+        self.batch = Batch(reading.with_energy(host.model, host.readings), n)
+        self._on_request = reading.OnRequest(self.batch, host.readings)
+        self._halves: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self._given = [self._part(name) for name in (*_STATE, *host.given, "ctrl")]
+        self._taken = [self._part(name) for name in (*_STATE, *host.carried)]
+        on_request = self._on_request.values
+        self._taken += [
+            on_request[name] if name in on_request else self.batch.bind(name) for name in host.readings
+        ]
+        self._host, self._model, self._derived, self._contacts = host, host.model, host.derived, host.contacts
         self._tasks: np.ndarray | None = None
+
+    def _part(self, name: str) -> np.ndarray:
+        """A part of the state; for one that is carried exactly, its two halves (n, 2, ...)."""
+        values = self.batch.bind(name)
+        if name not in carried.EXACT:
+            return values
+        if name not in self._halves:
+            self._halves[name] = values, np.zeros((len(values), 2, *values.shape[1:]))
+        return self._halves[name][1]
+
+    def read(self, flat: np.ndarray) -> None:
+        """Sets the simulations' states from a program's arguments (n, F)."""
+        _unpack(flat, self._given)
+        for name, (values, halves) in self._halves.items():
+            if name in self._host.given:
+                values[...] = halves.sum(axis=1)
+
+    def write(self, flat: np.ndarray) -> None:
+        """Writes states and readings into a program's results (n, F)."""
+        for values, halves in self._halves.values():
+            halves[:, 0] = values.astype(np.float32)
+            halves[:, 1] = values - halves[:, 0]
+        _pack(self._taken, flat)
+
+    def start(self, flat: np.ndarray) -> np.ndarray:
+        """Starts episodes: MuJoCo's reset, then the given states. Returns which ones failed, (n,) bool."""
+        if self._host.carried:
+            self.batch.reset(stage=mujoco.mjtStage.mjSTAGE_NONE.value)
+        self.read(flat)
+        failed = self._failed(lambda: self.batch.forward())
+        self._on_request.compute(range(len(flat)))
+        return failed
+
+    def step(self, live: np.ndarray | None, count: int) -> np.ndarray:
+        """Steps simulations, all for ``live=None``. Returns which ones blew up or failed, (n,) bool."""
+        self.batch.warning[...] = 0
+        failed = np.zeros(self.batch.nsim, bool)
+        last = 0
+        if self._on_request.values:  # as of the last substep, before it moves
+            last = 1
+            if count > 1:
+                failed |= self._failed(lambda: self.batch.step(live, nstep=count - 1))
+            self._on_request.compute(range(self.batch.nsim) if live is None else live)
+        failed |= self._failed(lambda: self.batch.step(live, nstep=last or count))
+        warned.say(self.batch.warning, self._host.said)
+        return failed | warned.blown_up(self.batch.warning)
+
+    def _failed(self, call: Callable[[], None]) -> np.ndarray:
+        failed = np.zeros(self.batch.nsim, bool)
+        try:
+            call()
+        except SimulationError as error:
+            failed[error.ids] = True
+        return failed
 
     def set_tasks(self, names: tuple[str, ...], values: np.ndarray) -> None:
         """Writes the rows whose leaves, flattened and concatenated in (n, L), have changed."""
@@ -116,6 +174,14 @@ class _Host(NamedTuple):
     """The host function of a reset or step.
 
     Its simulations are only a cache: results depend on the arguments of a call alone.
+
+    Attributes:
+        kind: what it does.
+        model, frame_skip, readings, derived, contacts: as in ``make``.
+        leaves: names of the model fields that tasks replace.
+        given: parts of the state that a call sets, besides ``_STATE``.
+        carried: parts of the state that a call returns, besides ``_STATE``.
+        said: kinds of MuJoCo's warnings that were already logged.
     """
 
     kind: Kind
@@ -125,6 +191,9 @@ class _Host(NamedTuple):
     derived: Derived
     contacts: Contacts
     leaves: tuple[str, ...]
+    given: tuple[str, ...]
+    carried: tuple[str, ...]
+    said: set[int]
 
     @property
     def name(self) -> str:
@@ -134,7 +203,17 @@ class _Host(NamedTuple):
         """
         data = np.empty(mujoco.mj_sizeModel(self.model), np.uint8)
         mujoco.mj_saveModel(self.model, None, data)
-        rest = repr((self.frame_skip, self.readings, self.derived, self.contacts, self.leaves))
+        rest = repr(
+            (
+                self.frame_skip,
+                self.readings,
+                self.derived,
+                self.contacts,
+                self.leaves,
+                self.given,
+                self.carried,
+            )
+        )
         return f"roml_jax_{self.kind}_{hashlib.sha256(data.tobytes() + rest.encode()).hexdigest()}"
 
     def caller(self) -> host_call.HostFunction:
@@ -143,33 +222,29 @@ class _Host(NamedTuple):
 
         @functools.lru_cache(maxsize=8)  # of batch sizes
         def rows_of(n: int) -> _Rows:
-            return _Rows(self.model, n, self.readings, self.derived, self.contacts)
+            return _Rows(self, n)
 
         def run(out: np.ndarray, state: np.ndarray, leaves: np.ndarray | None = None) -> None:
             n = math.prod(state.shape[:-1])
-            with lock:
+            with lock, warned.quiet():
                 rows = rows_of(n)
                 if leaves is not None:
                     rows.set_tasks(self.leaves, leaves.reshape(n, -1))
-                _unpack(state.reshape(n, -1), rows.given)
-                self.run(rows.batch)
-                _pack(rows.taken, out.reshape(n, -1))
+                self.run(rows, state.reshape(n, -1), out.reshape(n, -1))
 
         return run
 
-    def run(self, batch: Batch) -> None:
-        """Steps all rows, or runs a forward pass; qpos of rows that blow up is NaN."""
+    def run(self, rows: _Rows, state: np.ndarray, out: np.ndarray) -> None:
+        """Starts or steps all rows; the results of rows that blow up, or are not to be stepped, are NaN."""
         if self.kind == "reset":
-            batch.forward()
-            return
-        clock = batch.bind("time")
-        clock[...] = _STARTED
-        try:
-            batch.step(nstep=self.frame_skip)
-        except SimulationError as error:
-            clock[error.ids] = np.nan
-        # MuJoCo resets a simulation that has blown up to its initial state, with the clock at 0
-        batch.bind("qpos")[~(clock >= _STARTED)] = np.nan
+            lost = rows.start(state)
+        else:
+            frozen = state[:, -1] > 0
+            rows.read(state)
+            live = np.flatnonzero(~frozen).astype(np.int32) if frozen.any() else None
+            lost = rows.step(live, self.frame_skip) | frozen
+        rows.write(out)
+        out[lost] = np.nan
 
 
 def _unpack(flat: np.ndarray, parts: list[np.ndarray]) -> None:
@@ -190,10 +265,10 @@ def _pack(parts: list[np.ndarray], flat: np.ndarray) -> None:
         at += width
 
 
-def _shape_of_reading(data: mujoco.MjData, name: str) -> tuple[int, ...]:
-    """A reading's shape in MJX, where rotation matrices are 3 x 3."""
-    shape = getattr(data, name).shape
-    return (*shape[:-1], 3, 3) if name.endswith("mat") and shape[-1:] == (9,) else shape
+def _typed(part: Array, example: mujoco.MjData, name: str) -> Array:
+    """A reading as MuJoCo has it: floating point in the program's precision, integer or bool."""
+    kind = reading.like(example, name).dtype
+    return part if kind.kind == "f" else part.astype(kind)
 
 
 def make(
@@ -214,30 +289,56 @@ def make(
         contacts: "right", or "reference": bounding radii stay those of the unedited model, so some contacts
             of a geom that a task thickens are missed.
     """
-    example = mujoco.MjData(model)
-    shapes = [getattr(example, name).shape for name in _STATE]
-    shapes += [_shape_of_reading(example, name) for name in readings]
+    example, kept = mujoco.MjData(model), carried.names(model, readings)
+    said: set[int] = set()
+
+    def shape_of(name: str) -> tuple[int, ...]:
+        return (2,) * (name in carried.EXACT) + np.shape(getattr(example, name))
+
+    shapes = [*map(shape_of, (*_STATE, *kept)), *(reading.like(example, name).shape for name in readings)]
     ends = [sum(math.prod(shape) for shape in shapes[: i + 1]) for i in range(len(shapes))]
 
-    def call(kind: Kind, state: PhysicsState, ctrl: Array, leaves: ModelLeaves) -> PhysicsState:
-        names, dtype = tuple(sorted(leaves)), state.qpos.dtype
-        host = _Host(kind, model, frame_skip, readings, derived, contacts, names)
-        args = [jnp.concatenate([*state[:4], ctrl])]
+    def call(
+        kind: Kind, state: PhysicsState, ctrl: Array, leaves: ModelLeaves, *flags: Array
+    ) -> PhysicsState:
+        names, given, dtype = tuple(sorted(leaves)), tuple(state.carried), state.qpos.dtype
+        host = _Host(
+            kind, model, frame_skip, readings, derived, contacts, names, given, kept, said
+        )  # fmt: skip
+        parts = [*state[:4], *(jnp.ravel(part) for part in state.carried.values()), ctrl, *flags]
+        args = [jnp.concatenate(parts)]
         if names:
             args.append(jnp.concatenate([jnp.ravel(leaves[name]).astype(dtype) for name in names]))
         flat = host_call.call(host.name, host.caller, jax.ShapeDtypeStruct((ends[-1],), dtype), *args)
         parts = [x.reshape(shape) for x, shape in zip(jnp.split(flat, ends[:-1]), shapes, strict=True)]
-        return PhysicsState(*parts[:4], dict(zip(readings, parts[4:], strict=True)))
+        seen = {
+            name: _typed(part, example, name)
+            for name, part in zip(readings, parts[4 + len(kept) :], strict=True)
+        }
+        return PhysicsState(*parts[:4], seen, dict(zip(kept, parts[4:], strict=False)))
 
-    def reset(qpos: Array, qvel: Array, leaves: ModelLeaves) -> PhysicsState:
-        state = PhysicsState(qpos, qvel, jnp.zeros(model.na, qpos.dtype), jnp.zeros_like(qvel), {})
-        if not readings:
+    def reset(
+        qpos: Array, qvel: Array, leaves: ModelLeaves, given: Mapping[str, Array] = _NOTHING
+    ) -> PhysicsState:
+        blank = {"act": jnp.zeros(model.na, qpos.dtype), "ctrl": jnp.zeros(model.nu, qpos.dtype)} | given
+        parts = {
+            name: jnp.stack([given[name], jnp.zeros_like(given[name])])
+            if name in carried.EXACT
+            else given[name]
+            for name in kept
+            if name in given
+        }
+        state = PhysicsState(qpos, qvel, blank["act"], jnp.zeros_like(qvel), {}, parts)
+        if not readings and not kept:
             return state
-        seen = call("reset", state, jnp.zeros(model.nu, qpos.dtype), leaves)
-        return state._replace(readings=seen.readings)
+        seen = call("reset", state, blank["ctrl"], leaves)
+        return state._replace(readings=seen.readings, carried=seen.carried)
 
-    def step(state: PhysicsState, ctrl: Array, leaves: ModelLeaves) -> PhysicsState:
-        return call("step", state, ctrl, leaves)
+    def step(
+        state: PhysicsState, ctrl: Array, leaves: ModelLeaves, frozen: Array | bool = False
+    ) -> PhysicsState:
+        flag = jnp.asarray(frozen, state.qpos.dtype)[None]
+        return call("step", state, ctrl, leaves, flag)
 
     def prepare(leaves: ModelLeaves) -> ModelLeaves:
         for name in leaves:
