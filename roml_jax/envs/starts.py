@@ -123,9 +123,7 @@ def _takes_model(start: Callable[..., Any]) -> bool:
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     needed = sum(p.default is p.empty and p.kind in positional for p in parameters)
     if needed > 2 or not any(p.kind in (*positional, inspect.Parameter.VAR_POSITIONAL) for p in parameters):
-        raise ValueError(
-            f"start must be a function of (key) or of (key, model), got {inspect.signature(start)}"
-        )
+        raise ValueError(f"start must take (key) or (key, model), but it takes {inspect.signature(start)}")
     return needed == 2
 
 

@@ -14,6 +14,17 @@ EXACT = frozenset(("time", "history"))
 """Parts that hold times, which single precision would shift against each other. The C engine carries each as
 two numbers, (2, ...): the value in single precision and what is missing to double precision."""
 
+DELAYS = frozenset(("actuator_delay", "sensor_delay"))
+
+
+def in_steps(delays: np.ndarray, timestep: float) -> np.ndarray:
+    """Delays (s) that are a whole number of steps up to single precision, made exact; others as they are.
+
+    A delay that is greater than d steps by a rounding error would be one of d + 1 steps.
+    """
+    steps = np.round(np.asarray(delays, np.float64) / timestep)
+    return np.where(np.isclose(delays, steps * timestep, rtol=1e-6, atol=0), steps * timestep, delays)
+
 
 def check(model: mujoco.MjModel) -> None:
     """Refuses models with state that no episode can carry.

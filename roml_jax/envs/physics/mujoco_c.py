@@ -165,6 +165,8 @@ class _Rows:
         for name in names:
             field = field_of(self._model, name)
             leaves[name] = values[:, at : at + field.size].reshape(-1, *field.shape)
+            if name in carried.DELAYS:
+                leaves[name] = carried.in_steps(leaves[name], self._model.opt.timestep)
             at += field.size
         write_tasks(self.batch, self._model, leaves, rows, self._derived, self._contacts)
         self._tasks = values.copy()

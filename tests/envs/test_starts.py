@@ -1,0 +1,184 @@
+"""The task's value, not the unedited model's: control ranges, starts, model fields; and whose model it is."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+import pytest
+
+from roml_jax.envs import Edit, TaskDimension, TaskEnv
+
+# one second of 100 steps with force u on a mass of 1 kg moves it by u x 0.505 m
+SLIDER = """
+<mujoco>
+  <option timestep="0.01" gravity="0 0 0"/>
+  <worldbody>
+    <body name="block"><joint name="slide" type="slide" axis="1 0 0"/><geom size="0.1" mass="1"/></body>
+    <body name="target" mocap="true" pos="0 0 1"><geom size="0.05" contype="0" conaffinity="0"/></body>
+  </worldbody>
+  <actuator>
+    <motor name="push" joint="slide" ctrlrange="-1 1"/>
+    <general name="slow" joint="slide" dyntype="filter" dynprm="0.5" gainprm="0"/>
+  </actuator>
+  <keyframe>
+    <key name="home" qpos="0.3" qvel="-0.2" act="0.7" ctrl="0.4 0.1" mpos="1 2 3" time="2"/>
+    <key name="away" qpos="-5"/>
+  </keyframe>
+</mujoco>
+"""
+RANGE = TaskDimension("range", 0.5, 2.0, (Edit("actuator_ctrlrange", rows="push"),))
+ENGINES = ("mujoco", "mjx")
+
+
+def slider(*tasks, source=SLIDER, **options):
+    options = {
+        "engine": "mujoco",
+        "reward": lambda motion: {"control": -motion.ctrl[0]},
+        "frame_skip": 10,
+        "start": lambda key: (jnp.zeros(1), jnp.zeros(1)),
+    } | options
+    return TaskEnv.from_mjcf(source, tasks=tasks or (RANGE,), **options)
+
+
+def reset(env, task=1.0):
+    return env.reset(jax.random.key(0), jnp.atleast_1d(jnp.asarray(task, jnp.float32)))
+
+
+def test_controls_are_clamped_to_the_tasks_range():
+    """With a control of 3: 0.505 m at the model's range of 1, 1.010 m at twice that."""
+    env = slider(frame_skip=100)
+    ends = jax.vmap(lambda task: env.step(reset(env, task), jnp.array([3.0, 0.0])))(jnp.array([1.0, 2.0]))
+    np.testing.assert_allclose(ends.physics.qpos[:, 0], [0.505, 1.010], rtol=1e-5)
+    np.testing.assert_allclose(ends.reward, [-1.0, -2.0])  # Motion.ctrl
+
+
+def test_the_action_space_holds_the_range_of_every_task():
+    assert (slider().spec.action.low, slider().spec.action.high) == (-np.inf, np.inf)  # of "slow"
+    limited = SLIDER.replace('gainprm="0"', 'gainprm="0" ctrlrange="-1 0.5"')
+    assert (slider(source=limited).spec.action.low, slider(source=limited).spec.action.high) == (-2.0, 2.0)
+    both = (
+        TaskDimension("up", 0.5, 3.0, (Edit("actuator_ctrlrange", column=1),)),
+        TaskDimension("more", 0.0, 4.0, (Edit("actuator_ctrlrange", "add", "push", 1),)),
+        TaskDimension("mass", 0.5, 2.0, (Edit("body_mass"),)),
+    )
+    action = slider(*both, source=limited).spec.action
+    assert (action.low, action.high) == (-1.0, 7.0)
+    other = TaskDimension("mass", 0.5, 2.0, (Edit("body_mass"),))
+    assert slider(other, source=limited).spec.action.high == 1.0
+
+
+def test_a_model_that_does_not_clamp_is_not_clamped():
+    free = SLIDER.replace("<worldbody>", '<option><flag clampctrl="disable"/></option><worldbody>', 1)
+    env = slider(source=free, frame_skip=100)
+    end = env.step(reset(env), jnp.array([3.0, 0.0]))
+    np.testing.assert_allclose(end.physics.qpos, [3 * 0.505], rtol=1e-5)
+    np.testing.assert_allclose(end.reward, -3.0)
+
+
+def test_the_default_start_is_at_the_tasks_qpos0():
+    env = slider(TaskDimension("where", 1.0, 2.0, (Edit("qpos0", "set", "slide"),)), start=None)
+    assert abs(float(reset(env, 1.5).physics.qpos[0]) - 1.5) <= 0.01
+
+
+def test_a_start_may_see_the_task():
+    dimension = TaskDimension("where", 1.0, 2.0, (Edit("jnt_range", "set", "slide", 1),))
+
+    def start(key, model, scale=2.0):
+        assert model.base.nq == 1
+        return scale * model.field("jnt_range")[:, 1] + model.task, model.field("body_mass")[1:2]
+
+    state = reset(slider(dimension, start=start), 1.5)
+    np.testing.assert_allclose(state.physics.qpos, [4.5])
+    np.testing.assert_allclose(state.physics.qvel, [1.0])
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_start_may_be_a_keyframe(engine):
+    """Positions, velocities, activations and mocap poses, and the controls for what is read at the reset."""
+    env = slider(
+        engine=engine, start="home", readings=("actuator_force", "xpos", "act", "time"), frame_skip=1
+    )
+
+    def first_two(action):
+        state = reset(env, 2.0)
+        return state, env.step(state, action)
+
+    state, after = jax.jit(first_two)(jnp.array([3.0, 0.0]))
+    model = mujoco.MjModel.from_xml_string(SLIDER)
+    data = mujoco.MjData(model)
+    mujoco.mj_resetDataKeyframe(model, data, 0)
+    mujoco.mj_forward(model, data)
+    np.testing.assert_allclose(state.physics.qpos, [0.3], rtol=1e-6)
+    np.testing.assert_allclose(state.physics.qvel, [-0.2], rtol=1e-6)
+    np.testing.assert_allclose(state.physics.act, [0.7], rtol=1e-6)
+    np.testing.assert_allclose(state.physics.readings["xpos"], data.xpos, rtol=1e-6)  # target: 1 2 3
+    np.testing.assert_allclose(state.physics.readings["actuator_force"], [0.4, 0.0], rtol=1e-6)
+    assert float(state.physics.readings["time"]) == 2.0
+    np.testing.assert_allclose(after.physics.readings["xpos"][2], [1, 2, 3])
+    np.testing.assert_allclose(after.physics.readings["time"], 2.01, rtol=1e-6)
+    np.testing.assert_allclose(after.physics.qvel, [-0.2 + 2.0 * 0.01], rtol=1e-5)  # clamped to 2
+    assert float(after.physics.act[0]) == pytest.approx(0.7 * (1 - 0.01 / 0.5), rel=1e-5)
+
+
+def test_a_start_may_return_activations():
+    env = slider(start=lambda key: (jnp.zeros(1), jnp.zeros(1), jnp.array([0.25])))
+    assert float(reset(env).physics.act[0]) == 0.25
+
+
+def test_a_mocap_body_starts_where_the_task_puts_it():
+    height = TaskDimension("height", 1.0, 3.0, (Edit("body_pos", "set", "target", 2),))
+    on_mjx = jax.jit(lambda task: reset(slider(height, engine="mjx", readings=("xpos",)), task))(2.5)
+    assert (
+        float(on_mjx.physics.readings["xpos"][2, 2])
+        == float(on_mjx.physics.carried["mocap_pos"][0, 2])
+        == 2.5
+    )
+    env = slider(height, readings=("xpos",), frame_skip=1)
+    state = reset(env, 2.5)
+    assert float(state.physics.readings["xpos"][2, 2]) == 2.5
+    assert float(env.step(state, jnp.zeros(2)).physics.readings["xpos"][2, 2]) == 2.5
+
+
+STARTS = {
+    "keyframe": ("hme", "the model has no keyframe named 'hme'; did you mean 'home'? (it has home, away)"),
+    "arguments": (lambda: None, "start must take (key) or (key, model), but it takes ()"),
+    "more": (
+        lambda key, model, third: None,
+        "start must take (key) or (key, model), but it takes (key, model",
+    ),
+    "one": (lambda key: jnp.zeros(1), "start must return qpos and qvel, or qpos (1,), qvel (1,), act (1,)"),
+    "shape": (
+        lambda key: (jnp.zeros(1), jnp.zeros(3)),
+        "start must return qpos (1,), qvel (1,), act (1,); got qvel of shape (3,)",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", STARTS)
+def test_starts_that_cannot_be_are_one_line(case):
+    start, line = STARTS[case]
+    with pytest.raises(ValueError, match=re.escape(line)) as error:
+        slider(start=start)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["model", "spec"])
+def test_the_callers_model_stays_the_callers(kind):
+    """Changes of the caller's model or spec after the environment is made change nothing."""
+    spec = mujoco.MjSpec.from_string(SLIDER)
+    mine = spec.compile() if kind == "model" else spec
+    env = slider(source=mine, start=None, frame_skip=100)
+    assert env.physics.model is not mine
+    if kind == "model":
+        mine.body_mass[1], mine.qpos0[0], mine.actuator_ctrlrange[0] = 50.0, 9.0, (-7, 7)
+        mine.opt.gravity[0] = 5.0
+    else:
+        spec.bodies[1].geoms[0].mass, spec.actuators[0].ctrlrange = 50.0, (-7, 7)
+        spec.compile()
+    state = reset(env)
+    assert abs(float(state.physics.qpos[0])) <= 0.01
+    state = state._replace(physics=state.physics._replace(qpos=jnp.zeros(1), qvel=jnp.zeros(1)))
+    np.testing.assert_allclose(env.step(state, jnp.array([3.0, 0])).physics.qpos, [0.505], rtol=1e-5)
+    assert env.physics.model.body_mass[1] == 1.0
