@@ -15,12 +15,6 @@ from roml_jax.agents.base import Agent
 from roml_jax.envs import Edit, TaskDimension, TaskEnv
 
 
-@pytest.fixture(autouse=True)
-def _elsewhere(tmp_path, monkeypatch):
-    """MuJoCo's warnings of states that blow up go to a log file in the working directory."""
-    monkeypatch.chdir(tmp_path)
-
-
 @pytest.mark.parametrize("engine", ["mujoco", pytest.param("mjx", marks=pytest.mark.slow)])
 def test_gravity_and_options_of_one_number(engine):
     tasks = (
