@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
-from roml_jax.envs.physics import ModelLeaves, field_of
+from roml_jax.envs.physics import ModelLeaves
 from roml_jax.errors import suggestion
 from roml_jax.types import Array
 
@@ -23,15 +23,13 @@ class TaskModel(NamedTuple):
         task: (d,).
         leaves: the model fields that the task replaced.
         base: the unedited model.
+        field: (name) -> the value of a model field under this task.
     """
 
     task: Array
     leaves: ModelLeaves
     base: mujoco.MjModel
-
-    def field(self, name: str) -> Array:
-        """The value of a model field under this task."""
-        return self.leaves[name] if name in self.leaves else jnp.asarray(field_of(self.base, name))
+    field: Callable[[str], Array]
 
 
 class Beginning(NamedTuple):

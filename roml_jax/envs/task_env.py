@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,6 +37,7 @@ class View(NamedTuple):
         task: (d,).
         leaves: the model fields that the task replaced.
         base: the unedited model.
+        field: (name) -> the value of a model field under this task.
     """
 
     qpos: Array
@@ -44,10 +46,7 @@ class View(NamedTuple):
     task: Array
     leaves: ModelLeaves
     base: mujoco.MjModel
-
-    def field(self, name: str) -> Array:
-        """The value of a model field under this task."""
-        return TaskModel(self.task, self.leaves, self.base).field(name)
+    field: Callable[[str], Array]
 
 
 class Motion(NamedTuple):
@@ -214,11 +213,20 @@ class TaskEnv:
         return self._parts(self._view(self._begin(jax.random.key(0), task, leaves), task, leaves))
 
     def _begin(self, key: Array, task: Array, leaves: ModelLeaves) -> PhysicsState:
-        begun = begin(self.start, key, TaskModel(task, leaves, self.physics.model))
+        field = functools.partial(self._field, task, leaves)
+        begun = begin(self.start, key, TaskModel(task, leaves, self.physics.model, field))
         return self.physics.reset(begun.qpos, begun.qvel, leaves, begun.others)
 
     def _view(self, state: PhysicsState, task: Array, leaves: ModelLeaves) -> View:
-        return View(state.qpos, state.qvel, state.readings, task, leaves, self.physics.model)
+        field = functools.partial(self._field, task, leaves)
+        return View(state.qpos, state.qvel, state.readings, task, leaves, self.physics.model, field)
+
+    def _field(self, task: Array, leaves: ModelLeaves, name: str) -> Array:
+        """The value of a model field under a task, also of one without effect on the simulation."""
+        if name in leaves:
+            return leaves[name]
+        edited = self.apply_task(task)
+        return jnp.asarray(edited[name]) if name in edited else self.physics.field(name, leaves)
 
     def _parts(self, view: View) -> dict[str, Array]:
         return {name: jnp.ravel(part(view)) for name, part in self.observation.items()}

@@ -11,7 +11,7 @@ import pytest
 from mujoco.batch import DATA_FIELDS
 
 from roml_jax.envs import Edit, TaskDimension, TaskEnv, physics
-from roml_jax.envs.physics import mjx
+from roml_jax.envs.physics import mjx, mjx_readings
 
 # a ball on the floor, and an arm with a motor, a limit and a spring
 ROBOT = """
@@ -121,7 +121,7 @@ def test_on_mjx_the_same():
     blank = mjx._make_data(model, "jax")
     for name in sorted(set(DATA_FIELDS) - REFUSED):
         try:
-            mjx._check_readings(model, blank, "jax", (name,))
+            mjx_readings.check(model, blank, "jax", (name,))
             names.append(name)
         except ValueError:
             refused.append(name)

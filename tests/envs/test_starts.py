@@ -16,7 +16,7 @@ SLIDER = """
   <option timestep="0.01" gravity="0 0 0"/>
   <worldbody>
     <body name="block"><joint name="slide" type="slide" axis="1 0 0"/><geom size="0.1" mass="1"/></body>
-    <body name="target" mocap="true" pos="0 0 1"><geom size="0.05" contype="0" conaffinity="0"/></body>
+    <body name="target" mocap="true" pos="0 0 1"><geom size="0.05" mass="0" contype="0"/></body>
   </worldbody>
   <actuator>
     <motor name="push" joint="slide" ctrlrange="-1 1"/>
@@ -182,3 +182,36 @@ def test_the_callers_model_stays_the_callers(kind):
     state = state._replace(physics=state.physics._replace(qpos=jnp.zeros(1), qvel=jnp.zeros(1)))
     np.testing.assert_allclose(env.step(state, jnp.array([3.0, 0])).physics.qpos, [0.505], rtol=1e-5)
     assert env.physics.model.body_mass[1] == 1.0
+
+
+def test_fields_are_the_tasks_also_where_the_engine_derives_them():
+    """Twice the density of a ball of 1 kg and radius 0.1 m: inertia 0.4 m r^2 = 0.008."""
+    mass = TaskDimension("mass", 0.5, 2.0, (Edit("body_mass", rows="block"), Edit("mat_rgba", "set")))
+    names = ("body_mass", "body_inertia", "body_subtreemass", "mat_rgba", "geom_size")
+    source = SLIDER.replace(
+        "<worldbody>", '<asset><material name="red" rgba="1 0 0 1"/></asset><worldbody>', 1
+    )
+    for derived, inertia in (("consistent", 0.008), ("stale", 0.004)):
+        seen = {}
+
+        def reward(motion, seen=seen):
+            seen |= {name: motion.after.field(name) for name in names}
+            return {}
+
+        env = slider(mass, source=source, reward=reward, derived=derived)
+        env.step(reset(env, 2.0), jnp.zeros(2))
+        np.testing.assert_allclose(seen["body_mass"], [0, 2, 0])
+        np.testing.assert_allclose(seen["body_inertia"][1], inertia, rtol=1e-6)
+        np.testing.assert_allclose(seen["body_subtreemass"], [2, 2, 0])
+        np.testing.assert_allclose(seen["mat_rgba"], 2.0)  # which the simulation does not need
+        np.testing.assert_allclose(seen["geom_size"][0, 0], 0.1, rtol=1e-6)
+    line = "dof_M0 depends on the task's body_mass, and this engine has no value of it that observations and"
+    with pytest.raises(ValueError, match=re.escape(line)):
+        slider(mass, source=source, reward=lambda motion: {"m": motion.after.field("dof_M0")[0]})
+
+
+def test_a_camera_of_the_task_is_read_where_it_is():
+    up = TaskDimension("up", 1.0, 3.0, (Edit("cam_pos", "set", 0, 2),))
+    source = SLIDER.replace("<worldbody>", '<worldbody><camera name="eye" pos="0 0 1"/>', 1)
+    state = reset(slider(up, source=source, readings=("cam_xpos",)), 2.5)
+    np.testing.assert_allclose(state.physics.readings["cam_xpos"], [[0, 0, 2.5]])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal, NamedTuple
 
 import mujoco
@@ -59,6 +59,7 @@ class Physics(NamedTuple):
             MuJoCo's data; the rest is as MuJoCo's reset leaves it for the task's model.
         step: (state, ctrl (nu,), leaves, frozen) -> PhysicsState after ``frame_skip`` physics steps.
             ``frozen`` () bool, by default False: the result is not used, so the engine need not compute it.
+        field: (name, leaves) -> the value of a model field that is not among the leaves, under their task.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Physics(NamedTuple):
     prepare: Callable[[ModelLeaves], ModelLeaves]
     reset: Callable[..., PhysicsState]
     step: Callable[..., PhysicsState]
+    field: Callable[[str, ModelLeaves], Array]
 
     @property
     def dt(self) -> float:
@@ -86,6 +88,12 @@ def field_of(model: mujoco.MjModel, name: str) -> np.ndarray:
     return np.asarray(value)
 
 
-def is_inert(field: str) -> bool:
-    """Whether a task's edit of the field has no effect on the simulation."""
+def is_inert(field: str, readings: Iterable[str] = ()) -> bool:
+    """Whether a task's edit of the field has no effect on the simulation, nor on what is read of it."""
+    if any(field.startswith(kind) for kind in ("cam_", "light_") for name in readings if _shows(name, kind)):
+        return False
     return field.startswith(_INERT)
+
+
+def _shows(reading: str, kind: str) -> bool:
+    return reading.startswith(kind) or reading == "sensordata"

@@ -7,8 +7,13 @@ switches are not among them: nothing sets them, so they keep MuJoCo's initial va
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
+import jax.numpy as jnp
 import mujoco
 import numpy as np
+
+from roml_jax.types import Array
 
 EXACT = frozenset(("time", "history"))
 """Parts that hold times, which single precision would shift against each other. The C engine carries each as
@@ -56,3 +61,12 @@ def names(model: mujoco.MjModel, readings: tuple[str, ...] = ()) -> tuple[str, .
         "mocap_quat": bool(model.nmocap),
     }
     return tuple(name for name, has in parts.items() if has)
+
+
+def given_parts(names: Sequence[str], given: Mapping[str, Array]) -> dict[str, Array]:
+    """Those of the carried parts that are given, as the C engine carries them."""
+    parts = {name: given[name] for name in names if name in given}
+    return {
+        name: jnp.stack([part, jnp.zeros_like(part)]) if name in EXACT else part
+        for name, part in parts.items()
+    }

@@ -87,7 +87,7 @@ def set_const(model: mjx.Model) -> ModelLeaves:
         data = mjx.transmission(model, mjx.tendon_armature(model, data))
         leaves = {
             "geom_rbound": _bounding_radii(model),
-            "body_subtreemass": jnp.asarray(_is_ancestor(model), model.body_mass.dtype).T @ model.body_mass,
+            "body_subtreemass": jnp.asarray(is_ancestor(model), model.body_mass.dtype).T @ model.body_mass,
             "dof_M0": rigid_diagonal,
             **_inverse_weights(model, data, mjx.full_m(model, data)),
         }
@@ -126,7 +126,7 @@ def _bounding_radii(model: mjx.Model) -> Array:
     return radii
 
 
-def _is_ancestor(model: mjx.Model) -> np.ndarray:
+def is_ancestor(model: mjx.Model) -> np.ndarray:
     """(nbody, nbody) bool: whether body j is body i or one of its ancestors."""
     mask = np.eye(model.nbody, dtype=bool)
     for body in range(1, model.nbody):  # parents come before children
@@ -159,7 +159,7 @@ def _inverse_weights(model: mjx.Model, data: mjx.Data, mass_matrix: Array) -> di
 
 def _com_jacobians(model: mjx.Model, data: mjx.Data) -> Array:
     """(nbody, 6, nv): Jacobians of the linear and angular velocity of each body's centre of mass."""
-    moves = _is_ancestor(model)[:, model.dof_bodyid]
+    moves = is_ancestor(model)[:, model.dof_bodyid]
     angular, linear = data.cdof[:, :3], data.cdof[:, 3:]
     offset = data.xipos - data.subtree_com[model.body_rootid]
     linear_at_com = linear + jnp.cross(angular, offset[:, None])

@@ -15,11 +15,9 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import mujoco
-import numpy as np
 
-from roml_jax.envs.physics import carried
+from roml_jax.envs.physics import carried, fields, mjx_readings
 from roml_jax.envs.physics import derived as derived_fields
-from roml_jax.envs.physics import readings as reading
 from roml_jax.envs.physics.base import Derived, ModelLeaves, Physics, PhysicsState, is_inert
 from roml_jax.quiet import mjx, quiet_warp
 from roml_jax.types import Array
@@ -30,12 +28,6 @@ _KINEMATIC = {"xpos", "xquat", "xmat", "xipos", "ximat", "geom_xpos", "site_xpos
 # Warp culls contacts by the geoms' bounding spheres, which must therefore be updated after an edit.
 _NEVER_STALE = {"jax": (), "warp": ("geom_rbound", "body_subtreemass")}
 _HUGE = 1e3  # metres
-# Fields that MJX has in another form than MuJoCo: dense for sparse, static sizes for counts of a moment.
-_OTHERWISE = frozenset((
-    "M", "actuator_moment", "moment_colind", "moment_rowadr", "moment_rownnz", "ncon", "ne", "nefc", "nf",
-    "nl", "qLD", "qLDiagInv", "ten_J", "ten_wrapadr", "ten_wrapnum", "wrap_obj", "wrap_xpos",
-))  # fmt: skip
-_FUNCTIONS = {mujoco.mj_rnePostConstraint: mjx.rne_postconstraint, mujoco.mj_subtreeVel: mjx.subtree_vel}
 _INSTEAD = "the engine 'mujoco' may support it"
 _WORLDS = 4096  # number of environments that Warp reserves memory for contacts for
 
@@ -101,54 +93,15 @@ def _put(model: mujoco.MjModel, impl: Implementation, readings: tuple[str, ...])
             parts = _OnDevice(on_device, _make_data(model, impl), original)
         except NotImplementedError as error:
             raise ValueError(f"MJX cannot simulate this model ({error}); {_INSTEAD}") from None
-    _check_readings(model, parts.blank, impl, readings)
+    mjx_readings.check(model, parts.blank, impl, readings)
     return parts
 
 
-def _check_readings(
-    model: mujoco.MjModel, blank: mjx.Data, impl: Implementation, readings: tuple[str, ...]
-) -> None:
-    for name in readings:
-        if name in _OTHERWISE or not hasattr(blank, name):
-            raise ValueError(f"readings: MJX's data has no field {name!r}; {_INSTEAD}")
-        if name in reading.ON_REQUEST and impl != "jax":
-            raise ValueError(f"readings: Warp does not compute {name}; {_INSTEAD}")
-        if name in ("cfrc_int", "cfrc_ext") and _pulled(model):
-            raise ValueError(
-                f"readings: MJX's {name} lacks the forces of spatial tendons and of welds; {_INSTEAD}"
-            )
-
-
-def _pulled(model: mujoco.MjModel) -> bool:
-    """Whether spatial tendons or welds act on the bodies."""
-    spatial = model.wrap_type != mujoco.mjtWrap.mjWRAP_JOINT
-    return bool(spatial.any() or (model.eq_type == mujoco.mjtEq.mjEQ_WELD).any())
-
-
-def _mocap(base: mujoco.MjModel, leaves: ModelLeaves) -> dict[str, Array]:
-    """The poses of the mocap bodies at the start of an episode: those of the task's model."""
-    bodies = [int(np.flatnonzero(base.body_mocapid == i)[0]) for i in range(base.nmocap)]
-    pose = {"mocap_pos": "body_pos", "mocap_quat": "body_quat"}
-    return {name: leaves[field][np.array(bodies)] for name, field in pose.items() if field in leaves}
-
-
-def _on_request(model: mjx.Model, before: mjx.Data, after: mjx.Data, readings: tuple[str, ...]) -> mjx.Data:
-    """The data after a substep, with the readings that MJX's step leaves at 0, as of the substep's start."""
-    functions = {reading.ON_REQUEST[name] for name in readings if name in reading.ON_REQUEST}
-    if not functions:
-        return after
-    seen = after.replace(qvel=before.qvel)
-    if model.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4:  # the data are those of its last stage
-        seen = mjx.forward(model, before)
-    for function in functions:
-        seen = _FUNCTIONS[function](model, seen)
-    computed = {name: getattr(seen, name) for name in readings if name in reading.ON_REQUEST}
-    return after.tree_replace({f"_impl.{name}": value for name, value in computed.items()})
-
-
-def _prepare(kept: _OnDevice, leaves: ModelLeaves, derived: Derived, impl: Implementation) -> ModelLeaves:
+def _prepare(
+    kept: _OnDevice, leaves: ModelLeaves, derived: Derived, impl: Implementation, readings: tuple[str, ...]
+) -> ModelLeaves:
     """The edits that have an effect, and the fields that depend on them."""
-    edited = {name: leaf for name, leaf in leaves.items() if not is_inert(name)}
+    edited = {name: leaf for name, leaf in leaves.items() if not is_inert(name, readings)}
     for name in edited:
         if not is_traced(kept.original, name):
             raise ValueError(f"{name} is constant or missing in MJX: a task cannot edit it; {_INSTEAD}")
@@ -177,15 +130,12 @@ def make(
         impl: "jax" or "warp".
 
     Raises:
-        ValueError: if Warp is requested and not installed; for a model with delays or plastic springs; at the
-            first use, for a model feature that MJX lacks or an edit of a field that is constant in MJX. One
-            line.
+        ValueError: if Warp is requested and not installed, or for state that MJX lacks; at the first use, for
+            a model feature that MJX lacks or an edit of a field that is constant in MJX. One line.
     """
     if impl == "warp":
         _start_warp()
-    if model.nhistory or model.nplastic:
-        what = "delays of actuators and sensors" if model.nhistory else "plastic springs"
-        raise ValueError(f"MJX cannot simulate this model (it has no {what}); {_INSTEAD}")
+    mjx_readings.check_state(model)
     on_device = functools.cache(lambda: _put(model, impl, readings))
     kept = carried.names(model, readings)
 
@@ -193,10 +143,8 @@ def make(
         return on_device().model.tree_replace(dict(leaves)) if leaves else on_device().model
 
     def data_of(state: PhysicsState) -> mjx.Data:
-        return on_device().blank.replace(
-            qpos=state.qpos, qvel=state.qvel, act=state.act, qacc_warmstart=state.qacc_warmstart,
-            **state.carried,
-        )  # fmt: skip
+        moving = {name: getattr(state, name) for name in ("qpos", "qvel", "act", "qacc_warmstart")}
+        return on_device().blank.replace(**moving, **state.carried)
 
     def state_of(data: mjx.Data) -> PhysicsState:
         read = {name: getattr(data, name) for name in readings}
@@ -206,13 +154,12 @@ def make(
     def reset(
         qpos: Array, qvel: Array, leaves: ModelLeaves, given: Mapping[str, Array] | None = None
     ) -> PhysicsState:
-        start = _mocap(model, leaves) if model.nmocap else {}
-        start |= {name: part for name, part in (given or {}).items() if name in ("act", "ctrl", *kept)}
+        start = mjx_readings.start_parts(model, leaves, kept, given)
         data = on_device().blank.replace(qpos=qpos, qvel=qvel, **start)
         if readings:
             kinematics_do = impl == "jax" and set(readings) <= _KINEMATIC
             seen = (mjx.kinematics if kinematics_do else mjx.forward)(edit(leaves), data)
-            data = _on_request(edit(leaves), data, seen, readings)
+            data = mjx_readings.on_request(edit(leaves), data, seen, readings)
         return state_of(data)._replace(qacc_warmstart=jnp.zeros_like(qvel))
 
     def step(
@@ -223,7 +170,7 @@ def make(
         # the scan carries only the small state; whole Data would include every intermediate array
         def substep(small: PhysicsState, _: None) -> tuple[PhysicsState, None]:
             before = data_of(small).replace(ctrl=ctrl)
-            return state_of(_on_request(edited, before, mjx.step(edited, before), readings)), None
+            return state_of(mjx_readings.on_request(edited, before, mjx.step(edited, before), readings)), None
 
         return jax.lax.scan(substep, state, None, length=frame_skip)[0]
 
@@ -231,9 +178,10 @@ def make(
         name="mjx" if impl == "jax" else "warp",
         model=model,
         frame_skip=frame_skip,
-        prepare=lambda leaves: _prepare(on_device(), leaves, derived, impl),
+        prepare=lambda leaves: _prepare(on_device(), leaves, derived, impl, readings),
         reset=reset,
         step=step,
+        field=functools.partial(fields.on_device, model, derived),
     )
 
 

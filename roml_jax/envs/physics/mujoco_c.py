@@ -20,7 +20,7 @@ import mujoco
 import numpy as np
 from mujoco.batch import MODEL_FIELDS, Batch, SimulationError
 
-from roml_jax.envs.physics import carried, host_call, warned
+from roml_jax.envs.physics import carried, fields, host_call, warned
 from roml_jax.envs.physics import readings as reading
 from roml_jax.envs.physics.base import (
     Contacts,
@@ -267,10 +267,26 @@ def _pack(parts: list[np.ndarray], flat: np.ndarray) -> None:
         at += width
 
 
-def _typed(part: Array, example: mujoco.MjData, name: str) -> Array:
-    """A reading as MuJoCo has it: floating point in the program's precision, integer or bool."""
-    kind = reading.like(example, name).dtype
-    return part if kind.kind == "f" else part.astype(kind)
+def _call(
+    host: _Host, example: mujoco.MjData, state: PhysicsState, ctrl: Array, leaves: ModelLeaves, *flags: Array
+) -> PhysicsState:
+    """Calls a host function for the fields that the leaves and the given parts of the state name."""
+    dtype = state.qpos.dtype
+    host = host._replace(leaves=tuple(sorted(leaves)), given=tuple(state.carried))
+    args = [jnp.concatenate([*state[:4], *map(jnp.ravel, state.carried.values()), ctrl, *flags])]
+    if leaves:
+        args.append(jnp.concatenate([jnp.ravel(leaves[name]).astype(dtype) for name in host.leaves]))
+    seen = {name: reading.like(example, name) for name in host.readings}
+    shapes = [
+        (2,) * (name in carried.EXACT) + np.shape(getattr(example, name)) for name in (*_STATE, *host.carried)
+    ]
+    shapes += [like.shape for like in seen.values()]
+    ends = np.cumsum([math.prod(shape) for shape in shapes]).tolist()
+    flat = host_call.call(host.name, host.caller, jax.ShapeDtypeStruct((ends[-1],), dtype), *args)
+    parts = [x.reshape(shape) for x, shape in zip(jnp.split(flat, ends[:-1]), shapes, strict=True)]
+    for (name, like), part in zip(seen.items(), parts[4 + len(host.carried) :], strict=True):
+        seen[name] = part if like.dtype.kind == "f" else part.astype(like.dtype)
+    return PhysicsState(*parts[:4], seen, dict(zip(host.carried, parts[4:], strict=False)))
 
 
 def make(
@@ -292,55 +308,25 @@ def make(
             of a geom that a task thickens are missed.
     """
     example, kept = mujoco.MjData(model), carried.names(model, readings)
-    said: set[int] = set()
-
-    def shape_of(name: str) -> tuple[int, ...]:
-        return (2,) * (name in carried.EXACT) + np.shape(getattr(example, name))
-
-    shapes = [*map(shape_of, (*_STATE, *kept)), *(reading.like(example, name).shape for name in readings)]
-    ends = [sum(math.prod(shape) for shape in shapes[: i + 1]) for i in range(len(shapes))]
-
-    def call(
-        kind: Kind, state: PhysicsState, ctrl: Array, leaves: ModelLeaves, *flags: Array
-    ) -> PhysicsState:
-        names, given, dtype = tuple(sorted(leaves)), tuple(state.carried), state.qpos.dtype
-        host = _Host(
-            kind, model, frame_skip, readings, derived, contacts, names, given, kept, said
-        )  # fmt: skip
-        parts = [*state[:4], *(jnp.ravel(part) for part in state.carried.values()), ctrl, *flags]
-        args = [jnp.concatenate(parts)]
-        if names:
-            args.append(jnp.concatenate([jnp.ravel(leaves[name]).astype(dtype) for name in names]))
-        flat = host_call.call(host.name, host.caller, jax.ShapeDtypeStruct((ends[-1],), dtype), *args)
-        parts = [x.reshape(shape) for x, shape in zip(jnp.split(flat, ends[:-1]), shapes, strict=True)]
-        seen = {
-            name: _typed(part, example, name)
-            for name, part in zip(readings, parts[4 + len(kept) :], strict=True)
-        }
-        return PhysicsState(*parts[:4], seen, dict(zip(kept, parts[4:], strict=False)))
+    step_host = _Host("step", model, frame_skip, readings, derived, contacts, (), (), kept, set())
+    reset_host = step_host._replace(kind="reset")
 
     def reset(
         qpos: Array, qvel: Array, leaves: ModelLeaves, given: Mapping[str, Array] = _NOTHING
     ) -> PhysicsState:
         blank = {"act": jnp.zeros(model.na, qpos.dtype), "ctrl": jnp.zeros(model.nu, qpos.dtype)} | given
-        parts = {
-            name: jnp.stack([given[name], jnp.zeros_like(given[name])])
-            if name in carried.EXACT
-            else given[name]
-            for name in kept
-            if name in given
-        }
+        parts = carried.given_parts(kept, given)
         state = PhysicsState(qpos, qvel, blank["act"], jnp.zeros_like(qvel), {}, parts)
         if not readings and not kept:
             return state
-        seen = call("reset", state, blank["ctrl"], leaves)
+        seen = _call(reset_host, example, state, blank["ctrl"], leaves)
         return state._replace(readings=seen.readings, carried=seen.carried)
 
     def step(
         state: PhysicsState, ctrl: Array, leaves: ModelLeaves, frozen: Array | bool = False
     ) -> PhysicsState:
         flag = jnp.asarray(frozen, state.qpos.dtype)[None]
-        return call("step", state, ctrl, leaves, flag)
+        return _call(step_host, example, state, ctrl, leaves, flag)
 
     def prepare(leaves: ModelLeaves) -> ModelLeaves:
         for name in leaves:
@@ -348,6 +334,8 @@ def make(
                 raise ValueError(
                     f"{name} is shared by all simulations of a MuJoCo batch: a task cannot edit it"
                 )
-        return {name: leaf for name, leaf in leaves.items() if not is_inert(name)}
+        return {name: leaf for name, leaf in leaves.items() if not is_inert(name, readings)}
 
-    return Physics("mujoco", model, frame_skip, prepare, reset, step)
+    stale = (*_STALE, *(_REFERENCE_CONTACTS if contacts == "reference" else ()))
+    field = functools.partial(fields.on_host, model, derived, stale)
+    return Physics("mujoco", model, frame_skip, prepare, reset, step, field)
