@@ -11,7 +11,7 @@ import pytest
 from mujoco.batch import DATA_FIELDS
 
 from roml_jax.envs import Edit, TaskDimension, TaskEnv, physics
-from roml_jax.envs.physics import mjx, mjx_readings
+from roml_jax.envs.physics import mjx, mjx_data
 
 # a ball on the floor, and an arm with a motor, a limit and a spring
 ROBOT = """
@@ -121,7 +121,7 @@ def test_on_mjx_the_same():
     blank = mjx._make_data(model, "jax")
     for name in sorted(set(DATA_FIELDS) - REFUSED):
         try:
-            mjx_readings.check(model, blank, "jax", (name,))
+            mjx_data.check(model, blank, "jax", (name,))
             names.append(name)
         except ValueError:
             refused.append(name)

@@ -13,6 +13,9 @@ from roml_jax.types import Array
 ModelLeaves = Mapping[str, Array]
 """Model fields that a task replaces, by their MuJoCo names; all others keep the unedited model's values."""
 
+Given = Mapping[str, Array] | None
+"""Parts of an episode's first state, and controls, by their names in MuJoCo's data."""
+
 EngineName = Literal["auto", "mjx", "mujoco", "warp"]
 Derived = Literal["stale", "consistent"]
 Contacts = Literal["right", "reference"]

@@ -9,16 +9,15 @@ from __future__ import annotations
 import copy
 import functools
 import importlib.util
-from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import mujoco
 
-from roml_jax.envs.physics import carried, fields, mjx_readings
+from roml_jax.envs.physics import carried, fields, mjx_data
 from roml_jax.envs.physics import derived as derived_fields
-from roml_jax.envs.physics.base import Derived, ModelLeaves, Physics, PhysicsState, is_inert
+from roml_jax.envs.physics.base import Derived, Given, ModelLeaves, Physics, PhysicsState, is_inert
 from roml_jax.quiet import mjx, quiet_warp
 from roml_jax.types import Array
 
@@ -28,7 +27,7 @@ _KINEMATIC = {"xpos", "xquat", "xmat", "xipos", "ximat", "geom_xpos", "site_xpos
 # Warp culls contacts by the geoms' bounding spheres, which must therefore be updated after an edit.
 _NEVER_STALE = {"jax": (), "warp": ("geom_rbound", "body_subtreemass")}
 _HUGE = 1e3  # metres
-_INSTEAD = "the engine 'mujoco' may support it"
+_INSTEAD = mjx_data.INSTEAD
 _WORLDS = 4096  # number of environments that Warp reserves memory for contacts for
 
 
@@ -93,7 +92,7 @@ def _put(model: mujoco.MjModel, impl: Implementation, readings: tuple[str, ...])
             parts = _OnDevice(on_device, _make_data(model, impl), original)
         except NotImplementedError as error:
             raise ValueError(f"MJX cannot simulate this model ({error}); {_INSTEAD}") from None
-    mjx_readings.check(model, parts.blank, impl, readings)
+    mjx_data.check(model, parts.blank, impl, readings)
     return parts
 
 
@@ -135,42 +134,30 @@ def make(
     """
     if impl == "warp":
         _start_warp()
-    mjx_readings.check_state(model)
+    mjx_data.check_state(model)
     on_device = functools.cache(lambda: _put(model, impl, readings))
     kept = carried.names(model, readings)
+    state_of = functools.partial(mjx_data.state_of, readings=readings, kept=kept)
 
     def edit(leaves: ModelLeaves) -> mjx.Model:
         return on_device().model.tree_replace(dict(leaves)) if leaves else on_device().model
 
-    def data_of(state: PhysicsState) -> mjx.Data:
-        moving = {name: getattr(state, name) for name in ("qpos", "qvel", "act", "qacc_warmstart")}
-        return on_device().blank.replace(**moving, **state.carried)
-
-    def state_of(data: mjx.Data) -> PhysicsState:
-        read = {name: getattr(data, name) for name in readings}
-        parts = {name: getattr(data, name) for name in kept}
-        return PhysicsState(data.qpos, data.qvel, data.act, data.qacc_warmstart, read, parts)
-
-    def reset(
-        qpos: Array, qvel: Array, leaves: ModelLeaves, given: Mapping[str, Array] | None = None
-    ) -> PhysicsState:
-        start = mjx_readings.start_parts(model, leaves, kept, given)
+    def reset(qpos: Array, qvel: Array, leaves: ModelLeaves, given: Given = None) -> PhysicsState:
+        start = mjx_data.start_parts(model, leaves, kept, given)
         data = on_device().blank.replace(qpos=qpos, qvel=qvel, **start)
         if readings:
             kinematics_do = impl == "jax" and set(readings) <= _KINEMATIC
             seen = (mjx.kinematics if kinematics_do else mjx.forward)(edit(leaves), data)
-            data = mjx_readings.on_request(edit(leaves), data, seen, readings)
+            data = mjx_data.on_request(edit(leaves), data, seen, readings)
         return state_of(data)._replace(qacc_warmstart=jnp.zeros_like(qvel))
 
-    def step(
-        state: PhysicsState, ctrl: Array, leaves: ModelLeaves, frozen: Array | bool = False
-    ) -> PhysicsState:
+    def step(state: PhysicsState, ctrl: Array, leaves: ModelLeaves, _: Array | bool = False) -> PhysicsState:
         edited = edit(leaves)
 
         # the scan carries only the small state; whole Data would include every intermediate array
         def substep(small: PhysicsState, _: None) -> tuple[PhysicsState, None]:
-            before = data_of(small).replace(ctrl=ctrl)
-            return state_of(mjx_readings.on_request(edited, before, mjx.step(edited, before), readings)), None
+            before = mjx_data.of_state(on_device().blank, small).replace(ctrl=ctrl)
+            return state_of(mjx_data.on_request(edited, before, mjx.step(edited, before), readings)), None
 
         return jax.lax.scan(substep, state, None, length=frame_skip)[0]
 

@@ -11,7 +11,6 @@ import hashlib
 import math
 import threading
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import jax
@@ -25,6 +24,7 @@ from roml_jax.envs.physics import readings as reading
 from roml_jax.envs.physics.base import (
     Contacts,
     Derived,
+    Given,
     ModelLeaves,
     Physics,
     PhysicsState,
@@ -83,7 +83,6 @@ def write_tasks(
 
 
 _STATE = ("qpos", "qvel", "act", "qacc_warmstart")
-_NOTHING: Mapping[str, Array] = MappingProxyType({})
 
 
 class _Rows:
@@ -311,9 +310,8 @@ def make(
     step_host = _Host("step", model, frame_skip, readings, derived, contacts, (), (), kept, set())
     reset_host = step_host._replace(kind="reset")
 
-    def reset(
-        qpos: Array, qvel: Array, leaves: ModelLeaves, given: Mapping[str, Array] = _NOTHING
-    ) -> PhysicsState:
+    def reset(qpos: Array, qvel: Array, leaves: ModelLeaves, given: Given = None) -> PhysicsState:
+        given = given or {}
         blank = {"act": jnp.zeros(model.na, qpos.dtype), "ctrl": jnp.zeros(model.nu, qpos.dtype)} | given
         parts = carried.given_parts(kept, given)
         state = PhysicsState(qpos, qvel, blank["act"], jnp.zeros_like(qvel), {}, parts)

@@ -1,14 +1,12 @@
-"""What is read from MJX's data, and what an episode starts with there."""
+"""MJX's data and the state of an episode: what is set, what is carried, what is read."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 import mujoco
 import numpy as np
 
 from roml_jax.envs.physics import readings as reading
-from roml_jax.envs.physics.base import ModelLeaves
+from roml_jax.envs.physics.base import Given, ModelLeaves, PhysicsState
 from roml_jax.quiet import mjx
 from roml_jax.types import Array
 
@@ -19,6 +17,19 @@ _OTHERWISE = frozenset((
     "nl", "qLD", "qLDiagInv", "ten_J", "ten_wrapadr", "ten_wrapnum", "wrap_obj", "wrap_xpos",
 ))  # fmt: skip
 _FUNCTIONS = {mujoco.mj_rnePostConstraint: mjx.rne_postconstraint, mujoco.mj_subtreeVel: mjx.subtree_vel}
+
+
+def of_state(blank: mjx.Data, state: PhysicsState) -> mjx.Data:
+    """The data of a state, all else blank."""
+    moving = {name: getattr(state, name) for name in ("qpos", "qvel", "act", "qacc_warmstart")}
+    return blank.replace(**moving, **state.carried)
+
+
+def state_of(data: mjx.Data, readings: tuple[str, ...], kept: tuple[str, ...]) -> PhysicsState:
+    """The state of the data, with the readings and the carried parts."""
+    read = {name: getattr(data, name) for name in readings}
+    parts = {name: getattr(data, name) for name in kept}
+    return PhysicsState(data.qpos, data.qvel, data.act, data.qacc_warmstart, read, parts)
 
 
 def check_state(model: mujoco.MjModel) -> None:
@@ -77,7 +88,7 @@ def on_request(model: mjx.Model, before: mjx.Data, after: mjx.Data, readings: tu
 
 
 def start_parts(
-    base: mujoco.MjModel, leaves: ModelLeaves, names: tuple[str, ...], given: Mapping[str, Array] | None
+    base: mujoco.MjModel, leaves: ModelLeaves, names: tuple[str, ...], given: Given
 ) -> dict[str, Array]:
     """The given parts of the state and the controls, and the poses of the task's mocap bodies."""
     parts = mocap_poses(base, leaves) if base.nmocap else {}
