@@ -97,9 +97,8 @@ def test_a_start_may_see_the_task():
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_start_may_be_a_keyframe(engine):
     """Positions, velocities, activations and mocap poses, and the controls for what is read at the reset."""
-    env = slider(
-        engine=engine, start="home", readings=("actuator_force", "xpos", "act", "time"), frame_skip=1
-    )
+    names = ("actuator_force", "xpos", "act", "time", "cfrc_int", "subtree_linvel")
+    env = slider(engine=engine, start="home", readings=names, frame_skip=1)
 
     def first_two(action):
         state = reset(env, 2.0)
@@ -116,6 +115,11 @@ def test_a_start_may_be_a_keyframe(engine):
     np.testing.assert_allclose(state.physics.readings["xpos"], data.xpos, rtol=1e-6)  # target: 1 2 3
     np.testing.assert_allclose(state.physics.readings["actuator_force"], [0.4, 0.0], rtol=1e-6)
     assert float(state.physics.readings["time"]) == 2.0
+    mujoco.mj_rnePostConstraint(model, data)
+    mujoco.mj_subtreeVel(model, data)
+    np.testing.assert_allclose(state.physics.readings["cfrc_int"], data.cfrc_int, atol=1e-5)
+    np.testing.assert_allclose(state.physics.readings["subtree_linvel"], data.subtree_linvel, atol=1e-6)
+    assert abs(data.cfrc_int).max() > 0.1
     np.testing.assert_allclose(after.physics.readings["xpos"][2], [1, 2, 3])
     np.testing.assert_allclose(after.physics.readings["time"], 2.01, rtol=1e-6)
     np.testing.assert_allclose(after.physics.qvel, [-0.2 + 2.0 * 0.01], rtol=1e-5)  # clamped to 2
