@@ -22,7 +22,7 @@ NO_REFS = jnp.zeros(SIZE, bool)
 
 @functools.cache
 def closing(proposal, **options):
-    config = cem.CemConfig(batch_size=SIZE, history=1, **options)
+    config = cem.CemConfig(batch_size=SIZE, soft=0.0, history=1, **options)
 
     @jax.jit
     def run(phi, u, log_w, scores, alpha):
