@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from roml_jax import api
+from roml_jax import api, users_code
 from roml_jax import config as configs
 from roml_jax.errors import ConfigError
 from roml_jax.run import compile_cache, distributed, loop
@@ -27,11 +27,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str]) -> int:
     try:
-        config = configs.parse(argv)
-        if config.compile_cache:
-            compile_cache.enable()
-        distributed.initialize(config.distributed)
-        loop.run(config, Console(quiet=not distributed.is_main()))
+        with users_code.in_one_line():
+            config = configs.parse(argv)
+            if config.compile_cache:
+                compile_cache.enable()
+            distributed.initialize(config.distributed)
+            loop.run(config, Console(quiet=not distributed.is_main()))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

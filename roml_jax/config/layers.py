@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from roml_jax import agents, envs, samplers
+from roml_jax import agents, envs, samplers, users_code
 from roml_jax.config import command_line, seed_plan, values
 from roml_jax.config.presets import named_file, preset, read_yaml
 from roml_jax.config.schema import (
@@ -44,8 +44,9 @@ def import_modules(names: Sequence[str]) -> None:
         try:
             importlib.import_module(name)
         except Exception as error:  # a user's module may raise any error
-            what = " ".join(f"{type(error).__name__}: {error}".split())
-            raise ConfigError(f"--import {name} failed: {what}") from None
+            what = users_code.explained(error) or users_code.one_line(error)
+            raise ConfigError(f"--import {name} failed: {what}") from error
+        users_code.named(name)
         if not loaded and registered() == before:
             del sys.modules[name]  # so that the next attempt is rejected, too
             raise ConfigError(

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
+from roml_jax import users_code
 from roml_jax.envs import edits, physics
 from roml_jax.envs.base import EnvState, part_slices
 from roml_jax.envs.physics import Derived, EngineName, ModelLeaves, Physics, PhysicsState
@@ -263,10 +264,13 @@ class TaskEnv:
         Raises:
             ValueError: if they are not named scalars.
         """
-        terms = self.reward(motion)
-        if not isinstance(terms, Mapping) or any(jnp.shape(term) != () for term in terms.values()):
-            raise ValueError(f"the reward of {self.name!r} must be a dict of scalars by name, got {terms}")
-        return dict(terms)
+        return users_code.terms(self.reward, self.reward(motion), self.name)
+
+    def _ends(self, view: View) -> Array | bool:
+        """Whether ``terminate`` ends the episode."""
+        if self.terminate is None:
+            return False
+        return users_code.flag(self.terminate, self.terminate(view), self.name)
 
     def render(self, task: np.ndarray, states: Sequence[EnvState]) -> Iterator[np.ndarray]:
         """Yields an image (height, width, 3), uint8, of each state of a task (d,); needs offscreen OpenGL."""
@@ -284,6 +288,7 @@ class TaskEnv:
         view = self._view(state, task, leaves)
         terms = self._terms(self._motion(view, view, jnp.zeros(self.physics.model.nu)))
         obs = self._observe(view)
+        self._ends(view)  # traced here, too, so that its errors are raised when the environment is made
         sound = jnp.isfinite(obs).all()
         return EnvState.start(jnp.where(sound, obs, 0.0), key, task, state, leaves)._replace(
             terms={name: jnp.zeros((), obs.dtype) for name in terms}, done=~sound, diverged=~sound
@@ -303,7 +308,7 @@ class TaskEnv:
             & jnp.isfinite(obs).all() & jnp.isfinite(reward)
         )  # fmt: skip
         live = sound & ~state.done
-        ends = ~sound if self.terminate is None else ~sound | self.terminate(after)
+        ends = ~sound if self.terminate is None else ~sound | self._ends(after)
 
         def if_live(new: Any, old: Any) -> Any:
             return jax.tree.map(lambda n, o: jnp.where(live, n, o).astype(o.dtype), new, old)
