@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from rich.console import Console
 
 from roml_jax import config as configs
-from roml_jax import envs, held_out, users_code
+from roml_jax import envs, held_out
 from roml_jax.deploy import policy as deployed
 from roml_jax.errors import ConfigError
 from roml_jax.run import compile_cache, loop, result, saved
@@ -147,8 +147,7 @@ def train(
     if config.compile_cache:
         compile_cache.enable()
     custom_env = None if isinstance(env, str) else env
-    with users_code.in_one_line():
-        loop.run(config, Console(quiet=quiet), custom_env, on_chunk)
+    loop.run(config, Console(quiet=quiet), custom_env, on_chunk)
     return Run(folder, custom_env, temporary=temporary)
 
 

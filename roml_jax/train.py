@@ -12,7 +12,7 @@ from rich.console import Console
 from roml_jax import api, users_code
 from roml_jax import config as configs
 from roml_jax.errors import ConfigError
-from roml_jax.run import compile_cache, distributed, loop
+from roml_jax.run import compile_cache, distributed, interrupt, loop
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,8 +48,15 @@ def _main(argv: Sequence[str]) -> int:
         print(f"error: cannot write the run's files: {error}", file=sys.stderr)
         distributed.abandon(1)
         return 1
+    except interrupt.StoppedEarly as stop:
+        print(f"stopped by {stop.signal.name} before the first iteration; nothing was saved", file=sys.stderr)
+        distributed.abandon(128 + stop.signal)
+        return 128 + stop.signal
     except KeyboardInterrupt:
-        print("stopped immediately; --resume RUN continues from the last checkpoint", file=sys.stderr)
+        print(
+            "stopped immediately; --resume RUN continues from the last checkpoint, if there is one",
+            file=sys.stderr,
+        )
         distributed.abandon(130)
         return 130
     return 0

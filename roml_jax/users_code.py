@@ -1,9 +1,9 @@
 """Errors in a user's own functions: one line with the file and line, and checks of what they return.
 
 A user's code is any file outside of this package, the installed packages and Python's library, and every
-module that ``--import`` names. An error is the user's if, of the user's frames and this package's, the innermost
-one is the user's, or if this package raised it on purpose (a line ``raise ...``). All other errors are faults
-of this package and keep their traceback.
+module that ``--import`` names. An error is the user's in two cases: if the innermost frame that is the user's
+or this package's is the user's, or if this package raised it on purpose (a line ``raise ...``). All other
+errors are faults of this package and keep their traceback.
 
 Set ``ROML_JAX_TRACEBACK=1`` to see the traceback of every error.
 """
@@ -11,12 +11,14 @@ Set ``ROML_JAX_TRACEBACK=1`` to see the traceback of every error.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
+import json
 import linecache
 import os
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ import jax.numpy as jnp
 
 from roml_jax.errors import ConfigError
 
+ORIGINS = "imports.json"
+"""The file of a run's folder that says where imported modules were, by name; only messages use it."""
 TRACEBACK = "ROML_JAX_TRACEBACK"
 _PACKAGE = str(Path(__file__).parent)
 _LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
@@ -50,6 +54,52 @@ def named(module: str) -> None:
         _named.add(str(path.parent) + os.sep if path.name == "__init__.py" else str(path))
 
 
+def origins(modules: Iterable[str]) -> dict[str, str]:
+    """The files of imported modules, by name."""
+    files = {name: getattr(sys.modules.get(name), "__file__", None) for name in modules}
+    return {name: str(Path(file).resolve()) for name, file in files.items() if file}
+
+
+def check_findable(modules: Iterable[str], run: Path) -> None:
+    """Checks that the modules that a run imported can be imported here; imports nothing.
+
+    Nothing is put on the import path, and no module in the run's own folder is imported: a folder from
+    someone else must not run code.
+
+    Args:
+        modules: names of modules.
+        run: the run's folder. Its file ``ORIGINS``, if there is one, says where the modules were.
+
+    Raises:
+        ConfigError: one line.
+    """
+    for name in modules:
+        if name in sys.modules:
+            continue
+        spec = importlib.util.find_spec(name.split(".")[0])
+        places = [] if spec is None else [spec.origin, *(spec.submodule_search_locations or ())]
+        if any(place and run.resolve() in Path(place).resolve().parents for place in places):
+            raise ConfigError(
+                f"{run}: the module {name} is in the run's folder, from where nothing is imported; if you "
+                "trust it, move it to another folder and put that on PYTHONPATH"
+            )
+        if spec is None:
+            raise ConfigError(f"{run} needs the module {name}{_was_in(name, run)}")
+
+
+def _was_in(name: str, run: Path) -> str:
+    """Text that says where a run's module was and what to do."""
+    try:
+        file = Path(json.loads((run / ORIGINS).read_text())[name])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ", which is not on the import path: put its folder on PYTHONPATH"
+    folder = file.parents[name.count(".") + (file.name == "__init__.py")]
+    return (
+        f", which was imported from {file}: if you trust it, run this in {folder}, or put that folder on "
+        "PYTHONPATH"
+    )
+
+
 def _is_ours(file: str) -> bool:
     return file.startswith(_PACKAGE + os.sep)
 
@@ -73,11 +123,8 @@ def one_line(error: BaseException) -> str:
             return f"{type(error).__name__}: {hint}"
     message = str(error).strip().split("\n\n")[0]
     text = " ".join(message.split())[:300]
-    is_ours = isinstance(error, ValueError) and type(error).__module__.split(".")[0] in (
-        "builtins",
-        "roml_jax",
-    )
-    return text if is_ours and text else f"{type(error).__name__}: {text}".removesuffix(": ")
+    speaks = type(error) is ValueError or isinstance(error, ConfigError)
+    return text if speaks and text else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
 def explained(error: BaseException) -> str | None:
@@ -115,10 +162,9 @@ def in_one_line() -> Iterator[None]:
     """
     try:
         yield
-    except ConfigError:
-        raise
     except Exception as error:
-        line = explained(error)
+        is_ours = type(error).__module__.split(".")[0] == "roml_jax"
+        line = None if is_ours else explained(error)
         if line is None or os.environ.get(TRACEBACK, "0") not in ("", "0"):
             raise
         raise UsersError(line) from error

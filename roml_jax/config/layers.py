@@ -56,10 +56,11 @@ def import_modules(names: Sequence[str]) -> None:
 
 
 class _File(NamedTuple):
-    """A file of options: its name in error messages, and its options by dotted name."""
+    """A file of options: its name in error messages, its options by dotted name, and its run's folder."""
 
     label: str
     options: dict[str, Any]
+    run: Path | None = None
 
 
 def _with(config: Config, options: Mapping[str, Any], source: str) -> Config:
@@ -158,7 +159,10 @@ def _assemble(
         given: returns the user's options, from the configuration without them.
     """
     if file is not None:
-        import_modules(file.options.get("imports") or [])
+        modules = file.options.get("imports") or []
+        if file.run is not None:
+            users_code.check_findable(modules, file.run)
+        import_modules(modules)
     names = {name: wanted.get(name) or default for name, default in _written_for(file).items()}
     before = _before_the_user(names, file, env)
     return before, _with(before, {**given(before), **names}, "")
@@ -174,7 +178,10 @@ def parse(argv: Sequence[str]) -> Config:
     """
     resume = command_line.named(argv, "resume")
     name = command_line.named(argv, "config") if resume is None else _file_of(resume, argv)
-    file = None if name is None else _File(name, dict(values.flatten(read_yaml(named_file(name)))))
+    file = None
+    if name is not None:
+        options = dict(values.flatten(read_yaml(named_file(name))))
+        file = _File(name, options, None if resume is None else Path(resume))
     import_modules(command_line.imports(argv))
     wants_help = {"--help", "-h"} & {*argv}
 
@@ -235,7 +242,7 @@ def read(file: Path, env: envs.Env | None = None) -> Config:
     Raises:
         ConfigError: as ``parse``.
     """
-    saved = _File(str(file), dict(values.flatten(read_yaml(file))))
+    saved = _File(str(file), dict(values.flatten(read_yaml(file))), file.parent)
     return _assemble({}, saved, env, lambda config: {"mesh": "none"})[1]
 
 

@@ -218,7 +218,8 @@ class TaskEnv:
         )
         # traced here, so that errors of the engine or of the caller's functions are raised here
         task = jax.ShapeDtypeStruct((len(env.family.names),), jnp.float32)
-        jax.eval_shape(env.reset, jax.random.key(0), task)
+        with users_code.in_one_line():
+            jax.eval_shape(env.reset, jax.random.key(0), task)
         return env
 
     @cached_property
