@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import inspect
 import json
 import linecache
 import os
@@ -127,6 +128,10 @@ def one_line(error: BaseException) -> str:
     return text if speaks and text else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
+def _users_frames(error: BaseException) -> list[traceback.FrameSummary]:
+    return [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
+
+
 def explained(error: BaseException) -> str | None:
     """One line for an error of the user's, with the file and line of the user's code.
 
@@ -134,7 +139,7 @@ def explained(error: BaseException) -> str | None:
         None for an error that is not the user's.
     """
     frames = traceback.extract_tb(error.__traceback__)
-    users = [frame for frame in frames if _is_users(frame.filename)]
+    users = _users_frames(error)
     relevant = [frame for frame in frames if _is_ours(frame.filename) or _is_users(frame.filename)]
     if not relevant:
         return None
@@ -154,8 +159,11 @@ def _raises(frame: traceback.FrameSummary) -> bool:
 
 
 @contextlib.contextmanager
-def in_one_line() -> Iterator[None]:
+def in_one_line(*, inside: bool = False) -> Iterator[None]:
     """Context for a command: an error of the user's becomes a ``UsersError``, which is one line.
+
+    With ``inside``, only an error raised in the user's own frames does. The user's frames that called this
+    package are not in its traceback yet.
 
     Raises:
         UsersError: from the original error.
@@ -164,7 +172,7 @@ def in_one_line() -> Iterator[None]:
         yield
     except Exception as error:
         is_ours = type(error).__module__.split(".")[0] == "roml_jax"
-        line = None if is_ours else explained(error)
+        line = None if is_ours or (inside and not _users_frames(error)) else explained(error)
         if line is None or os.environ.get(TRACEBACK, "0") not in ("", "0"):
             raise
         raise UsersError(line) from error
@@ -177,21 +185,43 @@ def _place(function: Callable[..., Any]) -> str:
     return name if code is None else f"{name} ({_short(code.co_filename)}:{code.co_firstlineno})"
 
 
-def terms(function: Callable[..., Any], value: Any, env: str) -> dict[str, Any]:
-    """The terms that a reward returned.
+def _call(what: str, function: Callable[..., Any], argument: Any) -> Any:
+    """Calls a user's function of one argument.
+
+    Raises:
+        ValueError: if it is not a function of one argument; one line.
+    """
+    if not callable(function):
+        raise ValueError(f"{what} must be a function of one argument, got {_told(function)}")
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # some built-in functions have none
+        return function(argument)
+    try:
+        signature.bind(argument)
+    except TypeError:
+        raise ValueError(
+            f"{what} must be a function of one argument, got {_place(function)} with {signature}"
+        ) from None
+    return function(argument)
+
+
+def terms(function: Callable[..., Any], motion: Any, env: str) -> dict[str, Any]:
+    """The terms of a reward.
 
     Args:
         function: the reward.
-        value: what it returned.
+        motion: its argument.
         env: name of the environment, for messages.
 
     Raises:
-        ValueError: if they are not named real scalars; one line with the place of the function.
+        ValueError: if it does not return named real scalars; one line with the place of the function.
     """
+    value = _call(f"the reward of {env!r}", function, motion)
     if not isinstance(value, Mapping):
         got = _told(value)
     else:
-        wrong = [name for name, term in value.items() if not _is_scalar(term)]
+        wrong = [name for name, term in value.items() if not _is_number(term, ())]
         if not wrong:
             return dict(value)
         got = f"{wrong[0]!r}: {_told(value[wrong[0]])}"
@@ -200,13 +230,14 @@ def terms(function: Callable[..., Any], value: Any, env: str) -> dict[str, Any]:
     )
 
 
-def flag(function: Callable[..., Any], value: Any, env: str) -> Any:
-    """What ``terminate`` returned, as a bool ().
+def flag(function: Callable[..., Any], view: Any, env: str) -> Any:
+    """What ``terminate`` returns, as a bool ().
 
     Raises:
         ValueError: if it is not a single bool; one line with the place of the function.
     """
-    if _is_scalar(value) and jnp.result_type(value) == jnp.bool_:
+    value = _call(f"terminate of {env!r}", function, view)
+    if _is_number(value, ()) and jnp.result_type(value) == jnp.bool_:
         return value
     raise ValueError(
         f"terminate of {env!r} must return one bool (), such as view.qpos[0] > 1, got {_told(value)}, "
@@ -214,10 +245,26 @@ def flag(function: Callable[..., Any], value: Any, env: str) -> Any:
     )
 
 
-def _is_scalar(value: Any) -> bool:
+def part(name: str, function: Callable[..., Any], view: Any) -> jax.Array:
+    """A part of the observation as a vector.
+
+    Raises:
+        ValueError: if it is no array of real numbers; one line with the place of the function.
+    """
+    value = _call(f"the observation's part {name!r}", function, view)
+    if _is_number(value):
+        return jnp.ravel(value)
+    raise ValueError(
+        f"the observation's part {name!r} must be an array of real numbers, got {_told(value)}, "
+        f"from {_place(function)}"
+    )
+
+
+def _is_number(value: Any, shape: tuple[int, ...] | None = None) -> bool:
+    """Whether a value is an array of real numbers, of the given shape if there is one."""
     try:
-        return jnp.shape(value) == () and jnp.result_type(value).kind in "biuf"
-    except TypeError:
+        return jnp.result_type(value).kind in "biuf" and shape in (None, jnp.shape(value))
+    except (TypeError, ValueError):
         return False
 
 

@@ -39,6 +39,15 @@ WRONG = {
         "import numpy\ndef reward(m):\n    return {'up': numpy.cos(m.after.qpos[0])}  #!",
         ", in reward: TracerArrayConversionError: a NumPy function or conversion of an array: use jax.numpy",
     ),
+    "no_arguments": (
+        "reward = lambda: {'up': 1.0}  #!",
+        "the reward of 'robot' must be a function of one argument, got <lambda> (",
+    ),
+    "no_function": ("reward = 3.0", "the reward of 'robot' must be a function of one argument, got a float"),
+    "part": (
+        "observation = {'x': lambda view: (view.qpos, view.qvel[0])}  #!",
+        "the observation's part 'x' must be an array of real numbers, got a tuple of 2, from <lambda> (",
+    ),
     "misspelt": (
         "def reward(m):\n    return {'up': m.after.qpoz[0]}  #!",
         ", in reward: AttributeError: 'View' object has no attribute 'qpoz'",
@@ -58,13 +67,13 @@ from roml_jax import envs
 model = """<mujoco><worldbody><body name="pole"><joint axis="0 1 0" name="hinge"/>
 <geom type="capsule" fromto="0 0 0 0 0 0.6" size="0.03"/></body></worldbody>
 <actuator><motor joint="hinge"/></actuator></mujoco>"""
-field, rows, low, terminate = "body_mass", "pole", 0.5, None
+field, rows, low, terminate, observation = "body_mass", "pole", 0.5, None, None
 reward = lambda m: {"up": jnp.cos(m.after.qpos[0])}
 WRONG
 def bad():
     tasks = (envs.TaskDimension("mass", low, 2.0, (envs.Edit(field, rows=rows),)),)
     return envs.TaskEnv.from_mjcf(
-        model, tasks=tasks, reward=reward, terminate=terminate, engine="mujoco", horizon=5
+        model, tasks=tasks, reward=reward, terminate=terminate, observation=observation, engine="mujoco"
     )
 envs.register(__name__, bad)
 '''

@@ -218,7 +218,7 @@ class TaskEnv:
         )
         # traced here, so that errors of the engine or of the caller's functions are raised here
         task = jax.ShapeDtypeStruct((len(env.family.names),), jnp.float32)
-        with users_code.in_one_line():
+        with users_code.in_one_line(inside=True):
             jax.eval_shape(env.reset, jax.random.key(0), task)
         return env
 
@@ -250,7 +250,7 @@ class TaskEnv:
         return View(state.qpos, state.qvel, state.readings, task, leaves, self.physics.model)
 
     def _parts(self, view: View) -> dict[str, Array]:
-        return {name: jnp.ravel(part(view)) for name, part in self.observation.items()}
+        return {name: users_code.part(name, part, view) for name, part in self.observation.items()}
 
     def _observe(self, view: View) -> Array:
         return jnp.concatenate(list(self._parts(view).values()))
@@ -265,13 +265,13 @@ class TaskEnv:
         Raises:
             ValueError: if they are not named scalars.
         """
-        return users_code.terms(self.reward, self.reward(motion), self.name)
+        return users_code.terms(self.reward, motion, self.name)
 
     def _ends(self, view: View) -> Array | bool:
         """Whether ``terminate`` ends the episode."""
         if self.terminate is None:
             return False
-        return users_code.flag(self.terminate, self.terminate(view), self.name)
+        return users_code.flag(self.terminate, view, self.name)
 
     def render(self, task: np.ndarray, states: Sequence[EnvState]) -> Iterator[np.ndarray]:
         """Yields an image (height, width, 3), uint8, of each state of a task (d,); needs offscreen OpenGL."""
