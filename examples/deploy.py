@@ -45,13 +45,21 @@ class Policy:
 
     def act(self, obs: np.ndarray) -> np.ndarray:
         """An action for an observation."""
+        self._check(obs)
         action, self._memory = self._act(self._memory, obs[None].astype(np.float32))
         return np.asarray(action[0])
 
     def observe(self, reward: float, obs: np.ndarray) -> None:
         """What came of the action; the end of an episode is known by the number of steps."""
+        self._check(obs)
         reward, end = np.array([reward], np.float32), np.array([False])
         self._memory = self._observe(self._memory, reward, obs[None].astype(np.float32), end)
+
+    def _check(self, obs: np.ndarray) -> None:
+        """Names the sensors that fail; the exported functions themselves would skip such a step."""
+        for name, (start, stop) in self.signature["observation"]["parts"].items():
+            if not np.isfinite(obs[start:stop]).all():
+                raise ValueError(f"the observation's part {name!r} is not finite: {obs[start:stop]}")
 
 
 class Cheetah:

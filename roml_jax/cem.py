@@ -191,7 +191,8 @@ def select(config: CemConfig, score: Array, threshold: Array) -> Array:
     """Selects the tasks of a closed batch that the next distribution is fitted to.
 
     Every task with a score below the threshold is selected. With ``force_min_share``, tasks tied at the
-    threshold are added, in order, until the minimum share is reached.
+    threshold are added, in order, until the minimum share is reached. At alpha = 1 the threshold is the best
+    score, so that every task but the best is selected, as in the reference.
 
     Args:
         config: options.
@@ -205,7 +206,8 @@ def select(config: CemConfig, score: Array, threshold: Array) -> Array:
     if not config.force_min_share:
         return chosen
     least = int(config.effective_min_share * config.batch_size)
-    return chosen | ((score == threshold) & (jnp.arange(score.shape[0]) < least))
+    tied = (score == threshold) & (score < jnp.inf)  # without any score, the threshold is +inf, too
+    return chosen | (tied & (jnp.arange(score.shape[0]) < least))
 
 
 def _figures(batch: _Sorted, chosen: Array, q_int: Array, q_ref: Array, alpha: Array | float) -> CemMetrics:
@@ -225,10 +227,34 @@ def _figures(batch: _Sorted, chosen: Array, q_int: Array, q_ref: Array, alpha: A
     )
 
 
+def _selected_weights(log_w: Array, weights: Array, order: Array, chosen: Array) -> Array:
+    """Weights for the fit, (B,) in the order of the draws: at most 1, and 0 for tasks that are not chosen.
+
+    The fit depends on the ratios of weights only. Far from the prior, all chosen weights may be too small
+    for a float; they are then computed from the ratios.
+
+    Args:
+        log_w: (B,) as drawn.
+        weights: (B,) of the same draws.
+        order: (B,) indices that sort the batch by score.
+        chosen: (B,) bool, in sorted order.
+    """
+    chosen = jnp.zeros_like(chosen).at[order].set(chosen, unique_indices=True)
+    selected = jnp.where(chosen, weights, 0.0)
+    largest = selected.max()
+    selected = selected / jnp.maximum(largest, jnp.finfo(selected.dtype).tiny)
+    counted = chosen & (log_w > -jnp.inf)
+    from_ratios = jnp.exp(log_w - jnp.where(counted, log_w, -jnp.inf).max())
+    return jnp.where(largest > 0, selected, jnp.where(counted, from_ratios, 0.0))
+
+
 def _close(
     config: CemConfig, proposal: Proposal, state: CemState, batch: _Entries, alpha: Array | float, key: Array
 ) -> tuple[Array, CemMetrics]:
-    """Returns (the next phi, the metrics of the closing batch)."""
+    """Returns (the next phi, the metrics of the closing batch).
+
+    Phi stays as it is if no task was selected (e.g. without any score) or if the fit is not finite.
+    """
     weights, valid = weights_of(config, batch.log_w), ~jnp.isnan(batch.score)
     score = jnp.where(valid, risk.finite(batch.score), jnp.inf)
     order = risk.order(score, jax.random.uniform(key, score.shape))
@@ -239,14 +265,11 @@ def _close(
         smoothed = config.quantile_soft * state.q_ref + (1 - config.quantile_soft) * q_ref
         q_ref = jnp.where(jnp.isfinite(state.q_ref) & jnp.isfinite(q_ref), smoothed, q_ref)
     chosen = select(config, ordered.finite, jnp.maximum(q_int, q_ref))
-    # in the order of batch.u, 0 for tasks that were not selected
-    selected = jnp.zeros_like(weights)
-    selected = selected.at[order].set(jnp.where(chosen, ordered.weights, 0.0), unique_indices=True)
-    # Weights far from the prior can be tiny; the fit depends on their ratios only.
-    selected = selected / jnp.maximum(selected.max(), jnp.finfo(selected.dtype).tiny)
+    selected = _selected_weights(batch.log_w, weights, order, chosen)
     fitted = proposal.fit(batch.u, selected)  # NaN if no task was selected, but then not used
     moved = config.soft * state.phi + (1 - config.soft) * fitted
-    new_phi = jnp.where(selected.sum() > 0, moved, state.phi)
+    moves = (selected.sum() > 0) & jnp.isfinite(moved).all()
+    new_phi = jnp.where(moves, moved, state.phi)
     return new_phi, _figures(ordered, chosen, q_int, q_ref, alpha)
 
 
@@ -312,8 +335,9 @@ def update(
         state: as returned by ``sample``.
         draw: n tasks, as returned by ``sample``; ``draw.task`` is not read.
         score: (n,) returns in the draw's order, higher is better; NaN, a diverged task, is left out.
+            A batch without any score leaves phi as it is.
         key: randomness for breaking ties.
-        alpha: risk level in (0, 1].
+        alpha: risk level in (0, 1]; 1 leaves out the best task of a batch (see ``select``).
 
     Returns:
         (state, metrics of the last batch that closed; NaN if none closed).

@@ -25,9 +25,17 @@ def command(argv: Sequence[str]) -> None:
     parser.add_argument("--out", type=Path, required=True, help="path of the new file; must end in .zip")
     cli.add_which(parser)
     cli.add_run(parser)
+    parser.add_argument("--clamp", action="store_true", help="clamp actions to the environment's limits")
+    parser.add_argument(
+        "--no-check", action="store_true", help="do not skip observations and rewards that are not finite"
+    )
     arguments = parser.parse_args(argv)
     files.check_new(arguments.out, (".zip",))
-    path = policy.load(arguments.run, arguments.which, arguments.run_name).export(arguments.out)
+    loaded = policy.load(
+        arguments.run, arguments.which, arguments.run_name,
+        check=not arguments.no_check, clamp=arguments.clamp,
+    )  # fmt: skip
+    path = loaded.export(arguments.out)
     print(f"{path} ({path.stat().st_size / 1e6:.1f} MB); signature.json in it describes how to call it")
 
 

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 _U_MARGIN = 1e-6
 _EXACT_PHI_MARGIN = 1e-3
 _MIN_STD = 1e-3  # least std of a fitted Gaussian, in units of the prior's std
+_REACH = (
+    1e3  # how far a fit may go from the prior, in units of the prior's mean (exponential) or std (normal)
+)
 
 
 class Proposal(NamedTuple):
@@ -59,6 +62,13 @@ def exact(proposal: Proposal) -> Proposal:
 
 def _weighted_mean(x: Array, weights: Array) -> Array:
     return (weights[:, None] * x).sum(axis=0) / weights.sum()
+
+
+def _within(u: Array, mean: np.ndarray, std: np.ndarray) -> Array:
+    """Draws (n, d), clipped to the reach of a fit around a prior's mean (d,)."""
+    return jnp.clip(
+        u, jnp.asarray(mean - _REACH * std, u.dtype)[None], jnp.asarray(mean + _REACH * std, u.dtype)[None]
+    )
 
 
 def _beta_of_two(phi: Array, key: Array, n: int) -> Array:
@@ -122,7 +132,11 @@ def beta(dims: int, bound: float | None = 0.02) -> Proposal:
 
 
 def exponential(mean: float) -> Proposal:
-    """Exponential with mean phi over u in (0, inf); the fit is the weighted mean, unclipped."""
+    """Exponential with mean phi over u in (0, inf).
+
+    The fit is the weighted mean, clipped to between a thousandth and a thousand times the prior's mean: where
+    the hardest task lies at 0 or at infinity, a search for it (``optimise``) would end at 0 or overflow.
+    """
 
     def sample(phi: Array, key: Array, n: int) -> Array:
         return phi[None] * jax.random.exponential(key, (n, 1), phi.dtype)
@@ -130,18 +144,24 @@ def exponential(mean: float) -> Proposal:
     def log_prob(phi: Array, u: Array) -> Array:
         return (-jnp.log(phi[None]) - u / phi[None]).sum(axis=-1)
 
-    return Proposal(
-        jnp.full(1, mean), sample, log_prob, _weighted_mean, jnp.zeros(1), jnp.full(1, jnp.inf), 1
-    )
+    low, high = jnp.full(1, mean / _REACH), jnp.full(1, mean * _REACH)
+
+    def fit(u: Array, weights: Array) -> Array:
+        return jnp.clip(_weighted_mean(u, weights), low.astype(u.dtype), high.astype(u.dtype))
+
+    return Proposal(jnp.full(1, mean), sample, log_prob, fit, low, high, 1)
 
 
 def gaussian(mean: Sequence[float], std: Sequence[float]) -> Proposal:
     """Independent normals over unconstrained u; phi holds the means, then the log-stds.
 
-    A fitted std is at least a thousandth of the prior's std.
+    A fitted std is at least a thousandth of the prior's std. Draws further than a thousand of the prior's
+    stds from its mean count as that far.
     """
     mean0, std0 = np.asarray(mean, float), np.asarray(std, float)
     dims, floor = mean0.size, np.log(_MIN_STD * std0)
+    low = jnp.asarray(np.concatenate([mean0 - _REACH * std0, floor]))
+    high = jnp.asarray(np.concatenate([mean0 + _REACH * std0, np.log(_REACH * std0)]))
 
     def distribution(phi: Array) -> distrax.Distribution:
         import distrax  # imported late: the import takes two seconds and only densities need it
@@ -149,6 +169,7 @@ def gaussian(mean: Sequence[float], std: Sequence[float]) -> Proposal:
         return distrax.MultivariateNormalDiag(phi[:dims], jnp.exp(phi[dims:]))
 
     def fit(u: Array, weights: Array) -> Array:
+        u = _within(u, mean0, std0)
         center = _weighted_mean(u, weights)
         variance = _weighted_mean(jnp.square(u - center), weights)
         log_std = 0.5 * jnp.log(jnp.maximum(variance, jnp.exp(2 * floor).astype(u.dtype)))
@@ -159,8 +180,8 @@ def gaussian(mean: Sequence[float], std: Sequence[float]) -> Proposal:
         sample=lambda phi, key, n: distribution(phi).sample(seed=key, sample_shape=n),
         log_prob=lambda phi, u: distribution(phi).log_prob(u),
         fit=fit,
-        low=jnp.asarray(np.concatenate([np.full(dims, -np.inf), floor])),
-        high=jnp.full(2 * dims, jnp.inf),
+        low=low,
+        high=high,
         dims=dims,
     )
 
@@ -169,12 +190,14 @@ def gaussian_full(mean: Sequence[float], covariance: Sequence[Sequence[float]]) 
     """A normal with full covariance over unconstrained u; phi holds the mean, then the Cholesky factor.
 
     The factor's lower triangle is stored row by row. A millionth of the prior's variances is added to the
-    fitted covariance, so that a fit to few draws is positive definite.
+    fitted covariance, so that a fit to few draws is positive definite. Draws further than a thousand of the
+    prior's stds from its mean count as that far.
     """
     mean0, cov0 = np.asarray(mean, float), np.asarray(covariance, float)
     dims = mean0.size
     rows, columns = np.tril_indices(dims)
     ridge = np.diag(np.diag(cov0)) * _MIN_STD**2
+    std0 = np.sqrt(np.diag(cov0))
 
     def factor(phi: Array) -> Array:
         return jnp.zeros((dims, dims), phi.dtype).at[rows, columns].set(phi[dims:])
@@ -185,6 +208,7 @@ def gaussian_full(mean: Sequence[float], covariance: Sequence[Sequence[float]]) 
         return distrax.MultivariateNormalTri(phi[:dims], factor(phi))
 
     def fit(u: Array, weights: Array) -> Array:
+        u = _within(u, mean0, std0)
         center = _weighted_mean(u, weights)
         apart = u - center
         covariance = (weights[:, None] * apart).T @ apart / weights.sum()

@@ -97,7 +97,7 @@ def weighted_quantile(
 
     Args:
         x: (n,) values.
-        weights: (n,) non-negative.
+        weights: (n,) non-negative; if all that count are 0, they count as equal.
         q: level in [0, 1].
         where: (n,) bool, which values count; all of them if None.
         assume_sorted: whether x is already in ascending order, NaN last.
@@ -109,6 +109,7 @@ def weighted_quantile(
     if not assume_sorted:
         x, where, weights = _ascending(x, where, weights)
     weights = jnp.where(where, weights, 0)
+    weights = jnp.where((weights > 0).any(), weights, where.astype(weights.dtype))
     # values that do not count repeat the previous point, which leaves the interpolation unchanged
     latest = _latest(where)
     midpoint = (jnp.cumsum(weights) - 0.5 * weights)[latest]

@@ -9,10 +9,10 @@ from typing import Any
 
 from rich.console import Console
 
-from roml_jax import api
+from roml_jax import api, users_code
 from roml_jax import config as configs
 from roml_jax.errors import ConfigError
-from roml_jax.run import compile_cache, distributed, loop
+from roml_jax.run import compile_cache, distributed, interrupt, loop
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,11 +27,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str]) -> int:
     try:
-        config = configs.parse(argv)
-        if config.compile_cache:
-            compile_cache.enable()
-        distributed.initialize(config.distributed)
-        loop.run(config, Console(quiet=not distributed.is_main()))
+        with users_code.in_one_line():
+            config = configs.parse(argv)
+            if config.compile_cache:
+                compile_cache.enable()
+            distributed.initialize(config.distributed)
+            loop.run(config, Console(quiet=not distributed.is_main()))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -47,8 +48,15 @@ def _main(argv: Sequence[str]) -> int:
         print(f"error: cannot write the run's files: {error}", file=sys.stderr)
         distributed.abandon(1)
         return 1
+    except interrupt.StoppedEarly as stop:
+        print(f"stopped by {stop.signal.name} before the first iteration; nothing was saved", file=sys.stderr)
+        distributed.abandon(128 + stop.signal)
+        return 128 + stop.signal
     except KeyboardInterrupt:
-        print("stopped immediately; --resume RUN continues from the last checkpoint", file=sys.stderr)
+        print(
+            "stopped immediately; --resume RUN continues from the last checkpoint, if there is one",
+            file=sys.stderr,
+        )
         distributed.abandon(130)
         return 130
     return 0

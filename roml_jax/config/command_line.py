@@ -33,6 +33,10 @@ def options(tokens: Sequence[str], config: Config) -> dict[str, Any]:
         name, kind, negated = _known(written, kinds)
         arguments = [value] if equals else []
         if values.is_switch(kind):
+            if equals and negated:
+                raise ConfigError(
+                    f"--{written} takes no value, got {value!r}: write --{written} or {values.flag(name)}=..."
+                )
             parsed[name] = value if equals else not negated
             continue
         if not equals:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from roml_jax import agents, envs, samplers
+from roml_jax import agents, envs, samplers, users_code
 from roml_jax.config import command_line, seed_plan, values
 from roml_jax.config.presets import named_file, preset, read_yaml
 from roml_jax.config.schema import (
@@ -44,8 +44,9 @@ def import_modules(names: Sequence[str]) -> None:
         try:
             importlib.import_module(name)
         except Exception as error:  # a user's module may raise any error
-            what = " ".join(f"{type(error).__name__}: {error}".split())
-            raise ConfigError(f"--import {name} failed: {what}") from None
+            what = users_code.explained(error) or users_code.one_line(error)
+            raise ConfigError(f"--import {name} failed: {what}") from error
+        users_code.named(name)
         if not loaded and registered() == before:
             del sys.modules[name]  # so that the next attempt is rejected, too
             raise ConfigError(
@@ -55,10 +56,11 @@ def import_modules(names: Sequence[str]) -> None:
 
 
 class _File(NamedTuple):
-    """A file of options: its name in error messages, and its options by dotted name."""
+    """A file of options: its name in error messages, its options by dotted name, and its run's folder."""
 
     label: str
     options: dict[str, Any]
+    run: Path | None = None
 
 
 def _with(config: Config, options: Mapping[str, Any], source: str) -> Config:
@@ -157,7 +159,10 @@ def _assemble(
         given: returns the user's options, from the configuration without them.
     """
     if file is not None:
-        import_modules(file.options.get("imports") or [])
+        modules = file.options.get("imports") or []
+        if file.run is not None:
+            users_code.check_findable(modules, file.run)
+        import_modules(modules)
     names = {name: wanted.get(name) or default for name, default in _written_for(file).items()}
     before = _before_the_user(names, file, env)
     return before, _with(before, {**given(before), **names}, "")
@@ -173,7 +178,10 @@ def parse(argv: Sequence[str]) -> Config:
     """
     resume = command_line.named(argv, "resume")
     name = command_line.named(argv, "config") if resume is None else _file_of(resume, argv)
-    file = None if name is None else _File(name, dict(values.flatten(read_yaml(named_file(name)))))
+    file = None
+    if name is not None:
+        options = dict(values.flatten(read_yaml(named_file(name))))
+        file = _File(name, options, None if resume is None else Path(resume))
     import_modules(command_line.imports(argv))
     wants_help = {"--help", "-h"} & {*argv}
 
@@ -234,7 +242,7 @@ def read(file: Path, env: envs.Env | None = None) -> Config:
     Raises:
         ConfigError: as ``parse``.
     """
-    saved = _File(str(file), dict(values.flatten(read_yaml(file))))
+    saved = _File(str(file), dict(values.flatten(read_yaml(file))), file.parent)
     return _assemble({}, saved, env, lambda config: {"mesh": "none"})[1]
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from roml_jax.agents.base import Agent
 from roml_jax.rollout import EpisodeProtocol, env_action, flagged
-from roml_jax.types import Array, EnvSpec, Transition
+from roml_jax.types import Array, Continuous, EnvSpec, Transition
 
 
 class Memory(NamedTuple):
@@ -63,11 +63,15 @@ class Functions(NamedTuple):
 
 
 class _Actor(NamedTuple):
-    """An agent and its protocol. ``spec`` is the environment's spec as the agent sees it."""
+    """An agent and its protocol.
+
+    ``spec`` is the environment's spec as the agent sees it. With ``clamp``, actions stay within its limits.
+    """
 
     agent: Agent
     protocol: EpisodeProtocol
     spec: EnvSpec
+    clamp: bool
 
     @property
     def adapts(self) -> bool:
@@ -106,7 +110,10 @@ def _act(actor: _Actor, parameters: Any, memory: Memory, obs: Array) -> tuple[Ar
     memory = memory._replace(
         obs=now, action=action, extras=extras, ended=jnp.zeros((), bool), key=jax.random.key_data(after)
     )
-    return env_action(actor.spec, action)[0], memory
+    executed, limits = env_action(actor.spec, action)[0], actor.spec.action
+    if actor.clamp and isinstance(limits, Continuous):
+        executed = jnp.clip(executed, limits.low, limits.high)
+    return executed, memory
 
 
 def _observe(
@@ -141,7 +148,9 @@ def _adapt(actor: _Actor, parameters: Any, memory: Memory) -> Memory:
     return jax.tree.map(lambda new, old: jnp.where(memory.ended, new, old), adapted, memory)
 
 
-def make_functions(agent: Agent, protocol: EpisodeProtocol, env_spec: EnvSpec) -> Functions:
+def make_functions(
+    agent: Agent, protocol: EpisodeProtocol, env_spec: EnvSpec, clamp: bool = False
+) -> Functions:
     """Builds the functions of an agent that acts as in evaluations.
 
     Actions are greedy, except in the first episodes of an agent that explores in them. Each robot is a batch
@@ -151,8 +160,10 @@ def make_functions(agent: Agent, protocol: EpisodeProtocol, env_spec: EnvSpec) -
         agent: the agent.
         protocol: the multi-episode protocol of training.
         env_spec: the environment's spec.
+        clamp: whether continuous actions are clamped to the limits in the spec. The agent itself remembers
+            its own output, as in training.
     """
-    actor = _Actor(agent, protocol, protocol.agent_spec(env_spec))
+    actor = _Actor(agent, protocol, protocol.agent_spec(env_spec), clamp)
     begin, act, step, adapt = (
         jax.vmap(functools.partial(function, actor), in_axes)
         for function, in_axes in (
@@ -167,3 +178,34 @@ def make_functions(agent: Agent, protocol: EpisodeProtocol, env_spec: EnvSpec) -
         return jax.lax.cond(after.ended.any(), adapt, lambda _, memory: memory, parameters, after)
 
     return Functions(begin, act, observe)
+
+
+def skipping(functions: Functions) -> Functions:
+    """The same functions, which skip the steps of robots whose observation or reward is not finite.
+
+    For such a robot ``act`` returns the action NaN (discrete: -1) and the memory as it was, and ``observe``
+    counts the step but learns nothing from it. The other robots act and learn as always.
+    """
+
+    def per_robot(bad: Array, of_bad: Any, of_others: Any) -> Any:
+        def choose(x: Array, y: Array) -> Array:
+            return jnp.where(bad.reshape(-1, *(1,) * (y.ndim - 1)), x, y)
+
+        return jax.tree.map(choose, of_bad, of_others)
+
+    def act(parameters: Any, memory: Memory, obs: Array) -> tuple[Array, Memory]:
+        bad = ~jnp.isfinite(obs).all(axis=-1)
+        action, after = functions.act(parameters, memory, jnp.where(bad[:, None], 0.0, obs))
+        missing = jnp.nan if jnp.issubdtype(action.dtype, jnp.floating) else -1
+        return per_robot(bad, jnp.full_like(action, missing), action), per_robot(bad, memory, after)
+
+    def observe(
+        parameters: Any, memory: Memory, reward: Array, obs: Array, end: Array, valid: Array
+    ) -> Memory:
+        bad = ~jnp.isfinite(obs).all(axis=-1) | ~jnp.isfinite(reward)
+        latest = memory.obs[:, 0, : obs.shape[1]]
+        return functions.observe(
+            parameters, memory, jnp.where(bad, 0.0, reward), per_robot(bad, latest, obs), end, valid & ~bad
+        )
+
+    return Functions(functions.begin, act, observe)

@@ -11,7 +11,10 @@ The policy applies the multi-episode protocol of training: the end-of-episode fl
 first action of a later episode, the action map, and the adaptation of an agent such as MAML after each
 episode. Actions are those of evaluations: greedy, except in the first episodes of an agent that explores in
 them. As in training, the policy does not clip actions to the limits of the actuators; the environment or the
-robot must do so.
+robot must do so, or ``load(..., clamp=True)``.
+
+Inputs are checked: an observation or a reward that is not finite raises ValueError, and the memory that was
+passed in can still be used. ``load(..., check=False)`` leaves out the checks of values.
 """
 
 from __future__ import annotations
@@ -29,7 +32,8 @@ import numpy as np
 from jax import export as jax_export
 from numpy.typing import ArrayLike
 
-from roml_jax.deploy.acting import Functions, Memory, make_functions
+from roml_jax.deploy import inputs
+from roml_jax.deploy.acting import Functions, Memory, make_functions, skipping
 from roml_jax.errors import ConfigError
 from roml_jax.rollout import EpisodeProtocol
 from roml_jax.run import files
@@ -43,7 +47,7 @@ FORMAT = "roml_jax policy 1"
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Policy:
     """A trained policy. All arrays are NumPy arrays. The object is immutable.
 
@@ -55,6 +59,8 @@ class Policy:
         obs_slices: slices of the observation, by name of its parts.
         horizon: H, the maximum number of steps of an episode. The policy ends an episode after H steps.
         episodes: K, episodes per task in training.
+        check: whether observations, rewards and actions must be finite.
+        clamp: whether actions are clamped to the limits in ``action``.
     """
 
     parameters: Any
@@ -64,6 +70,17 @@ class Policy:
     obs_slices: dict[str, slice]
     horizon: int
     episodes: int
+    check: bool = True
+    clamp: bool = False
+
+    def __repr__(self) -> str:
+        parts = ", ".join(f"{name} {part.stop - part.start}" for name, part in self.obs_slices.items())
+        action = self.action
+        acts = f"{action.n} actions" if isinstance(action, Discrete) else f"{action.size} action(s)"
+        return (
+            f"Policy({self.env}: observation {self.obs_size} ({parts}), {acts}, {self.episodes} episodes of "
+            f"{self.horizon} steps, check={self.check}, clamp={self.clamp})"
+        )
 
     @property
     def obs_size(self) -> int:
@@ -104,10 +121,13 @@ class Policy:
             actions have no axis n.
 
         Raises:
-            ValueError: if ``obs`` has another shape; one line.
+            ValueError: if ``obs`` has another shape or holds no numbers; with ``check``, if ``obs`` or the
+                action is not finite; one line.
         """
         obs, one = self._checked(memory, obs)
         action, memory = jax.device_get(self._compiled.act(self._placed, memory, obs))
+        if self.check:
+            inputs.check_outcome("the action is", action, obs)
         return (action[0] if one else action), memory
 
     def observe(
@@ -129,25 +149,34 @@ class Policy:
                 of its batch. The agent learns nothing from such a step.
 
         Raises:
-            ValueError: if ``reward`` or ``obs`` has another shape; one line.
+            ValueError: if ``reward`` or ``obs`` has another shape or holds no numbers; with ``check``, if one
+                of them or what the policy remembers is not finite; one line.
         """
         obs, one = self._checked(memory, obs)
-        reward = np.asarray(reward, obs.dtype)
+        reward = inputs.numbers("reward", reward, obs.dtype)
         if reward.shape != (() if one else obs.shape[:1]):
             raise ValueError(f"reward must be {'one number' if one else obs.shape[:1]}, got {reward.shape}")
+        if self.check:
+            inputs.check_finite("reward", reward.reshape(len(obs), 1), {})
         end, valid = (np.broadcast_to(np.asarray(x, bool), len(obs)) for x in (end, valid))
-        return jax.device_get(
+        after = jax.device_get(
             self._compiled.observe(self._placed, memory, reward.reshape(len(obs)), obs, end, valid)
         )
+        if self.check:
+            inputs.check_outcome("what the policy remembers is", after.belief, obs)
+        return after
 
     def _checked(self, memory: Memory, obs: ArrayLike) -> tuple[np.ndarray, bool]:
-        """Checks the shape of observations; returns them as (n, D), and whether they had no axis n."""
-        obs, n = np.asarray(obs, np.asarray(memory.obs).dtype), len(memory.obs)
+        """Checks observations; returns them as (n, D), and whether they had no axis n."""
+        obs, n = inputs.numbers("observations", obs, np.asarray(memory.obs).dtype), len(memory.obs)
         one = obs.ndim == 1 and n == 1
         if obs.shape != ((self.obs_size,) if one else (n, self.obs_size)):
             shapes = f"({n}, {self.obs_size})" + (f" or ({self.obs_size},)" if n == 1 else "")
             raise ValueError(f"observations must be of shape {shapes}, got {obs.shape}")
-        return (obs[None] if one else obs), one
+        obs = obs[None] if one else obs
+        if self.check:
+            inputs.check_finite("observation", obs, self.obs_slices)
+        return obs, one
 
     def export(self, path: Path | str) -> Path:
         """Writes the policy, for any number of robots, to a new file that needs only JAX.
@@ -158,6 +187,9 @@ class Policy:
             begin(seeds (n,) int32) -> memory
             act(memory, obs (n, D)) -> (action, memory)
             observe(memory, reward (n,), obs (n, D), end (n,) bool) -> memory
+
+        With ``check``, the functions skip robots whose observation or reward is not finite: the action is NaN
+        (discrete: -1), and the memory learns nothing from the step. ``examples/deploy.py`` raises an error.
 
         Raises:
             ConfigError: if the file exists or cannot be written; one line.
@@ -193,13 +225,18 @@ def signature(policy: Policy) -> dict[str, Any]:
             "act": "(memory, obs (n, D)) -> (action, memory)",
             "observe": "(memory, reward (n,), obs (n, D), end (n,) bool) -> memory",
         },
+        "check": policy.check,
+        "clamp": policy.clamp,
+        "not_finite": "skipped: the action is NaN (discrete: -1), and the memory learns nothing"
+        if policy.check
+        else "not checked: actions are NaN from then on",
         "memory": [{"shape": ["n", *leaf.shape[1:]], "dtype": str(leaf.dtype)} for leaf in leaves],
     }
 
 
 def exported(policy: Policy) -> dict[str, jax_export.Exported]:
     """The three functions with their parameters, exported for all ``PLATFORMS`` and any number of robots."""
-    begin, act, observe = policy.functions
+    begin, act, observe = skipping(policy.functions) if policy.check else policy.functions
     one = jax.eval_shape(lambda: begin(policy.parameters, jnp.zeros(1, jnp.int32)))
     tree = jax.tree.structure(one)
     flat = lambda memory: tuple(jax.tree.leaves(memory))  # noqa: E731
@@ -234,13 +271,17 @@ def exported(policy: Policy) -> dict[str, jax_export.Exported]:
     }
 
 
-def make(parts: Experiment, protocol: EpisodeProtocol, learner: Any) -> Policy:
+def make(
+    parts: Experiment, protocol: EpisodeProtocol, learner: Any, *, check: bool = True, clamp: bool = False
+) -> Policy:
     """Builds the policy of a learner.
 
     Args:
         parts: the parts of the experiment that the learner was trained with.
         protocol: the multi-episode protocol of training.
         learner: the learner's state, or its acting parameters.
+        check: whether inputs must be finite; see ``Policy``.
+        clamp: whether actions are clamped to the limits of the environment's spec.
 
     Raises:
         ConfigError: if the learner has no deployable policy; one line.
@@ -250,22 +291,33 @@ def make(parts: Experiment, protocol: EpisodeProtocol, learner: Any) -> Policy:
     spec = protocol.agent_spec(parts.env.spec)
     return Policy(
         parameters=jax.device_get(parts.learner.acting(learner)),
-        functions=make_functions(parts.agent, protocol, parts.env.spec),
+        functions=make_functions(parts.agent, protocol, parts.env.spec, clamp),
         env=spec.name,
         action=spec.action,
         obs_slices=dict(parts.env.spec.obs_slices),
         horizon=spec.horizon,
         episodes=spec.episodes,
+        check=check,
+        clamp=clamp,
     )
 
 
-def load(run: Path | str, which: Which = "last", seed: int | str | None = None) -> Policy:
+def load(
+    run: Path | str,
+    which: Which = "last",
+    seed: int | str | None = None,
+    *,
+    check: bool = True,
+    clamp: bool = False,
+) -> Policy:
     """Loads the policy of a run. The optimiser, replay and other training state are not read.
 
     Args:
         run: the run's folder.
         which: "last", or the best on the validation tasks: "best_mean", "best_cvar".
         seed: the run's seed, or after a sweep the seed's label ("0, ppo.lr=0.0003"). By default: the first.
+        check: whether observations, rewards and actions must be finite; if not, they raise ValueError.
+        clamp: whether actions are clamped to the limits of the environment's spec.
 
     Raises:
         ConfigError: if the run or the learner does not exist, or has no deployable policy; one line.
@@ -274,4 +326,5 @@ def load(run: Path | str, which: Which = "last", seed: int | str | None = None) 
     from roml_jax.run import saved
 
     run_saved = saved.load(run, which)
-    return make(run_saved.parts, run_saved.config.protocol, run_saved.one(run_saved.place(seed)))
+    learner = run_saved.one(run_saved.place(seed))
+    return make(run_saved.parts, run_saved.config.protocol, learner, check=check, clamp=clamp)

@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from roml_jax import config as configs
-from roml_jax import envs
+from roml_jax import envs, users_code
 from roml_jax.config.values import flag
 from roml_jax.errors import ConfigError
 from roml_jax.registry import NoOptions, options_class
@@ -198,12 +198,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = args.env
     console = Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False)
     try:
-        configs.import_modules(args.imports)
-        if name is None:
-            listing(console, envs.names())
-            console.print("For one environment in detail: python -m roml_jax.envs NAME")
-        else:
-            details(console, name)
+        with users_code.in_one_line():
+            configs.import_modules(args.imports)
+            if name is None:
+                listing(console, envs.names())
+                console.print("For one environment in detail: python -m roml_jax.envs NAME")
+            else:
+                details(console, name)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

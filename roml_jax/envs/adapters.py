@@ -8,10 +8,10 @@ every reset needs no compilation.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import operator
 import types
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -19,11 +19,12 @@ import jax
 import jax.numpy as jnp
 import mujoco
 
-from roml_jax.envs import edits
+from roml_jax.envs import brax_parts, edits
 from roml_jax.envs.base import EnvState, part_slices
 from roml_jax.envs.physics import Derived, ModelLeaves, field_of, is_inert
 from roml_jax.envs.physics import derived as derived_fields
 from roml_jax.envs.physics.mjx import is_traced
+from roml_jax.errors import suggestion
 from roml_jax.quiet import mjx
 from roml_jax.tasks import TaskFamily
 from roml_jax.types import Array, Continuous, EnvSpec
@@ -43,13 +44,27 @@ def _with_model(env: Any, attribute: str, model: mjx.Model) -> Any:
     return twin
 
 
-def _observation(obs: Any) -> dict[str, Array]:
-    """The parts of an observation, as vectors."""
-    parts = obs if isinstance(obs, Mapping) else {"observation": obs}
-    return {name: jnp.ravel(part) for name, part in parts.items()}
+def _named(obs: Any) -> Mapping[str, Array]:
+    """The parts of an observation; one without names is one part, "observation"."""
+    return obs if isinstance(obs, Mapping) else {"observation": obs}
 
 
-@dataclass(frozen=True, eq=False)
+def _chosen(obs: Any, names: Sequence[str]) -> dict[str, Array]:
+    """The named parts of an observation as vectors, in the order of the names.
+
+    Raises:
+        ValueError: if a part is missing; one line.
+    """
+    parts = _named(obs)
+    for name in names:
+        if name not in parts:
+            raise ValueError(
+                f"the observation has no part {name!r}{suggestion(name, parts)} (it has {', '.join(parts)})"
+            )
+    return {name: jnp.ravel(parts[name]) for name in names}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class AdaptedEnv:
     """An environment of another library as an ``Env``.
 
@@ -63,6 +78,8 @@ class AdaptedEnv:
         action_range: (low, high) of its actions.
         family: the tasks and their prior.
         apply_task: (task (d,)) -> the model fields that the task replaces.
+        observation: the parts of the library's observation that the policy sees, in this order.
+        critic: the parts that only a critic may see; see ``critic_parts``.
         reads: parts appended to the observation, each (the library's state, task (d,)) -> (k,).
         derived: "consistent" recomputes the quantities that depend on the edited fields; "stale" does not.
         horizon: H.
@@ -75,6 +92,8 @@ class AdaptedEnv:
     action_range: tuple[float, float]
     family: TaskFamily
     apply_task: Callable[[Array], ModelLeaves]
+    observation: tuple[str, ...]
+    critic: tuple[str, ...]
     reads: Mapping[str, Callable[[Any, Array], Array]]
     derived: Derived
     horizon: int
@@ -82,10 +101,10 @@ class AdaptedEnv:
 
     @cached_property
     def spec(self) -> EnvSpec:
-        """Sizes and names; an observation without named parts is one part, "observation"."""
+        """Sizes and names. The observation is what the policy sees: ``observation``, then ``reads``."""
         task = jnp.zeros(len(self.family.names))
         parts = part_slices(
-            lambda key, task: self._parts(self._task_env(self._leaves(task)).reset(key), task),
+            lambda key, task: self._parts(self._begin(key, self._leaves(task)), task),
             jax.random.key(0), task,
         )  # fmt: skip
         action = Continuous(self.env.action_size, *self.action_range)
@@ -103,23 +122,33 @@ class AdaptedEnv:
         return edited | derived_fields.consistent(self.model, edited)
 
     def _task_env(self, leaves: ModelLeaves) -> Any:
-        return _with_model(self.env, self.attribute, self.model.tree_replace(dict(leaves)))
+        model = self.model.tree_replace(dict(leaves))
+        if self.attribute == "sys":
+            model = brax_parts.mirrored(model, leaves)
+        return _with_model(self.env, self.attribute, model)
 
     def _parts(self, state: Any, task: Array) -> dict[str, Array]:
         read = {name: jnp.ravel(part(state, task)) for name, part in self.reads.items()}
-        return _observation(state.obs) | read
+        return _chosen(state.obs, self.observation) | read
+
+    def critic_parts(self, state: EnvState) -> dict[str, Array]:
+        """The parts of the library's observation that only a critic may see, as vectors by name."""
+        return _chosen(state.physics.obs, self.critic)
 
     def _observe(self, state: Any, task: Array) -> Array:
         parts = [part.astype(jnp.float32) for part in self._parts(state, task).values()]
         return jnp.concatenate(parts)
 
+    def _begin(self, key: Array, leaves: ModelLeaves) -> Any:
+        """The library's state at the start of an episode."""
+        # the libraries use legacy uint32 keys, and some environments read their bits
+        return self._task_env(leaves).reset(jax.random.key_data(key))
+
     def reset(self, key: Array, task: Array) -> EnvState:
         """Starts an episode of a task (d,); computes the task's model fields, once per episode."""
         key, start_key = jax.random.split(key)
         leaves = self._leaves(task)
-        # the libraries use legacy uint32 keys, and some environments read their bits
-        legacy = jax.random.key_data(start_key)
-        state = self._task_env(leaves).reset(legacy)
+        state = self._begin(start_key, leaves)
         obs = self._observe(state, task)
         sound = jnp.isfinite(obs).all()
         return EnvState.start(jnp.where(sound, obs, 0.0), key, task, state, leaves)._replace(
@@ -150,7 +179,13 @@ class AdaptedEnv:
 
 
 def _make(
-    env: Any, model: mjx.Model, mj_model: mujoco.MjModel, tasks: Sequence[edits.TaskDimension], **rest: Any
+    env: Any,
+    model: mjx.Model,
+    mj_model: mujoco.MjModel,
+    tasks: Sequence[edits.TaskDimension],
+    observation: Sequence[str] | None,
+    critic: Sequence[str] | None,
+    **rest: Any,
 ) -> AdaptedEnv:
     """Builds the environment; checks the tasks against the model and traces a reset to find other errors."""
     fields = {edit.field for dimension in tasks for edit in dimension.edits}
@@ -162,9 +197,47 @@ def _make(
         elif hasattr(mj_model, field) and not is_inert(field):
             raise ValueError(f"{field} is constant or missing in MJX: a task cannot edit it")
     apply_task = edits.make_apply_task(named, tasks)
-    adapted = AdaptedEnv(env=env, family=edits.family(tasks), apply_task=apply_task, **rest)
-    jax.eval_shape(adapted.reset, jax.random.key(0), jnp.zeros(len(tasks)))
+    if rest["attribute"] == "sys":
+        brax_parts.check(model, fields)
+    blind = AdaptedEnv(
+        env=env, family=edits.family(tasks), apply_task=apply_task, observation=(), critic=(), **rest
+    )
+    task = jax.ShapeDtypeStruct((len(tasks),), jnp.float32)
+    state = jax.eval_shape(lambda key, task: blind._begin(key, blind._leaves(task)), jax.random.key(0), task)
+    seen, unseen = _eyes(state.obs, observation, critic)
+    clash = set(blind.reads) & set(seen)
+    if clash:
+        raise ValueError(f"reads: {min(clash)!r} is a part of the observation already; choose another name")
+    adapted = dataclasses.replace(blind, observation=seen, critic=unseen)
+    jax.eval_shape(adapted._observe, state, task)
     return adapted
+
+
+def _eyes(
+    obs: Any, observation: Sequence[str] | None, critic: Sequence[str] | None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The parts of an observation that the policy sees, and those that only a critic may see.
+
+    Raises:
+        ValueError: for a part that does not exist, or if parts must be named; one line.
+    """
+    parts = list(_named(obs))
+    if observation is None:
+        observation = ("state",) if isinstance(obs, Mapping) else tuple(parts)
+        if not set(observation) <= set(parts):
+            raise ValueError(
+                f"the observation has the parts {', '.join(parts)} and none named 'state': name those that "
+                f"the policy sees, as in observation=({parts[0]!r},)"
+            )
+    if isinstance(observation, str) or isinstance(critic, str):
+        raise ValueError("observation and critic are tuples of names, such as ('state',)")
+    if critic is None:
+        critic = [name for name in parts if name not in observation]
+    for names in (observation, critic):
+        if len(set(names)) < len(names):
+            raise ValueError(f"a part of the observation is named twice: {', '.join(names)}")
+        jax.eval_shape(lambda obs, names=names: _chosen(obs, names), obs)
+    return tuple(observation), tuple(critic)
 
 
 def _refuse_wrapped(env: Any) -> None:
@@ -179,6 +252,8 @@ def from_brax(
     env: Any,
     tasks: Sequence[edits.TaskDimension],
     *,
+    observation: Sequence[str] | None = None,
+    critic: Sequence[str] | None = None,
     reads: Mapping[str, Callable[[Any, Array], Array]] | None = None,
     horizon: int = 200,
     episodes: int = 2,
@@ -187,11 +262,15 @@ def from_brax(
 ) -> AdaptedEnv:
     """A Brax environment on its mjx backend, with tasks.
 
-    Values that the environment computed from its model when it was built do not change with the task.
+    brax's own copies of model fields (``sys.link``, ``sys.dof``, ``sys.actuator``, ``sys.init_q``) follow the
+    task's edits. Values that the environment itself computed from its model when it was built do not.
 
     Args:
         env: a ``brax.envs.PipelineEnv``, not wrapped.
         tasks: the task dimensions.
+        observation: the parts of an observation with named parts that the policy sees, in this order; by
+            default "state" alone.
+        critic: the parts that only a critic may see (``AdaptedEnv.critic_parts``); by default all others.
         reads: parts appended to the observation, (Brax's state, task (d,)) -> (k,).
         horizon: H.
         episodes: K.
@@ -199,7 +278,8 @@ def from_brax(
         name: of the environment; by default the name of its class.
 
     Raises:
-        ValueError: for a wrapped environment, another backend, or an invalid edit; one line.
+        ValueError: for a wrapped environment, another backend, an invalid edit, a part of the observation
+            that does not exist, or an edit of a field that the environment keeps its own copy of; one line.
     """
     _refuse_wrapped(env)
     system = getattr(env, "sys", None)
@@ -212,6 +292,7 @@ def from_brax(
     return _make(
         env, system, system.mj_model, tasks, name=name or type(env).__name__, attribute="sys",
         action_range=(-1.0, 1.0), reads=reads or {}, derived=derived, horizon=horizon, episodes=episodes,
+        observation=observation, critic=critic,
     )  # fmt: skip
 
 
@@ -219,6 +300,8 @@ def from_playground(
     env: Any,
     tasks: Sequence[edits.TaskDimension],
     *,
+    observation: Sequence[str] | None = None,
+    critic: Sequence[str] | None = None,
     reads: Mapping[str, Callable[[Any, Array], Array]] | None = None,
     horizon: int | None = None,
     episodes: int = 2,
@@ -232,6 +315,9 @@ def from_playground(
     Args:
         env: a ``mujoco_playground.MjxEnv``, not wrapped, built with ``impl="jax"``.
         tasks: the task dimensions.
+        observation: the parts of an observation with named parts that the policy sees, in this order; by
+            default "state" alone.
+        critic: the parts that only a critic may see (``AdaptedEnv.critic_parts``); by default all others.
         reads: parts appended to the observation, (Playground's state, task (d,)) -> (k,).
         horizon: H; None for 200.
         episodes: K.
@@ -239,7 +325,8 @@ def from_playground(
         name: of the environment; by default the name of its class.
 
     Raises:
-        ValueError: for a wrapped environment, another implementation, or an invalid edit; one line.
+        ValueError: for a wrapped environment, another implementation, an invalid edit, or a part of the
+            observation that does not exist; one line.
     """
     _refuse_wrapped(env)
     model = vars(env).get("_mjx_model")
@@ -254,5 +341,5 @@ def from_playground(
     return _make(
         env, model, env.mj_model, tasks, name=name or type(env).__name__, attribute="_mjx_model",
         action_range=(-1.0, 1.0), reads=reads or {}, derived=derived, horizon=horizon or 200,
-        episodes=episodes,
+        episodes=episodes, observation=observation, critic=critic,
     )  # fmt: skip

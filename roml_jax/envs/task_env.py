@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
+from roml_jax import users_code
 from roml_jax.envs import edits, physics
 from roml_jax.envs.base import EnvState, part_slices
 from roml_jax.envs.physics import Derived, EngineName, ModelLeaves, Physics, PhysicsState
@@ -186,7 +187,8 @@ class TaskEnv:
         )
         # traced here, so that errors of the engine or of the caller's functions are raised here
         task = jax.ShapeDtypeStruct((len(env.family.names),), jnp.float32)
-        jax.eval_shape(env.reset, jax.random.key(0), task)
+        with users_code.in_one_line(inside=True):
+            jax.eval_shape(env.reset, jax.random.key(0), task)
         return env
 
     @cached_property
@@ -229,7 +231,7 @@ class TaskEnv:
         return jnp.asarray(edited[name]) if name in edited else self.physics.field(name, leaves)
 
     def _parts(self, view: View) -> dict[str, Array]:
-        return {name: jnp.ravel(part(view)) for name, part in self.observation.items()}
+        return {name: users_code.part(name, part, view) for name, part in self.observation.items()}
 
     def _observe(self, view: View) -> Array:
         return jnp.concatenate(list(self._parts(view).values()))
@@ -244,10 +246,13 @@ class TaskEnv:
         Raises:
             ValueError: if they are not named scalars.
         """
-        terms = self.reward(motion)
-        if not isinstance(terms, Mapping) or any(jnp.shape(term) != () for term in terms.values()):
-            raise ValueError(f"the reward of {self.name!r} must be a dict of scalars by name, got {terms}")
-        return dict(terms)
+        return users_code.terms(self.reward, motion, self.name)
+
+    def _ends(self, view: View) -> Array | bool:
+        """Whether ``terminate`` ends the episode."""
+        if self.terminate is None:
+            return False
+        return users_code.flag(self.terminate, view, self.name)
 
     def render(self, task: np.ndarray, states: Sequence[EnvState]) -> Iterator[np.ndarray]:
         """Yields an image (height, width, 3), uint8, of each state of a task (d,); needs offscreen OpenGL."""
@@ -264,6 +269,7 @@ class TaskEnv:
         view = self._view(state, task, leaves)
         terms = self._terms(self._motion(view, view, jnp.zeros(self.physics.model.nu)))
         obs = self._observe(view)
+        self._ends(view)  # traced here, too, so that its errors are raised when the environment is made
         sound = jnp.isfinite(obs).all()
         return EnvState.start(jnp.where(sound, obs, 0.0), key, task, state, leaves)._replace(
             terms={name: jnp.zeros((), obs.dtype) for name in terms}, done=~sound, diverged=~sound
@@ -283,7 +289,7 @@ class TaskEnv:
             & jnp.isfinite(obs).all() & jnp.isfinite(reward)
         )  # fmt: skip
         live = sound & ~state.done
-        ends = ~sound if self.terminate is None else ~sound | self.terminate(after)
+        ends = ~sound if self.terminate is None else ~sound | self._ends(after)
 
         def if_live(new: Any, old: Any) -> Any:
             return jax.tree.map(lambda n, o: jnp.where(live, n, o).astype(o.dtype), new, old)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import json
 import logging
 import shutil
 import sys
@@ -230,8 +231,15 @@ def _read(path: Path, args: Any) -> Any:
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
         try:
             return reader.restore(path.absolute(), args=args)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"the checkpoint {path} cannot be read: {_line(error)}") from None
+        except json.JSONDecodeError as error:
+            raise CheckpointError(
+                f"the checkpoint {path} is damaged: one of its JSON files is incomplete; restore the folder "
+                "from a copy, or train again"
+            ) from error
+        except Exception as error:  # orbax and the layers below raise errors of many kinds
+            raise CheckpointError(
+                f"the checkpoint {path} cannot be read, it may be damaged or incomplete: {_line(error)}"
+            ) from error
 
 
 def about(path: Path) -> dict[str, Any]:

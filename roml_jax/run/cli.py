@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from rich.console import Console
 
+from roml_jax import users_code
 from roml_jax.errors import ConfigError
 from roml_jax.run import saved
 
@@ -73,7 +74,8 @@ def run(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None = N
         The exit code: 0, 2 for wrong input, or 130 after Ctrl-C.
     """
     try:
-        command(sys.argv[1:] if argv is None else argv)
+        with users_code.in_one_line():
+            command(sys.argv[1:] if argv is None else argv)
     except ConfigError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -13,7 +13,9 @@ from typing import Any
 
 import yaml
 
+from roml_jax import users_code
 from roml_jax.errors import ConfigError
+from roml_jax.users_code import ORIGINS
 
 CONFIG, METRICS, CHECKPOINT = "config.yaml", "metrics.jsonl", "checkpoint"
 _LOCK = ".lock"
@@ -27,7 +29,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def make(out: Path | None, name: str, options: Mapping[str, Any]) -> Path:
-    """Creates a run's folder and writes its ``config.yaml``.
+    """Creates a run's folder; writes its ``config.yaml``, and where the modules that it imports are.
 
     Args:
         out: the folder; None for a new one under ``runs/``.
@@ -47,9 +49,28 @@ def make(out: Path | None, name: str, options: Mapping[str, Any]) -> Path:
         if any(folder.iterdir()):
             raise ConfigError(f"--out {folder} exists and is not empty; a run needs a new folder")
         write_whole(folder / CONFIG, yaml.safe_dump(dict(options), sort_keys=False))
+        origins = users_code.origins(options.get("imports") or ())
+        if origins:
+            write_whole(folder / ORIGINS, json.dumps(origins, indent=1) + "\n")
     except OSError as error:
         raise ConfigError(f"cannot write to the run's folder {folder}: {error.strerror}") from None
     return folder
+
+
+@contextlib.contextmanager
+def removed_if_unused(folder: Path) -> Iterator[None]:
+    """Context that deletes a new run's folder if an error or Ctrl-C ends it before anything was trained."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            if (folder / CHECKPOINT).exists():
+                (folder / CHECKPOINT).rmdir()  # fails if there is a checkpoint
+            if not (folder / METRICS).exists() or not (folder / METRICS).stat().st_size:
+                for name in (METRICS, CONFIG, ORIGINS, _LOCK):
+                    (folder / name).unlink(missing_ok=True)
+                folder.rmdir()  # fails if files of others are in it
+        raise
 
 
 def check(folder: Path) -> None:
@@ -89,7 +110,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     rows = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(errors="replace").splitlines():
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
@@ -97,16 +118,29 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def cut_metrics(path: Path, iteration: int) -> None:
-    """Deletes the rows after an iteration and those of the final test, before a run is resumed."""
+def cut_metrics(path: Path, iteration: int) -> str | None:
+    """Deletes the rows after an iteration and those of the final test, before a run is resumed.
+
+    Returns:
+        One line for the user if rows up to the iteration are missing.
+    """
     if not path.is_file():
-        return
+        return f"{path} is missing: the metrics before iteration {iteration} are lost" if iteration else None
+    read, lines = read_metrics(path), path.read_text(errors="replace").splitlines()
     rows = [
         row
-        for row in read_metrics(path)
+        for row in read
         if row["iteration"] <= iteration and not any(name.startswith("test/") for name in row)
     ]
     write_whole(path, "".join(json.dumps(row) + "\n" for row in rows))
+    last = max((row["iteration"] for row in rows), default=0)
+    if last >= iteration:
+        return None
+    cause = f" (its line {len(read) + 1} is damaged)" if len(read) < len(lines) else ""
+    return (
+        f"{path} ends at iteration {last}{cause}, before the checkpoint of iteration {iteration}: the "
+        "metrics between them are lost"
+    )
 
 
 def is_complete(folder: Path, num_seeds: int, saved: int) -> bool:

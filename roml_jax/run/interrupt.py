@@ -1,14 +1,19 @@
-"""Ctrl-C and SIGTERM, recorded as a request that the loop checks between two chunks."""
+"""Ctrl-C, SIGTERM and SIGUSR1, recorded as a request that the loop checks between two chunks."""
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
+from collections.abc import Iterator
 from types import FrameType, TracebackType
+
+KINDS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+"""The signals that stop a run; SIGUSR1 is what SLURM sends with ``--signal=USR1@60``."""
 
 
 class Interrupts:
-    """Context that records the first SIGINT or SIGTERM. A second one has its usual effect.
+    """Context that records the first of ``KINDS``. A second one has its usual effect.
 
     Attributes:
         asked: the recorded signal, or None.
@@ -20,7 +25,7 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            for kind in (signal.SIGINT, signal.SIGTERM):
+            for kind in KINDS:
                 self._before[kind] = signal.signal(kind, self._note)
         return self
 
@@ -38,3 +43,34 @@ class Interrupts:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._restore()
+
+
+class StoppedEarly(BaseException):
+    """A signal arrived before the first iteration.
+
+    Attributes:
+        signal: the signal.
+    """
+
+    def __init__(self, asked: signal.Signals) -> None:
+        super().__init__(asked)
+        self.signal = asked
+
+
+@contextlib.contextmanager
+def raised() -> Iterator[None]:
+    """Context in which SIGTERM and SIGUSR1 raise ``StoppedEarly``, as SIGINT raises KeyboardInterrupt."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        del frame
+        raise StoppedEarly(signal.Signals(number))
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {kind: signal.signal(kind, stop) for kind in KINDS if kind != signal.SIGINT}
+    try:
+        yield
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)

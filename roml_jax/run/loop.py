@@ -18,6 +18,7 @@ from rich.console import Console
 from roml_jax import envs, experiment, meta
 from roml_jax._version import __version__
 from roml_jax.config import Config, to_mapping
+from roml_jax.envs.why import why
 from roml_jax.run import best as best_learners
 from roml_jax.run import (
     checkpoint,
@@ -205,7 +206,9 @@ def run(
             restored, line = start.restored(parts, plan, shapes, folder / run_folder.CHECKPOINT)
             console.print(f"resumes {line}", soft_wrap=True)
         pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor())
-        with console.status("compiling ..."):
+        if not config.resume and distributed.is_main():
+            stack.enter_context(run_folder.removed_if_unused(folder))
+        with console.status("compiling ..."), interrupt.raised():
             began = time.monotonic()
             placed = sharding.placed_shapes(parts.placement.mesh, shapes, num_seeds)
             programs, state = _compile(
@@ -246,7 +249,9 @@ def _host(config: Config, parts: experiment.Experiment, folder: Path, console: C
     """
     sink: sinks.Sink = sinks.Several([])
     if distributed.is_main():
-        run_folder.cut_metrics(folder / run_folder.METRICS, done)
+        missing = run_folder.cut_metrics(folder / run_folder.METRICS, done)
+        if missing:
+            _say(console)(missing)
         frames = done * parts.frames_per_iteration
         sink = sinks.make(config.log, folder, config.plan, to_mapping(config), frames, _say(console))
     with contextlib.closing(sink):
@@ -276,9 +281,11 @@ def _train_and_test(host: _Host, programs: _Programs, state: State) -> None:
         host.log("test/", final, state.done, state.seconds + time.monotonic() - began)
     console.print(result.table(config, final, stopped))
     if len(stopped) == len(config.plan):
+        reason = why(host.parts.env)
         raise RunError(
-            f"every seed diverged, the last after {max(stopped.values())} of {total} iterations; the states "
-            f"before divergence are saved in {host.folder}"
+            f"every seed diverged, the last after {max(stopped.values())} of {total} iterations"
+            + (f", because {reason}" if reason else "")
+            + f"; the states before divergence are saved in {host.folder}"
         )
     if not saved:
         raise RunError(
@@ -312,6 +319,19 @@ def _report_diverged(host: _Host, before: Rows, now: Rows) -> None:
             _say(host.console)(f"seed {seed.label} diverged and was stopped; its last good state is kept")
 
 
+def _check_first(host: _Host, rows: Rows) -> None:
+    """Ends a run in whose first iteration every task of every seed diverged, if the reason is found.
+
+    Raises:
+        RunError: one line with the reason.
+    """
+    if min(row.get("train/diverged", 0.0) for row in rows) < host.config.num_tasks:
+        return
+    reason = why(host.parts.env)
+    if reason:
+        raise RunError(f"every task of the first iteration diverged, because {reason}")
+
+
 def _loop(host: _Host, programs: _Programs, state: State, interrupts: interrupt.Interrupts) -> State:
     """Runs chunks of iterations, with an evaluation and a checkpoint whenever one is due."""
     config, parts = host.config, host.parts
@@ -336,6 +356,8 @@ def _loop(host: _Host, programs: _Programs, state: State, interrupts: interrupt.
             speed = {"train/frames_per_second": n * per_iteration / (now - started)}
             latest = [row | speed for row in latest]
             _report_diverged(host, last_rows.latest, latest)
+            if state.done == n:
+                _check_first(host, latest)
             last_rows = last_rows._replace(latest=latest)
             host.log("", latest, state.done, state.seconds)
             if host.on_chunk is not None:

@@ -1,5 +1,6 @@
 """A loaded policy acts as in the package's own evaluation, also where the package is not installed."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from played import N, Played
 
 import roml_jax
 from roml_jax.config.presets import ConfigError
+from roml_jax.deploy import policy as policies
+from roml_jax.deploy.policy import exported
 
 OPTIMISED = True
 
@@ -116,6 +119,103 @@ def test_wrong_shapes_are_one_line(khazad_dum, call, said):
     with pytest.raises(ValueError, match=said) as error:
         call(khazad_dum.policy, khazad_dum.policy.begin(N))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (
+            lambda p, m, obs: p.act(m, obs(1, 30, np.nan)),
+            r"^observation of robot 1: part '\w+', number \d+ of ",
+        ),
+        (lambda p, m, obs: p.act(m, obs(0, 98, np.inf)), r"^observation of robot 0: .* is inf, not a finite"),
+        (lambda p, m, obs: p.observe(m, np.zeros(N), obs(2, 0, np.nan)), r"^observation of robot 2: part "),
+        (lambda p, m, obs: p.observe(m, [0, np.nan, 0], obs()), r"^reward of robot 1: is nan, not a finite"),
+        (
+            lambda p, m, obs: p.act(m, obs().astype(str)),
+            r"^observations must be an array of real numbers, got ",
+        ),
+        (lambda p, m, obs: p.act(m, obs() * 1j), r"real numbers, got dtype complex128"),
+        (lambda p, m, obs: p.act(m, [[0.0], [0.0, 1.0]]), r"^observations must be an array of real numbers"),
+        (lambda p, m, obs: p.act(m, None), r"real numbers, got NoneType"),
+        (lambda p, m, obs: p.act(m, obs(0, 0, 1e300)), r"is inf, not a finite float32"),
+    ],
+)
+def test_values_that_are_not_finite_numbers_are_one_line_and_harm_no_memory(khazad_dum, call, said):
+    def obs(robot=0, index=0, value=0.0):
+        obs = np.zeros((N, 99))
+        obs[robot, index] = value
+        return obs
+
+    memory = khazad_dum.policy.begin(N)
+    with pytest.raises(ValueError, match=said) as error:
+        call(khazad_dum.policy, memory, obs)
+    assert "\n" not in str(error.value)
+    assert np.isfinite(khazad_dum.policy.act(memory, obs())[0]).all()
+
+
+def test_without_checks_a_nan_stays(cheetah):
+    loose = dataclasses.replace(cheetah.policy, check=False)
+    bad = np.full(loose.obs_size, np.nan)
+    action, memory = loose.act(loose.begin(), bad)
+    assert np.isnan(action).all()
+    memory = loose.observe(memory, 0.0, bad)
+    assert np.isnan(loose.act(memory, np.zeros(loose.obs_size))[0]).all()
+
+
+def test_an_action_that_is_not_finite_is_told(cheetah):
+    broken = jax.tree.map(lambda x: np.full_like(x, np.nan), cheetah.policy.parameters)
+    policy = dataclasses.replace(cheetah.policy, parameters=broken)
+    with pytest.raises(
+        ValueError, match=r"^the action is not finite, .* largest number is 1 \(are its units"
+    ):
+        policy.act(policy.begin(), np.ones(policy.obs_size))
+
+
+def test_actions_are_clamped_on_request(cheetah):
+    """The action is clamped, what the agent remembers of it is not, as in training."""
+    parts, protocol = cheetah.parts, cheetah.config.protocol
+    clamped = policies.make(parts, protocol, cheetah.learner, clamp=True)
+    obs = 10 * np.ones(clamped.obs_size)
+    (free, memory), (held, same) = (p.act(p.begin(), obs) for p in (cheetah.policy, clamped))
+    assert np.abs(free).max() > 1
+    np.testing.assert_array_equal(held, np.clip(free, -1, 1))
+    np.testing.assert_array_equal(memory.action, same.action)
+
+
+def test_a_policy_says_what_it_is_in_one_line(cheetah, khazad_dum):
+    said = repr(cheetah.policy)
+    assert said == (
+        "Policy(cheetah_mass: observation 20 (position 8, velocity 9, torso_xyz 3), 6 action(s), "
+        "2 episodes of 200 steps, check=True, clamp=False)"
+    )
+    assert "4 actions" in repr(khazad_dum.policy)
+
+
+def test_an_exported_policy_skips_what_is_not_finite(cheetah):
+    """The robot with a NaN acts NaN and learns nothing; the other acts as if alone."""
+    act, observe = (exported(cheetah.policy)[name].call for name in ("act", "observe"))
+    memory = tuple(jax.tree.leaves(cheetah.policy.begin(2)))
+    obs = np.ones((2, cheetah.policy.obs_size), np.float32)
+    bad, reward, end = obs.copy(), np.zeros(2, np.float32), np.zeros(2, bool)
+    bad[0, 3] = np.nan
+    wanted, clean = act(memory, obs)
+    action, after = act(memory, bad)
+    assert np.isnan(action[0]).all()
+    np.testing.assert_allclose(action[1], wanted[1], rtol=1e-5)
+    for x, y, z in zip(memory, after, clean, strict=True):
+        np.testing.assert_array_equal(x[0], y[0])
+        np.testing.assert_allclose(z[1], y[1], rtol=1e-5)
+    after = observe(clean, np.float32([np.nan, 0]), bad, end)
+    expected = cheetah.policy.observe(
+        jax.tree.unflatten(jax.tree.structure(cheetah.policy.begin(2)), clean),
+        reward,
+        obs,
+        valid=[False, True],
+    )
+    for x, y in zip(jax.tree.leaves(expected.belief), after, strict=False):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
+    assert np.isfinite(act(after, obs)[0]).all()
 
 
 def greedy(agent):

@@ -1,6 +1,7 @@
 """Environments of brax and MuJoCo Playground with tasks that edit their models."""
 
 import copy
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +57,7 @@ class FakePlayground:
     def __init__(self):
         self._mj_model = mujoco.MjModel.from_xml_string(CART)
         self._mjx_model = mjx.put_model(self._mj_model, impl="jax")
+        self._orders = itertools.cycle((False, True))
         self._get_reward = self._pole_reward  # Playground's keep bound methods: they must see the task
 
     @property
@@ -78,7 +80,9 @@ class FakePlayground:
         return self.mjx_model.body_mass[2] * jnp.cos(data.qpos[1])
 
     def _observe(self, data):
-        return {"state": jnp.concatenate([data.qpos, data.qvel])}
+        """The order of the parts differs between calls."""
+        state, privileged = jnp.concatenate([data.qpos, data.qvel]), {"privileged_state": data.qvel[None]}
+        return privileged | {"state": state} if next(self._orders) else {"state": state} | privileged
 
     def reset(self, rng):
         qpos = 0.01 * jax.random.normal(rng, (2,))
@@ -192,6 +196,37 @@ def test_specification_and_observation(on_brax, on_playground):
         assert run.env.spec.action.size == 1
         assert run.env.family.names == ("mass", "damping")
         assert run.start().obs.dtype == run.step(run.start(), 0.0).reward.dtype == jnp.float32
+
+
+def test_the_policy_sees_the_state_and_only_a_critic_what_is_privileged(on_playground):
+    env, state = on_playground.env, on_playground.step(on_playground.start(), 1.0)
+    assert env.observation == ("state",)
+    np.testing.assert_array_equal(state.obs[:, 2:], state.physics.data.qvel)
+    parts = jax.vmap(env.critic_parts)(state)
+    assert list(parts) == ["privileged_state"]
+    np.testing.assert_array_equal(parts["privileged_state"], state.physics.data.qvel)
+
+
+def test_parts_of_the_observation_are_chosen_by_name():
+    both = from_playground(FakePlayground(), (MASS,), observation=("privileged_state", "state"))
+    assert dict(both.spec.obs_slices) == {"privileged_state": slice(0, 2), "state": slice(2, 6)}
+    assert both.critic == ()
+    parts = {"state": jnp.full(4, 2.0), "privileged_state": jnp.ones((1, 2))}
+    for obs in (parts, dict(reversed(parts.items()))):
+        state = FakeState(None, obs, None, None, {}, {})
+        np.testing.assert_array_equal(both._observe(state, jnp.ones(1)), [1, 1, 2, 2, 2, 2])
+    for wrong, said in (
+        (
+            {"observation": ("stat",)},
+            r"^the observation has no part 'stat'; did you mean 'state'\? \(it has ",
+        ),
+        ({"critic": ("pixels",)}, r"^the observation has no part 'pixels'"),
+        ({"observation": "state"}, r"^observation and critic are tuples of names"),
+        ({"observation": ("state", "state")}, r"named twice"),
+        ({"reads": {"state": lambda state, task: task}}, r"^reads: 'state' is a part of the observation"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            from_playground(FakePlayground(), (MASS,), **wrong)
 
 
 def test_bound_methods_that_an_environment_keeps_see_the_task(on_playground):
