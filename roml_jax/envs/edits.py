@@ -215,7 +215,7 @@ def _changes(model: mujoco.MjModel, edit: Edit, edited: np.ndarray) -> np.ndarra
     touched = mask.reshape(len(mask), -1).any(-1)
     unread = np.flatnonzero(touched & ~read)
     if unread.size and (edit.rows is not None or not (touched & read).any()):
-        kind = _KINDS[edit.field.split("_")[0]]
+        kind = _KINDS.get(edit.field.split("_")[0], mujoco.mjtObj.mjOBJ_SENSOR)
         name = mujoco.mj_id2name(model, kind, int(unread[0])) or int(unread[0])
         raise ValueError(
             f"an edit of {edit.field} of {name!r} would do nothing: the compiled model has no {lacks} there"

@@ -28,7 +28,7 @@ DERIVED = (
 )  # fmt: skip
 # Fields that the C engine computes from others or that no step reads.
 _NOT_READ = re.compile(
-    r"key_.*|.*_user|numeric_data|tuple_objprm|sensor_noise|(actuator|sensor)_delay|sensor_interval"
+    r"key_.*|.*_user|numeric_data|tuple_objprm|sensor_noise"
     r"|geom_aabb|bvh_aabb|body_margin|efm0_L"
 )
 # Option fields that are read only if the model switches them on.
@@ -51,6 +51,8 @@ _READ_WHERE: Mapping[str, tuple[str, str]] = {
     ),
     "tendon_actfrcrange": ("tendon_actfrclimited", "limit of actuator forces"),
     "tendon_springyield": ("tendon_plasticadr", "plastic spring (springyield)"),
+    "actuator_delay": ("actuator_historyadr", "delay"),
+    **dict.fromkeys(("sensor_delay", "sensor_interval"), ("sensor_historyadr", "delay")),
     "actuator_ctrlrange": ("actuator_ctrllimited", "control limit"),
     "actuator_forcerange": ("actuator_forcelimited", "force limit"),
     "actuator_actrange": ("actuator_actlimited", "activation limit"),
