@@ -12,7 +12,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ import mujoco
 import numpy as np
 
 from roml_jax import checks, tasks
+from roml_jax.envs.physics import compiled_flags
 from roml_jax.envs.physics.base import ModelLeaves, field_of
 from roml_jax.errors import suggestion
 from roml_jax.types import Array
@@ -190,27 +191,81 @@ def _mask(model: mujoco.MjModel, edit: Edit) -> np.ndarray:
     return mask
 
 
+def _changes(model: mujoco.MjModel, edit: Edit, edited: np.ndarray) -> np.ndarray:
+    """The entries of the field that an edit can change, as a bool array of its shape.
+
+    Args:
+        model: the unedited model.
+        edit: the edit.
+        edited: entries that earlier edits of this field may have changed.
+
+    Returns:
+        The entries of the edit, without those that are 0 and stay so when they are scaled.
+
+    Raises:
+        ValueError: if rows that the edit names, or all rows of a whole field, are not read; one line.
+    """
+    mask = _mask(model, edit)
+    if edit.how == "scale":
+        mask = mask & ((field_of(model, edit.field) != 0) | edited)
+    where = compiled_flags.rows_read(model, edit.field)
+    if where is None or not mask.any():
+        return mask
+    read, lacks = where
+    touched = mask.reshape(len(mask), -1).any(-1)
+    unread = np.flatnonzero(touched & ~read)
+    if unread.size and (edit.rows is not None or not (touched & read).any()):
+        kind = _KINDS.get(edit.field.split("_")[0], mujoco.mjtObj.mjOBJ_SENSOR)
+        name = mujoco.mj_id2name(model, kind, int(unread[0])) or int(unread[0])
+        raise ValueError(
+            f"an edit of {edit.field} of {name!r} would do nothing: the compiled model has no {lacks} there"
+        )
+    return mask
+
+
+def edited_entries(model: mujoco.MjModel, dimensions: Sequence[TaskDimension]) -> dict[str, np.ndarray]:
+    """The entries that tasks can change, by field, as bool arrays of the fields' shapes.
+
+    A field whose edits change nothing, as they scale zeros, is left out.
+
+    Raises:
+        ValueError: as ``make_apply_task``.
+    """
+    entries: dict[str, np.ndarray] = {}
+    for dimension in dimensions:
+        for edit in dimension.edits:
+            before = entries.get(edit.field, np.zeros((), bool))
+            entries[edit.field] = before | _changes(model, edit, before)
+    return {field: mask for field, mask in entries.items() if mask.any()}
+
+
 def make_apply_task(
     model: mujoco.MjModel, dimensions: Sequence[TaskDimension]
 ) -> Callable[[Array], ModelLeaves]:
     """Makes the function (task (d,)) -> the model fields that the task replaces.
 
     Edits of the same field are applied in order, dimension by dimension. The function is pure, so a new task
-    at every reset needs no compilation.
+    at every reset needs no compilation. A field whose edits change nothing, as they scale zeros, is a NumPy
+    array of the unedited values, so that an engine knows it before the program is compiled.
 
     Raises:
-        ValueError: for a field, row or column that the model does not have, or a field that no task can
-            edit; one line.
+        ValueError: for a field, row or column that the model does not have, a field that no task can edit, or
+            rows that the compiled model does not read; one line.
     """
     steps = [
         (index, edit, _mask(model, edit))
         for index, dimension in enumerate(dimensions)
         for edit in dimension.edits
     ]
+    changed = edited_entries(model, dimensions)
     originals = {edit.field: field_of(model, edit.field) for _, edit, _ in steps}
+    steps = [step for step in steps if step[1].field in changed]
 
     def apply_task(task: Array) -> ModelLeaves:
-        leaves = {name: jnp.asarray(value, task.dtype) for name, value in originals.items()}
+        leaves: dict[str, Any] = {
+            name: (jnp if name in changed else np).asarray(value, task.dtype)
+            for name, value in originals.items()
+        }
         for index, edit, mask in steps:
             number, old = edit.factor * task[index], leaves[edit.field]
             new = {"scale": old * number, "add": old + number, "set": number}[edit.how]

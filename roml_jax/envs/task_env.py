@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
@@ -19,7 +19,7 @@ import numpy as np
 from roml_jax import users_code
 from roml_jax.envs import edits, physics
 from roml_jax.envs.base import EnvState, part_slices
-from roml_jax.envs.physics import Derived, EngineName, ModelLeaves, Physics, PhysicsState
+from roml_jax.envs.physics import Derived, EngineName, ModelLeaves, Physics, PhysicsState, compiled_flags
 from roml_jax.envs.starts import Start, TaskModel, begin, noisy_start
 from roml_jax.tasks import TaskFamily
 from roml_jax.types import Array, Continuous, EnvSpec
@@ -72,8 +72,12 @@ Observation = Mapping[str, Callable[[View], Array]]
 Reward = Callable[[Motion], Mapping[str, Array]]
 
 
-def load(source: str | Path | mujoco.MjSpec | mujoco.MjModel) -> mujoco.MjModel:
+def load(source: str | Path | mujoco.MjSpec | mujoco.MjModel, edited: Collection[str] = ()) -> mujoco.MjModel:
     """A compiled model of one's own, from a file's path, MJCF text, a spec or a model, which is copied.
+
+    Args:
+        source: where the model comes from.
+        edited: fields that tasks edit; a source that is compiled here is compiled with room for them.
 
     Raises:
         ValueError: if MuJoCo cannot read it; one line.
@@ -82,10 +86,11 @@ def load(source: str | Path | mujoco.MjSpec | mujoco.MjModel) -> mujoco.MjModel:
         return copy.copy(source)
     try:
         if isinstance(source, mujoco.MjSpec):
-            return source.compile()
+            return compiled_flags.compile_for(source, edited)
         text = str(source)
         is_text = text.lstrip().startswith("<")
-        return (mujoco.MjModel.from_xml_string if is_text else mujoco.MjModel.from_xml_path)(text)
+        read = mujoco.MjSpec.from_string if is_text else mujoco.MjSpec.from_file
+        return compiled_flags.compile_for(read(text), edited)
     except ValueError as error:
         raise ValueError(f"MuJoCo cannot read the model: {' '.join(str(error).split())}") from None
 
@@ -170,7 +175,7 @@ class TaskEnv:
         for what, number in (("frame_skip", frame_skip), ("horizon", horizon), ("episodes", episodes)):
             if number < 1:
                 raise ValueError(f"{what} must be at least 1, got {number}")
-        model = load(source)
+        model = load(source, {edit.field for dimension in tasks for edit in dimension.edits})
         if not model.nu:
             raise ValueError("the model has no actuators, so there is nothing to learn")
         env = cls(

@@ -89,7 +89,8 @@ def test_a_start_may_see_the_task():
         assert model.base.nq == 1
         return scale * model.field("jnt_range")[:, 1] + model.task, model.field("body_mass")[1:2]
 
-    state = reset(slider(dimension, start=start), 1.5)
+    limited = SLIDER.replace('axis="1 0 0"/>', 'axis="1 0 0" range="-9 9"/>')
+    state = reset(slider(dimension, start=start, source=limited), 1.5)
     np.testing.assert_allclose(state.physics.qpos, [4.5])
     np.testing.assert_allclose(state.physics.qvel, [1.0])
 

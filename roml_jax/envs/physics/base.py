@@ -22,7 +22,10 @@ Contacts = Literal["right", "reference"]
 
 # Fields for rendering, and the bounding radii that the C engine culls contacts with, which are computed from
 # the geometry. A task may edit these fields, but the edits have no effect on the simulation.
-_INERT = ("cam_", "light_", "mat_", "tex_", "skin_", "geom_rgba", "site_rgba", "geom_rbound")
+_INERT = (
+    "cam_", "light_", "mat_", "tex_", "skin_", "geom_rgba", "site_rgba", "tendon_rgba", "tendon_width",
+    "flex_rgba", "geom_rbound",
+)  # fmt: skip
 
 
 class PhysicsState(NamedTuple):
@@ -100,3 +103,8 @@ def is_inert(field: str, readings: Iterable[str] = ()) -> bool:
 
 def _shows(reading: str, kind: str) -> bool:
     return reading.startswith(kind) or reading == "sensordata"
+
+
+def is_unedited(model: mujoco.MjModel, name: str, leaf: Array | np.ndarray) -> bool:
+    """Whether a leaf is known, before the program is compiled, to have the unedited model's values."""
+    return isinstance(leaf, np.ndarray) and np.array_equal(leaf, field_of(model, name).astype(leaf.dtype))

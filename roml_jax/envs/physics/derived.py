@@ -170,8 +170,8 @@ def _com_jacobians(model: mjx.Model, data: mjx.Data) -> Array:
 def _body_weights(model: mjx.Model, diagonal: Array) -> Array:
     """(nbody, 2): means of (nbody, 6) over translations and over rotations; 0 for static bodies."""
     weights = diagonal.reshape(model.nbody, 2, 3).mean(-1)
-    sliders = model.body_simple == _SLIDERS_ONLY
-    weights = jnp.where(sliders[:, None], jnp.stack([_inverse_mass(model), 0 * weights[:, 1]], -1), weights)
+    of_mass = jnp.stack([_inverse_mass(model), 0 * weights[:, 1]], -1)
+    weights = jnp.where(_sliders(model)[:, None], of_mass, weights)
     return jnp.where((model.body_weldid == 0)[:, None], 0.0, weights)
 
 
@@ -182,8 +182,16 @@ def _dof_weights(model: mjx.Model, diagonal: Array) -> Array:
     group = 2 * joint + (offset >= 3)
     same = group[:, None] == group
     mean = jnp.asarray(same / same.sum(1, keepdims=True), diagonal.dtype) @ diagonal
-    sliders = model.body_simple[model.dof_bodyid] == _SLIDERS_ONLY
-    return jnp.where(sliders, _inverse_mass(model)[model.dof_bodyid], mean)
+    return jnp.where(_sliders(model)[model.dof_bodyid], _inverse_mass(model)[model.dof_bodyid], mean)
+
+
+def _sliders(model: mjx.Model) -> Array:
+    """(nbody,) bool: bodies with slide joints only, whose joints still lie along their inertial axes."""
+    upright = jnp.array([1.0, 0.0, 0.0, 0.0])
+    in_place = (model.body_ipos == 0).all(-1) & (model.body_iquat == upright).all(-1)
+    along_axes = (model.jnt_pos == 0).all(-1) & ((jnp.abs(model.jnt_axis) > mujoco.mjMINVAL).sum(-1) == 1)
+    in_place = in_place.at[model.jnt_bodyid].min(along_axes)
+    return (model.body_simple == _SLIDERS_ONLY) & in_place
 
 
 def _inverse_mass(model: mjx.Model) -> Array:

@@ -9,25 +9,33 @@ from __future__ import annotations
 import copy
 import functools
 import importlib.util
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import mujoco
 
-from roml_jax.envs.physics import carried, fields, mjx_data
+from roml_jax.envs.physics import carried, compiled_flags, fields, mjx_data, mjx_limits
 from roml_jax.envs.physics import derived as derived_fields
-from roml_jax.envs.physics.base import Derived, Given, ModelLeaves, Physics, PhysicsState, is_inert
+from roml_jax.envs.physics.base import (
+    Derived,
+    Given,
+    ModelLeaves,
+    Physics,
+    PhysicsState,
+    is_inert,
+    is_unedited,
+)
+from roml_jax.envs.physics.mjx_data import INSTEAD
+from roml_jax.envs.physics.mjx_limits import Implementation
 from roml_jax.quiet import mjx, quiet_warp
 from roml_jax.types import Array
-
-Implementation = Literal["jax", "warp"]
 
 _KINEMATIC = {"xpos", "xquat", "xmat", "xipos", "ximat", "geom_xpos", "site_xpos"}
 # Warp culls contacts by the geoms' bounding spheres, which must therefore be updated after an edit.
 _NEVER_STALE = {"jax": (), "warp": ("geom_rbound", "body_subtreemass")}
 _HUGE = 1e3  # metres
-_INSTEAD = mjx_data.INSTEAD
 _WORLDS = 4096  # number of environments that Warp reserves memory for contacts for
 
 
@@ -44,7 +52,7 @@ def _put_model(model: mujoco.MjModel, impl: Implementation) -> mjx.Model:
     return mjx.put_model(model, device=jax.local_devices()[0], impl=impl)
 
 
-def _make_data(model: mujoco.MjModel, impl: Implementation) -> mjx.Data:
+def _make_data(model: mujoco.MjModel | mjx.Model, impl: Implementation) -> mjx.Data:
     """Blank data. Warp's has memory for as many contacts as MJX's, in each of ``_WORLDS`` environments."""
     device = jax.local_devices()[0]
     blank = mjx.make_data(model, device=device, impl="jax")
@@ -83,33 +91,68 @@ class _OnDevice(NamedTuple):
     original: mjx.Model
 
 
-def _put(model: mujoco.MjModel, impl: Implementation, readings: tuple[str, ...]) -> _OnDevice:
+def _put(
+    model: mujoco.MjModel, impl: Implementation, readings: tuple[str, ...], switched: frozenset[str]
+) -> _OnDevice:
+    """The model and data for tasks that edit the ``switched`` fields (see ``mjx_limits``)."""
+    roomy = mjx_limits.with_room(model, switched)
     # the first call may be inside a trace, and the arrays are used after it
     with jax.ensure_compile_time_eval():
         try:
-            original = _put_model(model, "jax")
-            on_device = original if impl == "jax" else _put_model(model, impl)
-            parts = _OnDevice(on_device, _make_data(model, impl), original)
+            original = mjx_limits.with_full_inertia(_put_model(model, "jax"), switched)
+            on_device = original if impl == "jax" and roomy is model else _put_model(roomy, impl)
+            on_device = mjx_limits.with_values(on_device, original, switched)
+            blank = _make_data(on_device if impl == "jax" else roomy, impl)
+            parts = _OnDevice(on_device, blank, original)
         except NotImplementedError as error:
-            raise ValueError(f"MJX cannot simulate this model ({error}); {_INSTEAD}") from None
+            raise ValueError(f"MJX cannot simulate this model ({error}); {INSTEAD}") from None
     mjx_data.check(model, parts.blank, impl, readings)
+    if impl == "jax":
+        mjx_limits.refuse_readings(model, parts.blank, readings)
     return parts
 
 
-def _prepare(
-    kept: _OnDevice, leaves: ModelLeaves, derived: Derived, impl: Implementation, readings: tuple[str, ...]
-) -> ModelLeaves:
-    """The edits that have an effect, and the fields that depend on them."""
-    edited = {name: leaf for name, leaf in leaves.items() if not is_inert(name, readings)}
-    for name in edited:
-        if not is_traced(kept.original, name):
-            raise ValueError(f"{name} is constant or missing in MJX: a task cannot edit it; {_INSTEAD}")
-    if not edited or (derived == "stale" and not _NEVER_STALE[impl]):
-        return edited
-    consistent = derived_fields.consistent(kept.original, edited)
-    if derived == "consistent":
-        return consistent
-    return edited | {name: consistent[name] for name in _NEVER_STALE[impl]}
+def _putter(
+    model: mujoco.MjModel, impl: Implementation, readings: tuple[str, ...]
+) -> Callable[[ModelLeaves], _OnDevice]:
+    """The function (leaves) -> the model and data on the device, which depend on the leaves' names only.
+
+    Raises:
+        ValueError: for a model with a feature or state that MJX lacks; one line.
+    """
+    mjx_data.check_state(model)
+    mjx_limits.refuse_model(model, impl)
+    put = functools.cache(functools.partial(_put, model, impl, readings))
+    return lambda leaves: put(mjx_limits.switches(model, leaves, impl))
+
+
+class _Preparer(NamedTuple):
+    """The function ``prepare`` of an engine; its attributes are those of ``make``."""
+
+    model: mujoco.MjModel
+    on_device: Callable[[ModelLeaves], _OnDevice]
+    derived: Derived
+    impl: Implementation
+    readings: tuple[str, ...]
+
+    def __call__(self, leaves: ModelLeaves) -> ModelLeaves:
+        """The edits that have an effect, and the fields that depend on them."""
+        named = {name: leaf for name, leaf in leaves.items() if not is_inert(name, self.readings)}
+        edited = {name: leaf for name, leaf in named.items() if not is_unedited(self.model, name, leaf)}
+        original = self.on_device(edited).original
+        for name in named:
+            if not is_traced(original, name):
+                raise ValueError(f"{name} is constant or missing in MJX: a task cannot edit it; {INSTEAD}")
+        compiled_flags.refuse_edits(self.model, edited, self.derived)
+        mjx_limits.refuse_edits(self.model, edited, self.impl, self.readings)
+        if self.impl == "jax":
+            edited = mjx_limits.above_zero(edited)
+        if not edited or (self.derived == "stale" and not _NEVER_STALE[self.impl]):
+            return edited
+        consistent = derived_fields.consistent(original, edited)
+        if self.derived == "consistent":
+            return consistent
+        return edited | {name: consistent[name] for name in _NEVER_STALE[self.impl]}
 
 
 def make(
@@ -129,22 +172,21 @@ def make(
         impl: "jax" or "warp".
 
     Raises:
-        ValueError: if Warp is requested and not installed, or for state that MJX lacks; at the first use, for
-            a model feature that MJX lacks or an edit of a field that is constant in MJX. One line.
+        ValueError: if Warp is requested and not installed, or for a feature or state that MJX lacks; at the
+            first use, for further such features and for edits that MJX ignores. One line.
     """
     if impl == "warp":
         _start_warp()
-    mjx_data.check_state(model)
-    on_device = functools.cache(lambda: _put(model, impl, readings))
+    on_device = _putter(model, impl, readings)
     kept = carried.names(model, readings)
     state_of = functools.partial(mjx_data.state_of, readings=readings, kept=kept)
 
     def edit(leaves: ModelLeaves) -> mjx.Model:
-        return on_device().model.tree_replace(dict(leaves)) if leaves else on_device().model
+        return on_device(leaves).model.tree_replace(dict(leaves))
 
     def reset(qpos: Array, qvel: Array, leaves: ModelLeaves, given: Given = None) -> PhysicsState:
         start = mjx_data.start_parts(model, leaves, kept, given)
-        data = on_device().blank.replace(qpos=qpos, qvel=qvel, **start)
+        data = on_device(leaves).blank.replace(qpos=qpos, qvel=qvel, **start)
         if readings:
             kinematics_do = impl == "jax" and set(readings) <= _KINEMATIC
             seen = (mjx.kinematics if kinematics_do else mjx.forward)(edit(leaves), data)
@@ -156,7 +198,7 @@ def make(
 
         # the scan carries only the small state; whole Data would include every intermediate array
         def substep(small: PhysicsState, _: None) -> tuple[PhysicsState, None]:
-            before = mjx_data.of_state(on_device().blank, small).replace(ctrl=ctrl)
+            before = mjx_data.of_state(on_device(leaves).blank, small).replace(ctrl=ctrl)
             return state_of(mjx_data.on_request(edited, before, mjx.step(edited, before), readings)), None
 
         return jax.lax.scan(substep, state, None, length=frame_skip)[0]
@@ -165,7 +207,7 @@ def make(
         name="mjx" if impl == "jax" else "warp",
         model=model,
         frame_skip=frame_skip,
-        prepare=lambda leaves: _prepare(on_device(), leaves, derived, impl, readings),
+        prepare=_Preparer(model, on_device, derived, impl, readings),
         reset=reset,
         step=step,
         field=functools.partial(fields.on_device, model, derived),

@@ -19,7 +19,7 @@ import mujoco
 import numpy as np
 from mujoco.batch import MODEL_FIELDS, Batch, SimulationError
 
-from roml_jax.envs.physics import carried, fields, host_call, warned
+from roml_jax.envs.physics import carried, compiled_flags, fields, host_call, warned
 from roml_jax.envs.physics import readings as reading
 from roml_jax.envs.physics.base import (
     Contacts,
@@ -30,6 +30,7 @@ from roml_jax.envs.physics.base import (
     PhysicsState,
     field_of,
     is_inert,
+    is_unedited,
 )
 from roml_jax.types import Array
 
@@ -65,9 +66,11 @@ def write_tasks(
 
     Raises:
         SimulationError: from MuJoCo, for an invalid model.
+        ValueError: for an edit that the compiled model has no room for; one line.
     """
     for name, leaf in leaves.items():
         batch.expand(name)[rows] = leaf[rows]
+    simple = compiled_flags.write_simple(batch, base, leaves, rows)
     if derived == "consistent" and "body_mass" in leaves and "body_inertia" not in leaves:
         massive = base.body_mass > 0
         ratio = np.where(massive, leaves["body_mass"][rows] / np.where(massive, base.body_mass, 1), 1)
@@ -78,8 +81,12 @@ def write_tasks(
         *(_REFERENCE_CONTACTS if contacts == "reference" else ()),
     )
     for name in stale:
-        if name not in leaves and batch.expanded(name) is not None:
-            batch.expand(name)[rows] = getattr(base, name)
+        if batch.expanded(name) is None:
+            continue
+        values = leaves[name][rows] if name in leaves else getattr(base, name)
+        if name == "dof_M0":  # the mass matrix itself where it is diagonal
+            values = np.where(simple, batch.expanded(name)[rows], values)
+        batch.expand(name)[rows] = values
 
 
 _STATE = ("qpos", "qvel", "act", "qacc_warmstart")
@@ -332,7 +339,10 @@ def make(
                 raise ValueError(
                     f"{name} is shared by all simulations of a MuJoCo batch: a task cannot edit it"
                 )
-        return {name: leaf for name, leaf in leaves.items() if not is_inert(name, readings)}
+        edited = {name: leaf for name, leaf in leaves.items() if not is_inert(name, readings)}
+        changed = [name for name, leaf in edited.items() if not is_unedited(model, name, leaf)]
+        compiled_flags.refuse_edits(model, changed, derived)
+        return edited
 
     stale = (*_STALE, *(_REFERENCE_CONTACTS if contacts == "reference" else ()))
     field = functools.partial(fields.on_host, model, derived, stale)
