@@ -18,10 +18,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import mujoco
+import numpy as np
 
 from roml_jax.envs import brax_parts, edits
 from roml_jax.envs.base import EnvState, part_slices
-from roml_jax.envs.physics import Derived, ModelLeaves, field_of, is_inert
+from roml_jax.envs.physics import Derived, ModelLeaves, compiled_flags, field_of, is_inert, mjx_limits
 from roml_jax.envs.physics import derived as derived_fields
 from roml_jax.envs.physics.mjx import is_traced
 from roml_jax.errors import suggestion
@@ -116,7 +117,10 @@ class AdaptedEnv:
         return getattr(self.env, self.attribute)
 
     def _leaves(self, task: Array) -> ModelLeaves:
-        edited = {name: leaf for name, leaf in self.apply_task(task).items() if not is_inert(name)}
+        leaves = self.apply_task(task).items()
+        # a NumPy array has the unedited values, whatever the task is
+        changed = {n: leaf for n, leaf in leaves if not is_inert(n) and not isinstance(leaf, np.ndarray)}
+        edited = mjx_limits.above_zero(changed)
         if self.derived == "stale" or not edited:
             return edited
         return edited | derived_fields.consistent(self.model, edited)
@@ -197,6 +201,8 @@ def _make(
         elif hasattr(mj_model, field) and not is_inert(field):
             raise ValueError(f"{field} is constant or missing in MJX: a task cannot edit it")
     apply_task = edits.make_apply_task(named, tasks)
+    compiled_flags.refuse_edits(named, (field for field in fields if not is_inert(field)), rest["derived"])
+    mjx_limits.refuse_dead(model, edits.edited_entries(named, tasks))
     if rest["attribute"] == "sys":
         brax_parts.check(model, fields)
     blind = AdaptedEnv(

@@ -273,6 +273,25 @@ def test_edits_start_from_the_model_that_runs_not_from_its_file():
     assert fake._mj_model.body_mass[2] == pytest.approx(0.2)
 
 
+@pytest.mark.parametrize(
+    ("edit", "why"),
+    [
+        (Edit("dof_frictionloss", "set"), "dof_frictionloss"),
+        (Edit("opt.density", "set", factor=1000.0), "opt.density"),
+        (Edit("opt.viscosity", "set"), "opt.viscosity"),
+        (Edit("body_gravcomp", "set", "pole"), "body_gravcomp"),
+        (Edit("jnt_range", "set", "hinge"), "limit"),
+        (Edit("dof_M0", "scale"), "computed from other fields"),
+    ],
+    ids=lambda value: value.field if isinstance(value, Edit) else "",
+)
+def test_an_edit_that_the_librarys_model_would_ignore_is_refused(edit, why, pendulum):
+    """MJX has left these rows and forces out of a model that is on the device already."""
+    with pytest.raises(ValueError, match=why) as caught:
+        from_brax(pendulum, (TaskDimension("t", 0.5, 1.5, (edit,)),))
+    assert "\n" not in str(caught.value)
+
+
 def test_wrapped_and_foreign_environments_are_refused_in_one_line(pendulum):
     wrapped = brax_envs.create("inverted_pendulum", backend="mjx")
     with pytest.raises(ValueError, match=r"^AutoResetWrapper wraps an environment: pass the bare one"):

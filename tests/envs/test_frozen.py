@@ -45,7 +45,7 @@ def test_a_task_that_blows_up_is_stepped_once_more_and_said_once(
     """Its last step is the one in which MuJoCo notices; 40 steps bring one line and no file."""
     monkeypatch.chdir(tmp_path)
     with caplog.at_level(logging.WARNING, "roml_jax"):
-        # equal environments share their simulations, and with them what was said: no other test makes this one
+        # equal environments share their simulations and what was said: no other test makes this one
         env = cart(readings=("cvel", "xipos"))
         seen = run(env, starts(env, act=1e13), 40)
     assert [bool(x) for x in seen[-1].diverged] == [False, True, False]
