@@ -280,7 +280,7 @@ def test_edits_start_from_the_model_that_runs_not_from_its_file():
         (Edit("opt.density", "set", factor=1000.0), "opt.density"),
         (Edit("opt.viscosity", "set"), "opt.viscosity"),
         (Edit("body_gravcomp", "set", "pole"), "body_gravcomp"),
-        (Edit("jnt_range", "set", "hinge"), "limit"),
+        (Edit("jnt_actfrcrange", "set", "hinge"), "no limit of actuator forces"),
         (Edit("dof_M0", "scale"), "computed from other fields"),
     ],
     ids=lambda value: value.field if isinstance(value, Edit) else "",
