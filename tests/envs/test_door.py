@@ -80,8 +80,6 @@ DEAD = {
     Edit("geom_size", "add", "marble", 1): "a sphere reads only the first 1 column",
     Edit("geom_size", rows="box"): "the geom touches nothing, and geom_size changes no mass; edit body_mass "
     "and body_inertia",
-    Edit("body_pos", "add", "target"): "the body is a mocap body, placed by data.mocap_pos and mocap_quat, "
-    "which a task cannot edit",
     Edit("body_pos", "add", "marble"): "the body has a free joint, so its pose is in qpos; set it in start",
     Edit("geom_rgba"): "the field is for rendering only",
     Edit("dof_frictionloss"): "the original values are 0, and 0 times the task is 0; use how='add' or 'set'",

@@ -82,7 +82,7 @@ def steps(
     ran: Ran,
 ) -> Steps:
     """Steps plain MuJoCo along the engine's own trajectories, so that differences do not grow."""
-    v, s, t = len(variants), len(tried.qpos), tried.actions.shape[1]
+    v, s, t = len(variants), len(tried.states.qpos), tried.actions.shape[1]
     states = {name: x.reshape(v, s, *x.shape[1:]) for name, x in ran.state.items()}
     plain, sound = np.zeros((v, s, t, subject.model.nv)), np.zeros((v, s, t), bool)
     for i, model in enumerate(models):
@@ -90,13 +90,8 @@ def steps(
             resets = [{name: x[i, j, k] for name, x in states.items()} for k in range(t)]
             if not np.isfinite(states["qvel"][i, j]).all():
                 continue
-            out = oracle.step(
-                model,
-                _cold(subject.model, tried.states.full[j]),
-                tried.actions[j],
-                subject.frame_skip,
-                resets=resets,
-            )
+            given = tried.states.qpos[j], tried.states.qvel[j], tried.actions[j]
+            out = oracle.step(model, *given, subject.frame_skip, resets=resets)
             plain[i, j] = [one.numbers["qvel"] for one in out]
             sound[i, j] = [one.sound for one in out]
     # an episode that has ended is frozen
@@ -105,16 +100,6 @@ def steps(
     before = (states["qpos"], qvel, states.get("act", blank))
     qpos, velocity, act = (x[:, :, :-1] for x in before)
     return Steps(qpos, velocity, act, tried.actions, qvel[:, :, 1:], plain, sound & live)
-
-
-def _cold(model: mujoco.MjModel, state: np.ndarray) -> np.ndarray:
-    """The state without what an environment's reset does not take over: activations, warm start, time."""
-    data, cold = mujoco.MjData(model), np.empty_like(state)
-    full = mujoco.MjData(model)
-    mujoco.mj_setState(model, full, state, mujoco.mjtState.mjSTATE_INTEGRATION)
-    data.qpos[:], data.qvel[:] = full.qpos, full.qvel
-    mujoco.mj_getState(model, data, cold, mujoco.mjtState.mjSTATE_INTEGRATION)
-    return cold
 
 
 def findings(engine: str, subject: Subject, variants: Sequence[Variant], steps: Steps) -> list[Finding]:

@@ -114,7 +114,7 @@ class Program:
         )
         try:
             if self._compiled is None:
-                self._compiled = programs.compiled(self._episodes(v, s), *args, quick=self._quick)
+                self._compiled = programs.compiled(self._episodes(v, s), quick=self._quick)
             return Ran(*jax.tree.map(np.asarray, self._compiled(*args)))
         except (jax.errors.JaxRuntimeError, NotImplementedError, ValueError) as error:
             raise EngineError(_last_line(error)) from None

@@ -32,14 +32,10 @@ class Tried(NamedTuple):
 
     Attributes:
         states: S of them.
-        qpos: (S, nq).
-        qvel: (S, nv).
         actions: (S, T, nu).
     """
 
     states: oracle.States
-    qpos: np.ndarray
-    qvel: np.ndarray
     actions: np.ndarray
 
 
@@ -85,7 +81,7 @@ def check(env: Any, *, engine: bool = True) -> Report:
     findings += _not_finite(parts)
     touching = sum(map(bool, tried.states.touching))
     name = _engine_of(own)
-    return Report(env.name, name, ordered(findings), rows, parts, len(tried.qpos), touching)
+    return Report(env.name, name, ordered(findings), rows, parts, len(tried.states.qpos), touching)
 
 
 def _engine_of(env: Any) -> str:
@@ -137,7 +133,7 @@ def _states(
     states = oracle.states(subject.model, begun, n, rng)
     ranges = subjects.widest_controls(subject.model, variants)
     actions = oracle.controls(subject.model, ranges, n * engines.STEPS, rng)
-    return Tried(states, *states.parts(subject.model), actions.reshape(n, engines.STEPS, -1))
+    return Tried(states, actions.reshape(n, engines.STEPS, -1))
 
 
 def _starts(env: Any, subject: Subject) -> tuple[np.ndarray, np.ndarray]:
@@ -193,7 +189,7 @@ def _run(
     program: engines.Program, subject: Subject, variants: Sequence[Variant], tried: Tried
 ) -> tuple[engines.Ran | None, list[Finding]]:
     """Runs all variants; if that fails, finds those that fail alone."""
-    given = tried.qpos, tried.qvel, tried.actions
+    given = tried.states.qpos, tried.states.qvel, tried.actions
     try:
         return program(variants, *given), []
     except engines.EngineError as error:
@@ -245,10 +241,10 @@ def _moves(subject: Subject, change: Change, middle: Variant, tried: Tried) -> b
         value = np.where(change.mask, end, middle.leaves[change.field])
         leaves = {**middle.leaves, change.field: value}
         both.append(oracle.edited(subject.model, leaves, subject.derived, subject.contacts))
-    for state, actions in zip(tried.states.full, tried.actions, strict=True):
+    for qpos, qvel, actions in zip(*tried.states[:2], tried.actions, strict=True):
         try:
             one, other = (
-                oracle.step(model, state, actions[:1], subject.frame_skip, subject.readings)[-1]
+                oracle.step(model, qpos, qvel, actions[:1], subject.frame_skip, subject.readings)[-1]
                 for model in both
             )
         except oracle.Invalid:
@@ -275,7 +271,7 @@ def _dead(subject: Subject, change: Change, tried: Tried, seen: bool) -> list[Fi
         return [Finding("error", f"task {change.dimension!r}: {what} changes nothing: {reason}")]
     if seen:
         return []
-    count = len(tried.states.full)
+    count = len(tried.states.qpos)
     touching = sum(_concerns(subject.model, change, pairs) for pairs in tried.states.touching)
     if change.field.startswith(_CONDITIONAL) and not touching:
         line = f"what {what} does was not observed: none of {count} states shows it"
@@ -315,7 +311,7 @@ def _repeats(
     program: engines.Program, variants: Sequence[Variant], tried: Tried, ran: engines.Ran, engine: str
 ) -> list[Finding]:
     """The same episodes give the same numbers again: nothing is left over from the episodes before."""
-    again = program(variants, tried.qpos, tried.qvel, tried.actions)
+    again = program(variants, tried.states.qpos, tried.states.qvel, tried.actions)
     same = all(
         np.array_equal(a, b, equal_nan=True)
         for a, b in zip(ran.state.values(), again.state.values(), strict=True)

@@ -105,21 +105,14 @@ class States(NamedTuple):
     """States to step from.
 
     Attributes:
-        full: (n, s) MuJoCo's whole physics state, of which the controls are not used.
-        touching: (n, k, 2) pairs of geoms in contact, padded with -1.
+        qpos: (n, nq) positions, in single precision, as the engines get them.
+        qvel: (n, nv) velocities, the same.
+        touching: pairs of geoms in contact, of each state.
     """
 
-    full: np.ndarray
+    qpos: np.ndarray
+    qvel: np.ndarray
     touching: list[set[tuple[int, int]]]
-
-    def parts(self, model: mujoco.MjModel) -> tuple[np.ndarray, np.ndarray]:
-        """Positions (n, nq) and velocities (n, nv), in double precision."""
-        data, qpos, qvel = mujoco.MjData(model), [], []
-        for row in self.full:
-            mujoco.mj_setState(model, data, row, _FULL)
-            qpos.append(data.qpos.copy())
-            qvel.append(data.qvel.copy())
-        return np.array(qpos), np.array(qvel)
 
 
 def controls(model: mujoco.MjModel, ranges: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
@@ -151,7 +144,7 @@ def states(
         n: how many states, of which the first k are the initial ones.
         rng: draws the rest.
     """
-    data, rows, touching = mujoco.MjData(model), [], []
+    data, qpos, qvel, touching = mujoco.MjData(model), [], [], []
     steps = min(_MOST_STEPS, max(1, round(_SECONDS / model.opt.timestep)))
     for i in range(n):
         initial = i % len(starts[0])
@@ -160,14 +153,12 @@ def states(
         if i >= len(starts[0]):
             _disturb(model, data, rng, joints=i % 2 == 0)
             _roll(model, data, rng, steps=round(steps * (i + 1) / n))
-        row = np.empty(mujoco.mj_stateSize(model, _FULL))
-        # in single precision, as the engines get it
         data.qpos[:], data.qvel[:] = np.float32(data.qpos), np.float32(data.qvel)
-        mujoco.mj_getState(model, data, row, _FULL)
+        qpos.append(data.qpos.copy())
+        qvel.append(data.qvel.copy())
         mujoco.mj_forward(model, data)
         touching.append({tuple(sorted(map(int, contact.geom))) for contact in data.contact})
-        rows.append(row)
-    return States(np.array(rows), touching)
+    return States(np.array(qpos), np.array(qvel), touching)
 
 
 def _disturb(model: mujoco.MjModel, data: mujoco.MjData, rng: np.random.Generator, *, joints: bool) -> None:
@@ -218,17 +209,19 @@ _SEEN = ("qpos", "qvel", "act", "qacc", "sensordata", "plastic")
 
 def step(
     model: mujoco.MjModel,
-    state: np.ndarray,
+    qpos: np.ndarray,
+    qvel: np.ndarray,
     ctrls: np.ndarray,
     frame_skip: int,
     readings: Sequence[str] = (),
     resets: Sequence[Mapping[str, np.ndarray]] | None = None,
 ) -> list[Stepped]:
-    """Control steps of an edited model from a state, with fresh data.
+    """Control steps of an edited model; all but positions and velocities is as after a reset.
 
     Args:
         model: edited.
-        state: (s,) the whole physics state.
+        qpos: (nq,).
+        qvel: (nv,).
         ctrls: (T, nu), not clamped: MuJoCo does that.
         frame_skip: physics steps per control step.
         readings: further fields of MuJoCo's data to return.
@@ -238,7 +231,7 @@ def step(
         Invalid: if MuJoCo refuses to step.
     """
     data, out = mujoco.MjData(model), []
-    mujoco.mj_setState(model, data, state, _FULL)
+    data.qpos[:], data.qvel[:] = qpos, qvel
     try:
         for t, ctrl in enumerate(ctrls):
             for name, value in (resets[t] if resets else {}).items():

@@ -20,18 +20,17 @@ def on_cpu() -> contextlib.AbstractContextManager[Any]:
         return contextlib.nullcontext()
 
 
-def compiled(function: Callable[..., Any], *args: Any, quick: bool = True) -> Callable[..., Any]:
-    """The function as a program for arguments of these shapes.
+def compiled(function: Callable[..., Any], *, quick: bool = True) -> Callable[..., Any]:
+    """The function as a program.
 
     MJX's steps are an exception to ``quick``: they compile little faster without optimisation, and run thirty
     times slower.
     """
     device = jax.config.jax_default_device
     on_a_cpu = (device.platform if device is not None else jax.default_backend()) == "cpu"
-    options = _QUICK if on_a_cpu and quick else None
-    return jax.jit(function).lower(*args).compile(compiler_options=options)
+    return jax.jit(function, compiler_options=_QUICK if on_a_cpu and quick else None)
 
 
 def run(function: Callable[..., Any], *args: Any) -> Any:
     """The function's results as NumPy arrays; one program, since eager operations compile one by one."""
-    return jax.tree.map(np.asarray, compiled(function, *args)(*args))
+    return jax.tree.map(np.asarray, compiled(function)(*args))

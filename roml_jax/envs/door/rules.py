@@ -148,8 +148,6 @@ def _value_beside(model: mujoco.MjModel, field: str, row: int) -> np.ndarray:
 def _pose_of_body(model: mujoco.MjModel, change: Change, row: int) -> str | None:
     if row == 0:
         return "the world does not move"
-    if model.body_mocapid[row] >= 0:
-        return "the body is a mocap body, placed by data.mocap_pos and mocap_quat, which a task cannot edit"
     joints = model.jnt_type[model.body_jntadr[row] :][: model.body_jntnum[row]]
     if (joints == mujoco.mjtJoint.mjJNT_FREE).any():
         return "the body has a free joint, so its pose is in qpos; set it in start"
