@@ -12,6 +12,7 @@ from typing import NamedTuple
 import mujoco
 import numpy as np
 
+from roml_jax.envs.physics import readings as readings_
 from roml_jax.envs.physics.base import Contacts, Derived, field_of
 
 _FULL = mujoco.mjtState.mjSTATE_INTEGRATION
@@ -239,6 +240,8 @@ def step(
             data.ctrl[:] = ctrl
             for _ in range(frame_skip):
                 mujoco.mj_step(model, data)
+            for compute in {readings_.ON_REQUEST[name] for name in readings if name in readings_.ON_REQUEST}:
+                compute(model, data)
             names = [name for name in (*_SEEN, *readings) if hasattr(data, name)]
             numbers = {name: np.array(getattr(data, name), float) for name in names}
             out.append(Stepped(numbers, sound(data) and not any(w.number for w in data.warning)))

@@ -48,7 +48,7 @@ def of(env: Any) -> Subject:
     """The subject of an environment."""
     dimensions = tuple(getattr(env, "dimensions", ()))
     physics, apply_task = getattr(env, "physics", None), getattr(env, "apply_task", None)
-    if apply_task is None or (physics is None and not hasattr(env, "mj_model")):
+    if apply_task is None or (physics is None and getattr(env, "mj_model", None) is None):
         return Subject(None, lambda task: {}, env.family, (), "stale", "right", 1, ())
     if physics is None:  # of another library
         model = env.mj_model
