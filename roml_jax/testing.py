@@ -21,6 +21,7 @@ import numpy as np
 
 from roml_jax import agents, rollout
 from roml_jax.agents import base as agents_base
+from roml_jax.envs import door
 from roml_jax.envs.base import Env, EnvState
 from roml_jax.samplers import base as samplers_base
 from roml_jax.samplers.base import TaskSampler
@@ -193,6 +194,15 @@ def check_whole_tasks(compiled: CompiledEnv, episodes: int | None = None) -> Non
         assert (valid[1:] == ~ended[:-1]).all(), "steps must be valid up to and with the one that ends"
 
 
+def check_tasks(env: Env) -> None:
+    """Every edit of the environment's tasks changes something, and what is edited is what is simulated.
+
+    An engine that takes minutes to compile is not tried: ``python -m roml_jax.envs NAME --check`` does.
+    """
+    errors = door.check(env, engine=door.is_on_c(env)).of("error")
+    assert not errors, errors[0]
+
+
 def check_env(env: Env, num_tasks: int = 16) -> None:
     """An environment keeps to what the loop expects of it.
 
@@ -206,6 +216,7 @@ def check_env(env: Env, num_tasks: int = 16) -> None:
     compiled = CompiledEnv(env, num_tasks)
     for check in (check_sizes, check_family, check_pure, check_whole_tasks):
         check(compiled)
+    check_tasks(env)
 
 
 def check_sampler(sampler: TaskSampler, family: TaskFamily, num_tasks: int = 32) -> None:

@@ -52,6 +52,7 @@ def cart(tasks=(MASS,), **options):
         "frame_skip": 2,
         "horizon": 5,
         "derived": "stale",
+        "check": False,
     } | options
     return TaskEnv.from_mjcf(MODEL, tasks=tasks, **options)
 

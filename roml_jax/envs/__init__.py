@@ -3,6 +3,7 @@
 from roml_jax.envs import ant, cheetah, humanoid, khazad_dum, probe, sine
 from roml_jax.envs.adapters import from_brax, from_playground
 from roml_jax.envs.base import Env, EnvState, from_options, get, make, names, register
+from roml_jax.envs.door import check
 from roml_jax.envs.edits import Edit, TaskDimension
 from roml_jax.envs.task_env import Motion, TaskEnv, View
 
@@ -32,6 +33,7 @@ __all__ = [
     "TaskDimension",
     "TaskEnv",
     "View",
+    "check",
     "from_brax",
     "from_options",
     "from_playground",

@@ -1,4 +1,4 @@
-"""``python -m roml_jax.envs``: lists all environments; with a name, describes one."""
+"""``python -m roml_jax.envs``: lists all environments; with a name, describes one, or checks it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import docstring_parser
 import jax
@@ -22,6 +22,8 @@ from rich.text import Text
 from roml_jax import config as configs
 from roml_jax import envs, users_code
 from roml_jax.config.values import flag
+from roml_jax.envs import door
+from roml_jax.envs.physics import EngineName
 from roml_jax.errors import ConfigError
 from roml_jax.registry import NoOptions, options_class
 from roml_jax.tasks import TaskFamily
@@ -184,17 +186,57 @@ def _options(constructor: Callable[..., Any], options: Any) -> list[tuple[str, s
     ]
 
 
+def checked(name: str, engine: EngineName | None) -> envs.Env:
+    """The environment by name on an engine, not yet checked.
+
+    Args:
+        name: registered.
+        engine: its name; None for the environment's own.
+
+    Raises:
+        ConfigError: for an unknown name, an engine that the environment does not have, or an environment that
+            cannot be built.
+    """
+    try:
+        with door.unchecked():
+            constructor = envs.get(name)
+            fields = {field.name for field in dataclasses.fields(options_class(constructor))}
+            given = {"env.physics": engine} if engine and "physics" in fields else {}
+            env = envs.from_options(name, configs.make(name, **given).env_options)
+        if engine is None or given:
+            return env
+        if not isinstance(env, envs.TaskEnv):
+            raise ConfigError(f"{name} has no choice of engine: leave out --physics")
+        return env.on(engine)
+    except ValueError as error:
+        raise error if isinstance(error, ConfigError) else ConfigError(f"{name}: {error}") from None
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints the list or one environment; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m roml_jax.envs", description="List all environments, or describe one."
+        prog="python -m roml_jax.envs", description="List all environments, describe one, or check one."
     )
     parser.add_argument("env", nargs="?", help="environment to describe: its observation, tasks and options")
     parser.add_argument(
         "--import", dest="imports", metavar="MODULE", action="append", default=[],
         help="import this module, which registers environments; may be repeated",
     )  # fmt: skip
+    parser.add_argument(
+        "--check", action="store_true",
+        help="try the ends of the environment's tasks: every edit must change something, and the engine must "
+        "simulate it; exit code 1 if not",
+    )  # fmt: skip
+    parser.add_argument(
+        "--physics", choices=get_args(EngineName),
+        help="engine that --check compares with plain MuJoCo (default: the environment's own); 'mjx' may "
+        "take minutes to compile",
+    )  # fmt: skip
     args = parser.parse_args(argv)
+    if args.check and args.env is None:
+        parser.error("--check needs the name of an environment")
+    if args.physics and not args.check:
+        parser.error("--physics needs --check")
     name = args.env
     console = Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False)
     try:
@@ -203,6 +245,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             if name is None:
                 listing(console, envs.names())
                 console.print("For one environment in detail: python -m roml_jax.envs NAME")
+            elif args.check:
+                report = envs.check(checked(name, args.physics))
+                door.show(console, report)
+                return int(not report.passed)
             else:
                 details(console, name)
     except ConfigError as error:
@@ -212,5 +258,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    jax.config.update("jax_platforms", "cpu")  # a listing needs no accelerator
+    if "--physics" not in " ".join(sys.argv):
+        jax.config.update("jax_platforms", "cpu")  # a listing needs no accelerator
     sys.exit(main())

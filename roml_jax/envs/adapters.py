@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
-from roml_jax.envs import brax_parts, edits
+from roml_jax.envs import brax_parts, door, edits
 from roml_jax.envs.base import EnvState, part_slices
 from roml_jax.envs.physics import Derived, ModelLeaves, compiled_flags, field_of, is_inert, mjx_limits
 from roml_jax.envs.physics import derived as derived_fields
@@ -85,6 +85,8 @@ class AdaptedEnv:
         derived: "consistent" recomputes the quantities that depend on the edited fields; "stale" does not.
         horizon: H.
         episodes: K.
+        mj_model: the unedited model as MuJoCo has it, with the values that the environment runs with.
+        dimensions: the task dimensions with their edits, for the check.
     """
 
     name: str
@@ -99,6 +101,8 @@ class AdaptedEnv:
     derived: Derived
     horizon: int
     episodes: int
+    mj_model: mujoco.MjModel
+    dimensions: tuple[edits.TaskDimension, ...]
 
     @cached_property
     def spec(self) -> EnvSpec:
@@ -189,6 +193,7 @@ def _make(
     tasks: Sequence[edits.TaskDimension],
     observation: Sequence[str] | None,
     critic: Sequence[str] | None,
+    check: bool,
     **rest: Any,
 ) -> AdaptedEnv:
     """Builds the environment; checks the tasks against the model and traces a reset to find other errors."""
@@ -206,8 +211,9 @@ def _make(
     if rest["attribute"] == "sys":
         brax_parts.check(model, fields)
     blind = AdaptedEnv(
-        env=env, family=edits.family(tasks), apply_task=apply_task, observation=(), critic=(), **rest
-    )
+        env=env, family=edits.family(tasks), apply_task=apply_task, observation=(), critic=(), mj_model=named,
+        dimensions=tuple(tasks), **rest,
+    )  # fmt: skip
     task = jax.ShapeDtypeStruct((len(tasks),), jnp.float32)
     state = jax.eval_shape(lambda key, task: blind._begin(key, blind._leaves(task)), jax.random.key(0), task)
     seen, unseen = _eyes(state.obs, observation, critic)
@@ -216,6 +222,8 @@ def _make(
         raise ValueError(f"reads: {min(clash)!r} is a part of the observation already; choose another name")
     adapted = dataclasses.replace(blind, observation=seen, critic=unseen)
     jax.eval_shape(adapted._observe, state, task)
+    if check:
+        door.at_the_door(adapted)
     return adapted
 
 
@@ -265,6 +273,7 @@ def from_brax(
     episodes: int = 2,
     derived: Derived = "consistent",
     name: str | None = None,
+    check: bool = True,
 ) -> AdaptedEnv:
     """A Brax environment on its mjx backend, with tasks.
 
@@ -282,6 +291,7 @@ def from_brax(
         episodes: K.
         derived: "consistent" recomputes inertia and solver constants from the edited fields.
         name: of the environment; by default the name of its class.
+        check: whether to try the tasks' edits now, in plain MuJoCo; ``envs.check`` also runs the environment.
 
     Raises:
         ValueError: for a wrapped environment, another backend, an invalid edit, a part of the observation
@@ -298,7 +308,7 @@ def from_brax(
     return _make(
         env, system, system.mj_model, tasks, name=name or type(env).__name__, attribute="sys",
         action_range=(-1.0, 1.0), reads=reads or {}, derived=derived, horizon=horizon, episodes=episodes,
-        observation=observation, critic=critic,
+        observation=observation, critic=critic, check=check,
     )  # fmt: skip
 
 
@@ -313,6 +323,7 @@ def from_playground(
     episodes: int = 2,
     derived: Derived = "consistent",
     name: str | None = None,
+    check: bool = True,
 ) -> AdaptedEnv:
     """A MuJoCo Playground environment with tasks.
 
@@ -329,6 +340,7 @@ def from_playground(
         episodes: K.
         derived: "consistent" recomputes inertia and solver constants from the edited fields.
         name: of the environment; by default the name of its class.
+        check: whether to try the tasks' edits now, in plain MuJoCo; ``envs.check`` also runs the environment.
 
     Raises:
         ValueError: for a wrapped environment, another implementation, an invalid edit, or a part of the
@@ -347,5 +359,5 @@ def from_playground(
     return _make(
         env, model, env.mj_model, tasks, name=name or type(env).__name__, attribute="_mjx_model",
         action_range=(-1.0, 1.0), reads=reads or {}, derived=derived, horizon=horizon or 200,
-        episodes=episodes, observation=observation, critic=critic,
+        episodes=episodes, observation=observation, critic=critic, check=check,
     )  # fmt: skip

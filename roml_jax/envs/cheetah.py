@@ -105,7 +105,9 @@ def multi(config: MultiOptions) -> TaskEnv:
     """Run forward; the task is ten factors in [2^-1/2, 2^1/2], each on a whole array of the model."""
     low, high = 2**-0.5, 2**0.5
     fields = MULTI_SETS[config.set]
-    dimensions = tuple(TaskDimension(field, low, high, _whole_array(field), "log") for field in fields)
+    dimensions = tuple(
+        TaskDimension(field, low, high, _whole_array(field), "log", inert=True) for field in fields
+    )
     return _cheetah("cheetah_multi", config, dimensions)
 
 

@@ -80,6 +80,8 @@ class TaskDimension:
         edits: its changes of the model; empty for a number that only the reward uses.
         scale: the prior is uniform over the number ("linear") or over its logarithm ("log", for factors).
         hardest: "top" if tasks are known to get harder toward the top of the range.
+        inert: declares that the edits may leave the simulation as it is (fields for rendering, or that are 0
+            in the model), so that the check of the environment does not report them.
     """
 
     name: str
@@ -88,6 +90,7 @@ class TaskDimension:
     edits: tuple[Edit, ...] = ()
     scale: Scale = "linear"
     hardest: Literal["top"] | None = None
+    inert: bool = False
 
     def __post_init__(self) -> None:
         checks.one_of(self, f"task {self.name!r}", "scale", get_args(Scale))

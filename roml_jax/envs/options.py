@@ -98,4 +98,5 @@ def build(
         start=noisy_start(model, *noise, normal_velocity=normal_velocity),
         horizon=200,
         episodes=2,
+        dimensions=dimensions,
     )

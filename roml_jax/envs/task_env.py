@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -17,7 +17,7 @@ import mujoco
 import numpy as np
 
 from roml_jax import users_code
-from roml_jax.envs import edits, physics
+from roml_jax.envs import door, edits, physics
 from roml_jax.envs.base import EnvState, part_slices
 from roml_jax.envs.physics import Derived, EngineName, ModelLeaves, Physics, PhysicsState, compiled_flags
 from roml_jax.envs.starts import Start, TaskModel, begin, noisy_start
@@ -101,6 +101,12 @@ def default_observation(model: mujoco.MjModel) -> Observation:
     return {"position": lambda view: view.qpos[2 if free else 0 :], "velocity": lambda view: view.qvel}
 
 
+def _at_least_one(**numbers: int) -> None:
+    for what, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"{what} must be at least 1, got {number}")
+
+
 @dataclass(frozen=True, eq=False)
 class TaskEnv:
     """An environment on a physics engine (an ``Env``): pure and unbatched; callers vmap it.
@@ -121,6 +127,7 @@ class TaskEnv:
         horizon: H, steps per episode.
         episodes: K, episodes per task.
         terminate: (View) -> () bool, whether the episode ends early; None for never.
+        dimensions: the task dimensions with their edits, for the check; empty if not known.
     """
 
     name: str
@@ -133,6 +140,7 @@ class TaskEnv:
     horizon: int
     episodes: int = 2
     terminate: Callable[[View], Array] | None = None
+    dimensions: tuple[edits.TaskDimension, ...] = ()
 
     @classmethod
     def from_mjcf(
@@ -151,6 +159,7 @@ class TaskEnv:
         engine: EngineName = "auto",
         derived: Derived = "consistent",
         name: str = "robot",
+        check: bool = True,
     ) -> TaskEnv:
         """An environment from a MuJoCo model.
 
@@ -168,13 +177,12 @@ class TaskEnv:
             engine: "auto", "mjx" or "mujoco".
             derived: "consistent" recomputes inertia and solver constants from the edited fields.
             name: of the environment.
+            check: whether to try the ends of the tasks now, as ``envs.check`` does.
 
         Raises:
-            ValueError: for an invalid model, field or name; one line.
+            ValueError: for an invalid model, field or name, or what the check finds; one line.
         """
-        for what, number in (("frame_skip", frame_skip), ("horizon", horizon), ("episodes", episodes)):
-            if number < 1:
-                raise ValueError(f"{what} must be at least 1, got {number}")
+        _at_least_one(frame_skip=frame_skip, horizon=horizon, episodes=episodes)
         model = load(source, {edit.field for dimension in tasks for edit in dimension.edits})
         if not model.nu:
             raise ValueError("the model has no actuators, so there is nothing to learn")
@@ -189,12 +197,27 @@ class TaskEnv:
             horizon=horizon,
             episodes=episodes,
             terminate=terminate,
+            dimensions=tuple(tasks),
         )
-        # traced here, so that errors of the engine or of the caller's functions are raised here
-        task = jax.ShapeDtypeStruct((len(env.family.names),), jnp.float32)
+        return env._made(check)
+
+    def _made(self, check: bool) -> TaskEnv:
+        """The environment itself; errors of the engine or of the user's functions are raised here."""
         with users_code.in_one_line(inside=True):
-            jax.eval_shape(env.reset, jax.random.key(0), task)
-        return env
+            self._first_state()
+            if check:
+                door.at_the_door(self)
+        return self
+
+    def on(self, engine: EngineName) -> TaskEnv:
+        """The same environment on another engine.
+
+        Raises:
+            ValueError: for an engine that cannot simulate the model; one line.
+        """
+        own, readings = self.physics, tuple(self._first_state().physics.readings)
+        made = physics.make(engine, own.model, own.frame_skip, readings, own.derived, own.contacts)
+        return replace(self, physics=made)
 
     @cached_property
     def spec(self) -> EnvSpec:
@@ -202,6 +225,11 @@ class TaskEnv:
         low, high = self._ctrl_range(edits.widest(self.apply_task, self.family, "actuator_ctrlrange"))
         action = Continuous(self.physics.model.nu, float(low.min()), float(high.max()))
         return EnvSpec(self.name, part_slices(self._blank), action, self.horizon, self.episodes)
+
+    def _first_state(self) -> EnvState:
+        """The shapes of the state after a reset, which is only traced."""
+        task = jax.ShapeDtypeStruct((len(self.family.names),), jnp.float32)
+        return jax.eval_shape(self.reset, jax.random.key(0), task)
 
     def _ctrl_range(self, leaves: ModelLeaves) -> tuple[Array, Array]:
         """The bounds (low (nu,), high (nu,)) to which MuJoCo clamps the controls; infinite if unlimited."""

@@ -41,6 +41,11 @@ def test_it_passes_the_check_that_users_run(made, check):
     getattr(testing, check)(made)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_what_its_tasks_edit_is_what_is_simulated(name):
+    testing.check_tasks(envs.make(name, **({"physics": "mujoco"} if name in SIMULATED else {})))
+
+
 # one environment of each robot; the others' whole tasks run nightly
 WHOLE = [name for name in NAMES if name not in SIMULATED or name.endswith("_mass")]
 

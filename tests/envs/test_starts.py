@@ -38,6 +38,7 @@ def slider(*tasks, source=SLIDER, **options):
         "reward": lambda motion: {"control": -motion.ctrl[0]},
         "frame_skip": 10,
         "start": lambda key: (jnp.zeros(1), jnp.zeros(1)),
+        "check": False,
     } | options
     return TaskEnv.from_mjcf(source, tasks=tasks or (RANGE,), **options)
 

@@ -58,13 +58,14 @@ def make(
     carried.check(model)
     chosen = resolve(engine)
     if chosen == "mujoco":
-        return mujoco_c.make(model, frame_skip, readings, derived, contacts)
+        made = mujoco_c.make(model, frame_skip, readings, derived, contacts)
+        return made._replace(derived=derived, contacts=contacts)
     if contacts == "reference":
         raise ValueError(
             f"contacts=reference needs the engine 'mujoco': {chosen!r} has no filter of bounding radii that "
             "misses contacts"
         )
-    return _MJX[chosen](model, frame_skip, readings, derived)
+    return _MJX[chosen](model, frame_skip, readings, derived)._replace(derived=derived)
 
 
 __all__ = [

@@ -66,6 +66,8 @@ class Physics(NamedTuple):
         step: (state, ctrl (nu,), leaves, frozen) -> PhysicsState after ``frame_skip`` physics steps.
             ``frozen`` () bool, by default False: the result is not used, so the engine need not compute it.
         field: (name, leaves) -> the value of a model field that is not among the leaves, under their task.
+        derived: whether the fields that depend on a task's edits are recomputed.
+        contacts: whether all contacts of a geom that a task thickens are found.
     """
 
     name: str
@@ -75,6 +77,8 @@ class Physics(NamedTuple):
     reset: Callable[..., PhysicsState]
     step: Callable[..., PhysicsState]
     field: Callable[[str, ModelLeaves], Array]
+    derived: Derived = "stale"
+    contacts: Contacts = "right"
 
     @property
     def dt(self) -> float:
