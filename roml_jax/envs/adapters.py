@@ -22,8 +22,9 @@ import numpy as np
 
 from roml_jax.envs import brax_parts, door, edits
 from roml_jax.envs.base import EnvState, part_slices
-from roml_jax.envs.physics import Derived, ModelLeaves, compiled_flags, field_of, is_inert, mjx_limits
+from roml_jax.envs.physics import Derived, ModelLeaves, compiled_flags, is_inert, mjx_limits
 from roml_jax.envs.physics import derived as derived_fields
+from roml_jax.envs.physics.base import write_field
 from roml_jax.envs.physics.mjx import is_traced
 from roml_jax.errors import suggestion
 from roml_jax.quiet import mjx
@@ -202,7 +203,7 @@ def _make(
     for field in sorted(fields):
         if is_traced(model, field):
             # edits start from the values that the environment runs with, not from those in its file
-            field_of(named, field)[...] = operator.attrgetter(field)(model)
+            write_field(named, field, np.asarray(operator.attrgetter(field)(model)))
         elif hasattr(mj_model, field) and not is_inert(field):
             raise ValueError(f"{field} is constant or missing in MJX: a task cannot edit it")
     apply_task = edits.make_apply_task(named, tasks)

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 import mujoco
 import numpy as np
 
-from roml_jax.envs.physics import field_of
-from roml_jax.envs.physics.base import ModelLeaves
+from roml_jax.envs.physics.base import ModelLeaves, write_field
 
 SIZE = (480, 360)
 """Width and height of an image, in pixels."""
@@ -20,7 +19,7 @@ def edited(model: mujoco.MjModel, leaves: ModelLeaves) -> mujoco.MjModel:
     """A copy of a compiled model with a task's edits."""
     copy = model.__copy__()
     for name, leaf in leaves.items():
-        field_of(copy, name)[...] = np.asarray(leaf)
+        write_field(copy, name, np.asarray(leaf))
     return copy
 
 

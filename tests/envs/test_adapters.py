@@ -11,7 +11,7 @@ import pytest
 from brax import envs as brax_envs
 from flax import struct
 
-from roml_jax.envs import Edit, TaskDimension, from_brax, from_playground
+from roml_jax.envs import Edit, TaskDimension, from_brax, from_playground, pictures
 from roml_jax.envs.base import part_slices
 from roml_jax.quiet import mjx
 
@@ -290,6 +290,16 @@ def test_an_edit_that_the_librarys_model_would_ignore_is_refused(edit, why, pend
     with pytest.raises(ValueError, match=why) as caught:
         from_brax(pendulum, (TaskDimension("t", 0.5, 1.5, (edit,)),))
     assert "\n" not in str(caught.value)
+
+
+def test_edits_of_a_number_start_from_the_model_that_runs_not_from_its_file(pendulum):
+    """A number, such as the density of the air, has no array to write into."""
+    thick = copy.copy(pendulum)
+    thick.sys = pendulum.sys.tree_replace({"opt.impratio": jnp.float32(2.0)})
+    env = from_brax(thick, (TaskDimension("t", 0.5, 1.5, (Edit("opt.impratio"),)),), check=False)
+    np.testing.assert_allclose(env.apply_task(jnp.array([1.5]))["opt.impratio"], 3.0)
+    assert pictures.edited(env.mj_model, {"opt.impratio": jnp.float32(3.0)}).opt.impratio == 3.0
+    assert env.mj_model.opt.impratio == 2.0
 
 
 def test_wrapped_and_foreign_environments_are_refused_in_one_line(pendulum):

@@ -13,7 +13,7 @@ import mujoco
 import numpy as np
 
 from roml_jax.envs.physics import readings as readings_
-from roml_jax.envs.physics.base import Contacts, Derived, field_of
+from roml_jax.envs.physics.base import Contacts, Derived, field_of, write_field
 
 _FULL = mujoco.mjtState.mjSTATE_INTEGRATION
 _SECONDS, _MOST_STEPS = 0.6, 300  # of a trajectory; from rest, 0.6 s is a fall of 1.8 m
@@ -54,7 +54,7 @@ def edited(
     model = copy.copy(base)
     moved = {name for name, leaf in leaves.items() if (np.asarray(leaf) != field_of(base, name)).any()}
     for name, leaf in leaves.items():
-        _write(model, name, leaf)
+        write_field(model, name, leaf)
     if derived == "consistent" and "body_mass" in leaves and "body_inertia" not in leaves:
         massive = base.body_mass > 0
         ratio = np.where(massive, model.body_mass / np.where(massive, base.body_mass, 1), 1)
@@ -75,18 +75,6 @@ def edited(
             kept = np.where(model.body_simple[model.dof_bodyid] > 0, model.dof_M0, kept)
         getattr(model, name)[...] = kept
     return model
-
-
-def _write(model: mujoco.MjModel, name: str, value: np.ndarray) -> None:
-    """Writes a field, or a field of a part; single numbers have no array to write into."""
-    *parts, last = name.split(".")
-    owner = model
-    for part in parts:
-        owner = getattr(owner, part)
-    if np.ndim(getattr(owner, last)):
-        getattr(owner, last)[...] = value
-    else:
-        setattr(owner, last, float(value))
 
 
 def _forget_inertial_frames(model: mujoco.MjModel) -> None:

@@ -98,6 +98,18 @@ def field_of(model: mujoco.MjModel, name: str) -> np.ndarray:
     return np.asarray(value)
 
 
+def write_field(model: mujoco.MjModel, name: str, value: np.ndarray | float) -> None:
+    """Writes a field, or a field of a part; single numbers have no array to write into."""
+    *parts, last = name.split(".")
+    owner = model
+    for part in parts:
+        owner = getattr(owner, part)
+    if np.ndim(getattr(owner, last)):
+        getattr(owner, last)[...] = value
+    else:
+        setattr(owner, last, float(value))
+
+
 def is_inert(field: str, readings: Iterable[str] = ()) -> bool:
     """Whether a task's edit of the field has no effect on the simulation, nor on what is read of it."""
     if any(field.startswith(kind) for kind in ("cam_", "light_") for name in readings if _shows(name, kind)):
