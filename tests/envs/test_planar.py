@@ -38,7 +38,7 @@ def test_episodes_are_gymnasiums_to_their_ends(pair, x64):
         state = reset(jax.random.key(episode), jnp.ones(3))
         begin(theirs, state)
         np.testing.assert_allclose(state.obs, theirs._get_obs(), atol=1e-12)
-        for length in range(1, ours.horizon + 1):
+        for length in range(1, ours.horizon + 1):  # noqa: B007
             action = random.uniform(-1, 1, theirs.model.nu)
             state = step(state, jnp.asarray(action))
             obs, reward, ended, _, info = theirs.step(action)
