@@ -143,8 +143,8 @@ def _model(graph: Graph, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) ->
     return model
 
 
-def _models(policy: Policy, robots: int) -> dict[str, onnx.ModelProto]:
-    """The models by name: begin, act and observe."""
+def models(policy: Policy, robots: int = 1) -> dict[str, onnx.ModelProto]:
+    """The models by name: begin, act and observe; arguments and errors are those of ``write``."""
     functions = skipping(policy.functions) if policy.check else policy.functions
     memory = jax.eval_shape(lambda: functions.begin(policy.parameters, jnp.zeros(robots, jnp.int32)))
     if jax.tree.leaves(memory.seen):
@@ -185,7 +185,7 @@ def _models(policy: Policy, robots: int) -> dict[str, onnx.ModelProto]:
     }
 
 
-def _described(policy: Policy, models: dict[str, onnx.ModelProto], robots: int) -> dict[str, Any]:
+def _described(policy: Policy, made: dict[str, onnx.ModelProto], robots: int) -> dict[str, Any]:
     """``signature.json``: that of the JAX export, with the models' inputs and outputs by name."""
 
     def tensors(values: Any) -> dict[str, Any]:
@@ -201,7 +201,7 @@ def _described(policy: Policy, models: dict[str, onnx.ModelProto], robots: int) 
     said = {name: value for name, value in signature(policy).items() if name not in ("platforms", "memory")}
     functions = {
         name: {"inputs": tensors(model.graph.input), "outputs": tensors(model.graph.output)}
-        for name, model in models.items()
+        for name, model in made.items()
     }
     return {**said, "format": FORMAT, "opset": OPSET, "robots": robots, "functions": functions}
 
@@ -220,9 +220,9 @@ def write(policy: Policy, path: Path | str, robots: int = 1) -> Path:
     Raises:
         ConfigError: if the policy cannot be exported, or the file exists or cannot be written; one line.
     """
-    models = _models(policy, robots)
+    made = models(policy, robots)
     with files.new(Path(path)) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as file:
-        file.writestr("signature.json", json.dumps(_described(policy, models, robots), indent=1))
-        for name, model in models.items():
+        file.writestr("signature.json", json.dumps(_described(policy, made, robots), indent=1))
+        for name, model in made.items():
             file.writestr(f"{name}.onnx", model.SerializeToString())
     return Path(path)
