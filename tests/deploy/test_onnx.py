@@ -15,6 +15,7 @@ from roml_jax.config.presets import ConfigError
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
+from benchmarks import deploy  # noqa: E402 - needs onnxruntime
 from roml_jax.deploy import onnx_policy  # noqa: E402 - needs onnx
 
 AGENTS = {
@@ -204,3 +205,9 @@ def test_primitives_are_jaxs(piece):
     for mine, theirs in zip(got, wanted, strict=True):
         assert mine.dtype == theirs.dtype
         np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_the_benchmark_times_every_way_to_run_a_policy():
+    rows = deploy.measure("probe_memory", "multitask", 2, rounds=1, steps=2)
+    assert len({row["way"] for row in rows}) == 5
+    assert all(0 < row["ms"]["minimum"] <= row["ms"]["median"] <= row["ms"]["p99"] for row in rows)
