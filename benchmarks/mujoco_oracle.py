@@ -1,4 +1,4 @@
-"""An independent implementation of the paper's MuJoCo environments, in NumPy and MuJoCo's C engine.
+"""An independent implementation of the MuJoCo environments, in NumPy and MuJoCo's C engine.
 
 It does not use roml_jax. Models are edited by hand, collision boxes are so large that they cull nothing, and
 the solver runs to convergence in double precision.
@@ -15,7 +15,7 @@ import mujoco
 import numpy as np
 
 RADIUS = 0.046
-SUBSTEPS = 5
+SUBSTEPS = {"hopper": 4, "walker2d": 4}  # of a control step; 5 for the others
 State = tuple[np.ndarray, np.ndarray, np.ndarray]  # qpos, qvel, warm start
 MULTI = {
     "a": ("actuator_gear", "body_inertia", "geom_solmix", "geom_solref", "jnt_margin", "jnt_stiffness"),
@@ -33,7 +33,7 @@ MULTI_INDEX = {  # their indices among the task's ten dimensions
 @functools.cache
 def base_model(robot: str) -> mujoco.MjModel:
     """The MJCF file with Newton's solver run to convergence."""
-    name = {"cheetah": "half_cheetah"}.get(robot, robot)
+    name = {"cheetah": "half_cheetah", "walker2d": "walker2d_v5"}.get(robot, robot)
     spec = mujoco.MjSpec.from_file(str(resources.files("gymnasium") / f"envs/mujoco/assets/{name}.xml"))
     spec.option.solver = mujoco.mjtSolver.mjSOL_NEWTON
     spec.option.iterations, spec.option.ls_iterations = 100, 50
@@ -42,7 +42,8 @@ def base_model(robot: str) -> mujoco.MjModel:
     if robot == "cheetah":
         mujoco.mj_setTotalmass(model, 14.0)
         mujoco.mj_setConst(model, mujoco.MjData(model))
-    model.geom_margin[:] /= 2  # this engine adds two geoms' margins, the reference's uses the larger
+    if robot not in SUBSTEPS:
+        model.geom_margin[:] /= 2  # this engine adds two geoms' margins, the reference's uses the larger
     return model
 
 
@@ -50,10 +51,17 @@ def task_model(name: str, task: np.ndarray, option: str | None = None) -> mujoco
     """The model of a task, edited after compilation as in the reference.
 
     Quantities that MuJoCo derived at compilation are not updated, including the marks of geoms in inertial
-    frames. ``option`` is cheetah_multi's set of arrays.
+    frames; those of Hopper and Walker2d are. ``option`` is cheetah_multi's set of arrays.
     """
     robot, kind = name.split("_")
     model = copy.copy(base_model(robot))
+    if kind == "dynamics":
+        model.body_mass[:] *= task[0]
+        model.body_inertia[:] *= task[0]
+        model.geom_friction[:, 0] *= task[1]
+        model.actuator_gear[:, 0] *= task[2]
+        mujoco.mj_setConst(model, mujoco.MjData(model))
+        return model
     mass = task[0] if kind in ("mass", "body") else 1.0
     model.body_mass[:] *= mass
     if kind in ("mass", "body") and robot == "cheetah":
@@ -87,6 +95,8 @@ def open_boxes(model: mujoco.MjModel) -> None:
 def observe(name: str, data: mujoco.MjData) -> np.ndarray:
     """The observation without the end flag."""
     robot, kind = name.split("_")
+    if kind == "dynamics":
+        return np.concatenate([data.qpos[1:], np.clip(data.qvel, -10, 10)])
     if robot == "cheetah":
         return np.concatenate([data.qpos[1:], data.qvel, data.xpos[1]])
     if robot == "humanoid":
@@ -112,6 +122,9 @@ def reward(
 ) -> float:
     """The reward of a step; ``before`` has the x of root, torso and center of mass before the step."""
     robot, kind = name.split("_")
+    if kind == "dynamics":
+        speed = (data.qpos[0] - before["root"]) / 0.008
+        return speed + 1.0 * has_not_fallen(robot, data) - 1e-3 * np.square(action).sum()
     if robot == "cheetah":
         speed = (data.qpos[0] - before["root"]) / 0.05
         cost = 0.05 * np.square(action).sum()
@@ -127,10 +140,19 @@ def reward(
     return alive - 1.25 * abs(speed - task[0]) if kind == "vel" else alive + speed
 
 
-def step(model: mujoco.MjModel, data: mujoco.MjData, state: State, action: np.ndarray) -> None:
+def has_not_fallen(robot: str, data: mujoco.MjData) -> bool:
+    """Whether a hopper or a walker is healthy, as gymnasium defines it."""
+    height, angle = data.qpos[1:3]
+    if robot == "walker2d":
+        return 0.8 < height < 2.0 and -1.0 < angle < 1.0
+    rest = np.concatenate([data.qpos[2:], data.qvel])
+    return height > 0.7 and -0.2 < angle < 0.2 and (abs(rest) < 100).all()
+
+
+def step(name: str, model: mujoco.MjModel, data: mujoco.MjData, state: State, action: np.ndarray) -> None:
     """One control step from an environment's state (qpos, qvel, warm start)."""
     mujoco.mj_resetData(model, data)
     data.qpos[:], data.qvel[:], data.qacc_warmstart[:] = state
     data.ctrl[:] = action
-    for _ in range(SUBSTEPS):
+    for _ in range(SUBSTEPS.get(name.split("_")[0], 5)):
         mujoco.mj_step(model, data)

@@ -4,13 +4,14 @@
                                 [--limits 2/4 4/8 ...] [--out FILE]
 
 A random and a sinusoidal policy visit the states, in 32 tasks that include the corners of the task range.
-From each state, the environment makes one step (5 physics steps, float32 states), and so does
-``mujoco_oracle``, which shares no code with it. ``--limits`` are maximum solver and line-search iterations.
+From each state, the environment makes one control step (float32 states), and so does ``mujoco_oracle``, which
+shares no code with it. ``--limits`` are maximum solver and line-search iterations.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import json
 import sys
@@ -33,6 +34,7 @@ from roml_jax.types import Array
 ENVS = (
     "cheetah_vel", "cheetah_mass", "cheetah_body", "cheetah_multi:a", "cheetah_multi:b", "cheetah_multi:c",
     "humanoid_vel", "humanoid_mass", "humanoid_body", "ant_goal", "ant_vel", "ant_mass", "ant_body",
+    "hopper_dynamics", "walker2d_dynamics",
 )  # fmt: skip
 QUANTITIES = ("qpos", "qvel", "obs", "reward")
 TASKS, STEPS, SKIPPED, STRIDE = 32, 96, 3, 3
@@ -67,9 +69,10 @@ class Visits(NamedTuple):
 
 
 def make(label: str, **options: Any) -> TaskEnv:
-    """An environment by its label, ``name`` or ``name:set``."""
+    """An environment by its label, ``name`` or ``name:set``, whose episodes do not end early."""
     name, _, chosen = label.partition(":")
-    return envs.make(name, **options, **({"set": chosen} if chosen else {}))
+    env = envs.make(name, **options, **({"set": chosen} if chosen else {}))
+    return dataclasses.replace(env, terminate=None)
 
 
 def tasks_of(env: TaskEnv, n: int = TASKS, seed: int = 0) -> np.ndarray:
@@ -134,7 +137,7 @@ def oracle(label: str, tasks: np.ndarray, visits: Visits) -> Step:
         if "xipos" in state.readings:
             places = state.readings["xipos"][t, i, :, 0]
             before["center"] = float((model.body_mass * places).sum() / model.body_mass.sum())
-        mujoco_oracle.step(model, data, (qpos, qvel, warm), action)
+        mujoco_oracle.step(name, model, data, (qpos, qvel, warm), action)
         reward = mujoco_oracle.reward(name, model, data, tasks[i], action, before)
         rows.append((data.qpos.copy(), data.qvel.copy(), mujoco_oracle.observe(name, data), reward))
     return Step(*(np.array(column) for column in zip(*rows, strict=True)))

@@ -17,6 +17,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import jax
 import mujoco
 import numpy as np
 from jax import export
@@ -36,7 +37,17 @@ class Policy:
                              ("begin", "act", "observe")]  # fmt: skip
         except (OSError, zipfile.BadZipFile, KeyError) as error:
             raise ValueError(f"{path} is no exported policy: {error}") from None
-        self._begin, self._act, self._observe = (function.call for function in functions)
+        # under jit a call is a dispatch to a compiled program; without, JAX interprets it anew at every step
+        self._begin, self._act, self._observe = (jax.jit(function.call) for function in functions)
+        self._warm_up()
+
+    def _warm_up(self) -> None:
+        """Compiles all functions, so that the robot's first step is as fast as the others."""
+        self.forget()
+        obs = np.zeros(self.signature["observation"]["size"])
+        for _ in range(2):  # the second time with a memory that the functions returned
+            self.act(obs)
+            self.observe(0.0, obs)
         self.forget()
 
     def forget(self) -> None:

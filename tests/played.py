@@ -10,23 +10,28 @@ from roml_jax.deploy import policy as policies
 N = 3
 
 
-def varied(learner):
+def varied(learner, spread=0.5):
     """The same with large weights in its policy, which without training does the same everywhere."""
     name = "policy" if hasattr(learner, "policy") else "params"
-    changed = jax.tree.map(
-        lambda x: x + 0.5 * jax.random.normal(jax.random.key(x.size), x.shape), getattr(learner, name)
-    )
-    return learner._replace(**{name: changed})
+
+    def changed(params):
+        if isinstance(params, dict) and "memory" in params:  # which stays as it is, or it would be chaotic
+            return params | {"policy": changed(params["policy"])}
+        return jax.tree.map(lambda x: x + spread * jax.random.normal(jax.random.key(x.size), x.shape), params)
+
+    return learner._replace(**{name: changed(getattr(learner, name))})
 
 
 class Played:
     """An untrained policy and what the package's own evaluation did with it."""
 
-    def __init__(self, env="khazad_dum", own=None, agent="varibad", changed=lambda agent: agent, **options):
+    def __init__(
+        self, env="khazad_dum", own=None, agent="varibad", changed=lambda agent: agent, spread=0.5, **options
+    ):
         self.config = roml_jax.make_config(env, "uniform", agent, num_tasks=4, frames=1e5, **options)
         self.parts = roml_jax.experiment.make(self.config, own)
         self.parts = self.parts._replace(agent=changed(self.parts.agent))
-        self.learner = jax.jit(lambda key: varied(self.parts.agent.init(key)))(jax.random.key(3))
+        self.learner = jax.jit(lambda key: varied(self.parts.agent.init(key), spread))(jax.random.key(3))
         self.policy = policies.make(self.parts, self.config.protocol, self.learner)
         tasks = self.parts.env.family.sample_prior(jax.random.key(1), N)
 

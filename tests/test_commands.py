@@ -10,12 +10,14 @@ from roml_jax.evaluate import __main__ as evaluate
 from roml_jax.render import __main__ as render
 from roml_jax.report import __main__ as report
 from roml_jax.run import cli
+from roml_jax.sim2sim import __main__ as sim2sim
 
 COMMANDS = {
     "evaluate": evaluate.command,
     "report": report.command,
     "render": render.command,
     "export": export.command,
+    "sim2sim": sim2sim.command,
 }
 
 
@@ -61,9 +63,17 @@ CASES = [
     ("render missing", "missing is not a run's folder"),
     ("render run", "probe_memory cannot be shown: give the environment a method render(task, states)"),
     ("render unsaved", "unsaved has no checkpoint yet"),
+    ("sim2sim missing", "missing is not a run's folder"),
+    ("sim2sim run", "sim2sim needs an environment on a MuJoCo model"),
+    ("sim2sim run --tasks 0", "must be at least 1, got 0"),
+    ("sim2sim run --tolerance -1", "must be positive, got -1"),
+    ("sim2sim run --run 7", "run has no seed '7'; its seeds are: 3; 4"),
     ("export run", "required: --out"),
     ("export run --out there.zip", "there.zip exists"),
     ("export run --out new.onnx", "--out must end in .zip, got new.onnx"),
+    ("export run --out new.zip --format tflite", "invalid choice: 'tflite'"),
+    ("export run --out new.zip --robots 2", "--robots is an option of --format onnx"),
+    ("export run --out new.zip --format onnx --robots 0", "must be at least 1, got 0"),
     ("export run --out new.zip --run 7", "run has no seed '7'; its seeds are: 3; 4"),
     ("export unsaved --out new.zip", "unsaved has no checkpoint yet"),
     ("export run --out there.csv/new.zip", "cannot write there.csv/new.zip"),

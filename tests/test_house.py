@@ -25,7 +25,7 @@ ORDER = (
     ("run",),
     ("deploy",),
     ("evaluate", "api"),
-    ("report", "render", "export", "train"),
+    ("report", "render", "export", "sim2sim", "train"),
     ("testing", "__main__", "__init__"),
 )
 RANK = {name: rank for rank, line in enumerate(ORDER) for name in line}

@@ -65,7 +65,7 @@ def check_outcome(what: str, values: Any, obs: np.ndarray) -> None:
         values: a pytree of arrays.
         obs: (n, D) the observations.
     """
-    floats = (x for x in jax.tree.leaves(values) if np.issubdtype(x.dtype, np.floating))
+    floats = (np.asarray(x) for x in jax.tree.leaves(values) if np.issubdtype(x.dtype, np.floating))
     if not all(np.isfinite(x).all() for x in floats):
         raise ValueError(
             f"{what} not finite, although the observation is: its largest number is {np.abs(obs).max():.3g} "

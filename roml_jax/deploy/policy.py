@@ -13,6 +13,9 @@ episode. Actions are those of evaluations: greedy, except in the first episodes 
 them. As in training, the policy does not clip actions to the limits of the actuators; the environment or the
 robot must do so, or ``load(..., clamp=True)``.
 
+``load`` compiles the policy for one robot and calls it once, so that the first step of a robot is as fast as
+the others. ``warm_up(n)`` does so for n robots.
+
 Inputs are checked: an observation or a reward that is not finite raises ValueError, and the memory that was
 passed in can still be used. ``load(..., check=False)`` leaves out the checks of values.
 """
@@ -20,6 +23,7 @@ passed in can still be used. ``load(..., check=False)`` leaves out the checks of
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import zipfile
 from functools import cached_property
@@ -49,7 +53,10 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Policy:
-    """A trained policy. All arrays are NumPy arrays. The object is immutable.
+    """A trained policy: NumPy arrays in and out. The object is immutable.
+
+    The arrays of a memory stay on JAX's device between two calls, since copies would take as long as the
+    policy itself. NumPy arrays in their place work, too.
 
     Attributes:
         parameters: the acting parameters of the learner.
@@ -89,11 +96,25 @@ class Policy:
 
     @cached_property
     def _compiled(self) -> Functions:
-        return Functions(*map(jax.jit, self.functions))
+        """The functions with the parameters as constants, so that a call passes the memory alone."""
+        return Functions(*(jax.jit(functools.partial(f, self.parameters)) for f in self.functions))
+
+    def warm_up(self, n: int = 1) -> Policy:
+        """Compiles the policy for n robots and calls each function once; returns the policy.
+
+        Another number of robots is compiled when it is first used, which takes seconds.
+        """
+        obs = np.zeros((n, self.obs_size), self._dtype)
+        for _ in range(2):  # the second time with a memory that ``observe`` returned
+            memory = self.begin(n)
+            for _ in range(2):
+                memory = self.observe(self.act(memory, obs)[1], np.zeros(n), obs)
+        return self
 
     @cached_property
-    def _placed(self) -> Any:
-        return jax.device_put(self.parameters)  # once, not at every step
+    def _dtype(self) -> np.dtype:
+        """The type of observations."""
+        return np.dtype(jnp.result_type(float))
 
     def begin(self, n: int = 1, seed: int = 0) -> Memory:
         """Initial memory for n robots.
@@ -102,8 +123,7 @@ class Policy:
             n: number of robots.
             seed: random seed of the first robot, for agents that explore; robot i has ``seed + i``.
         """
-        seeds = seed + np.arange(n, dtype=np.int32)
-        return jax.device_get(self._compiled.begin(self._placed, seeds))
+        return self._compiled.begin(seed + np.arange(n, dtype=np.int32))
 
     def act(self, memory: Memory, obs: ArrayLike) -> tuple[np.ndarray, Memory]:
         """Chooses actions.
@@ -125,7 +145,8 @@ class Policy:
                 action is not finite; one line.
         """
         obs, one = self._checked(memory, obs)
-        action, memory = jax.device_get(self._compiled.act(self._placed, memory, obs))
+        action, memory = self._compiled.act(memory, obs)
+        action = np.asarray(action)
         if self.check:
             inputs.check_outcome("the action is", action, obs)
         return (action[0] if one else action), memory
@@ -159,16 +180,14 @@ class Policy:
         if self.check:
             inputs.check_finite("reward", reward.reshape(len(obs), 1), {})
         end, valid = (np.broadcast_to(np.asarray(x, bool), len(obs)) for x in (end, valid))
-        after = jax.device_get(
-            self._compiled.observe(self._placed, memory, reward.reshape(len(obs)), obs, end, valid)
-        )
+        after = self._compiled.observe(memory, reward.reshape(len(obs)), obs, end, valid)
         if self.check:
             inputs.check_outcome("what the policy remembers is", after.belief, obs)
         return after
 
     def _checked(self, memory: Memory, obs: ArrayLike) -> tuple[np.ndarray, bool]:
         """Checks observations; returns them as (n, D), and whether they had no axis n."""
-        obs, n = inputs.numbers("observations", obs, np.asarray(memory.obs).dtype), len(memory.obs)
+        obs, n = inputs.numbers("observations", obs, self._dtype), len(memory.obs)
         one = obs.ndim == 1 and n == 1
         if obs.shape != ((self.obs_size,) if one else (n, self.obs_size)):
             shapes = f"({n}, {self.obs_size})" + (f" or ({self.obs_size},)" if n == 1 else "")
@@ -309,6 +328,7 @@ def load(
     *,
     check: bool = True,
     clamp: bool = False,
+    robots: int | None = 1,
 ) -> Policy:
     """Loads the policy of a run. The optimiser, replay and other training state are not read.
 
@@ -318,6 +338,8 @@ def load(
         seed: the run's seed, or after a sweep the seed's label ("0, ppo.lr=0.0003"). By default: the first.
         check: whether observations, rewards and actions must be finite; if not, they raise ValueError.
         clamp: whether actions are clamped to the limits of the environment's spec.
+        robots: number of robots for which the policy is compiled and called once here; None to compile it
+            when it is first used.
 
     Raises:
         ConfigError: if the run or the learner does not exist, or has no deployable policy; one line.
@@ -327,4 +349,5 @@ def load(
 
     run_saved = saved.load(run, which)
     learner = run_saved.one(run_saved.place(seed))
-    return make(run_saved.parts, run_saved.config.protocol, learner, check=check, clamp=clamp)
+    policy = make(run_saved.parts, run_saved.config.protocol, learner, check=check, clamp=clamp)
+    return policy if robots is None else policy.warm_up(robots)

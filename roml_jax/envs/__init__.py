@@ -1,6 +1,6 @@
 """Environments whose task is an argument. To add one, add one file to this folder and register it here."""
 
-from roml_jax.envs import ant, cheetah, humanoid, khazad_dum, probe, sine
+from roml_jax.envs import ant, cheetah, humanoid, khazad_dum, planar, probe, sine
 from roml_jax.envs.adapters import from_brax, from_playground
 from roml_jax.envs.base import Env, EnvState, from_options, get, make, names, register
 from roml_jax.envs.door import check
@@ -15,6 +15,7 @@ register("cheetah_body", cheetah.body)
 register("cheetah_mass", cheetah.mass)
 register("cheetah_multi", cheetah.multi)
 register("cheetah_vel", cheetah.velocity)
+register("hopper_dynamics", planar.hopper)
 register("humanoid_body", humanoid.body)
 register("humanoid_mass", humanoid.mass)
 register("humanoid_vel", humanoid.velocity)
@@ -24,6 +25,7 @@ register("probe_memory", probe.ProbeMemory)
 register("probe_risk", probe.ProbeRisk)
 register("probe_target", probe.ProbeTarget)
 register("sine", sine.Sine)
+register("walker2d_dynamics", planar.walker2d)
 
 __all__ = [
     "Edit",

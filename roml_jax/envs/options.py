@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import mujoco
@@ -11,13 +12,16 @@ from roml_jax.envs import physics
 from roml_jax.envs.edits import TaskDimension, family, make_apply_task
 from roml_jax.envs.physics import Contacts, Derived, EngineName
 from roml_jax.envs.starts import noisy_start
-from roml_jax.envs.task_env import Observation, Reward, TaskEnv, gymnasium_model
+from roml_jax.envs.task_env import Observation, Reward, TaskEnv, View, gymnasium_model
+from roml_jax.types import Array
 
 # Limits of solver and line-search iterations. The C engine stops when it has converged. MJX under vmap runs
 # until the last task has converged, so its limits are the smallest that do not change results
 # (docs/physics.md).
 _C_LIMITS = (100, 50)
-_MJX_LIMITS = {"half_cheetah": (4, 8), "ant": (8, 8), "humanoid": (8, 8)}
+_MJX_LIMITS = {
+    "half_cheetah": (4, 8), "ant": (8, 8), "humanoid": (8, 8), "hopper": (8, 8), "walker2d_v5": (8, 8),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,11 +48,11 @@ class MujocoOptions:
         checks.at_least(self, "env", 1, "iterations", "ls_iterations", "frame_skip")
 
 
-def load(robot: str, config: MujocoOptions) -> mujoco.MjModel:
-    """One of gymnasium's models, with the solver limits of the chosen engine."""
+def load(robot: str, config: MujocoOptions, *, halve_margins: bool = True) -> mujoco.MjModel:
+    """One of gymnasium's models, with the solver limits of the chosen engine; see ``gymnasium_model``."""
     limits = _MJX_LIMITS[robot] if physics.resolve(config.physics) != "mujoco" else _C_LIMITS
     chosen = (config.iterations or limits[0], config.ls_iterations or limits[1])
-    return gymnasium_model(robot, *chosen)
+    return gymnasium_model(robot, *chosen, halve_margins=halve_margins)
 
 
 def build(
@@ -63,8 +67,10 @@ def build(
     noise: tuple[float, float],
     normal_velocity: bool = True,
     prior: tasks.TaskFamily | None = None,
+    horizon: int = 200,
+    terminate: Callable[[View], Array] | None = None,
 ) -> TaskEnv:
-    """One of the paper's environments: two episodes of 200 steps that never end early.
+    """A registered environment of two episodes; the paper's have 200 steps and never end early.
 
     Args:
         name: the registry's name.
@@ -77,6 +83,8 @@ def build(
         noise: of the reset, on positions and velocities.
         normal_velocity: whether initial velocities are normal; otherwise uniform.
         prior: task family for tasks that are not independent dimensions.
+        horizon: H, steps per episode.
+        terminate: ends an episode early; None for never.
 
     Raises:
         ValueError: for ``contacts=reference`` if no task changes a geom's size; one line.
@@ -96,7 +104,8 @@ def build(
         observation=observation,
         reward=reward,
         start=noisy_start(model, *noise, normal_velocity=normal_velocity),
-        horizon=200,
+        horizon=horizon,
         episodes=2,
+        terminate=terminate,
         dimensions=dimensions,
     )

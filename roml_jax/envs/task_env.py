@@ -339,7 +339,11 @@ class TaskEnv:
 
 
 def gymnasium_model(
-    name: str, iterations: int | None = None, ls_iterations: int | None = None
+    name: str,
+    iterations: int | None = None,
+    ls_iterations: int | None = None,
+    *,
+    halve_margins: bool = True,
 ) -> mujoco.MjModel:
     """A model from the MJCF files of the installed gymnasium, with Newton's solver.
 
@@ -347,6 +351,8 @@ def gymnasium_model(
         name: of the file, without its extension.
         iterations: maximum constraint-solver iterations; None for the file's value.
         ls_iterations: maximum line-search iterations; None for MuJoCo's default.
+        halve_margins: halve the contact margins. MuJoCo up to 3.3, including the reference's, uses the larger
+            of two geoms' margins; later versions add the two. All geoms of these files have the same margin.
     """
     spec = mujoco.MjSpec.from_file(str(resources.files("gymnasium") / f"envs/mujoco/assets/{name}.xml"))
     spec.option.solver = mujoco.mjtSolver.mjSOL_NEWTON  # MJX lacks PGS, the solver in the humanoid's file
@@ -360,7 +366,6 @@ def gymnasium_model(
         mujoco.mj_setTotalmass(model, total_mass)
         mujoco.mj_setConst(model, mujoco.MjData(model))
         model.stat.meaninertia = model.dof_M0.mean()  # mj_setConst does not update it
-    # MuJoCo up to 3.3, including the reference's, uses the larger of two geoms' margins; later versions add
-    # the two. All geoms of these files have the same margin.
-    model.geom_margin *= 0.5
+    if halve_margins:
+        model.geom_margin *= 0.5
     return model

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -385,3 +386,24 @@ def test_the_example_refuses_wrong_input_in_one_line(
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
+
+
+def test_a_policy_that_was_warmed_up_compiles_no_more(cheetah):
+    """Neither in the first step nor in those after an episode's end, with arrays of any kind."""
+    policy = dataclasses.replace(cheetah.policy).warm_up()
+    compiled = [function._cache_size() for function in policy._compiled]
+    memory, obs = policy.begin(), np.ones(policy.obs_size)
+    for end in (False, True, False):
+        action, memory = policy.act(memory, obs.tolist())
+        assert isinstance(action, np.ndarray)
+        memory = policy.observe(memory, 0.5, obs, end=end)
+    assert [function._cache_size() for function in policy._compiled] == compiled
+    assert compiled[0] == 1
+
+
+def test_a_memory_may_be_numpys(cheetah):
+    """For example one that was saved and loaded."""
+    policy, obs = cheetah.policy, np.ones(cheetah.policy.obs_size)
+    memory = policy.observe(policy.act(policy.begin(), obs)[1], 0.5, obs)
+    saved = pickle.loads(pickle.dumps(jax.device_get(memory)))
+    np.testing.assert_array_equal(policy.act(memory, obs)[0], policy.act(saved, obs)[0])

@@ -52,6 +52,8 @@ MJX_BOUNDS = {  # (qpos, obs, reward), about three times what docs/physics.md li
     # RK4 of another order, and contacts that differ: test_engines.py and docs/physics.md
     "humanoid": ((2e-5, 5e-4, 3e-4), (2e-3, 0.5, 5e-3)),
     "ant": ((1e-4, 2e-4, 2e-5), (5e-2, 3.0, 0.5)),
+    "hopper": ((1e-6, 1e-4, 1e-5), (1e-4, 5e-3, 1e-3)),
+    "walker2d": ((1e-6, 1e-4, 1e-5), (1e-4, 5e-3, 1e-3)),
 }
 
 
@@ -99,7 +101,7 @@ def test_visits_of_one_engine_serve_another():
         np.testing.assert_array_equal(mine, theirs)
 
 
-def test_the_paper_has_no_other_mujoco_environment():
+def test_there_is_no_other_mujoco_environment():
     on_physics = {name for name in envs.names() if hasattr(envs.make(name), "physics")}
     assert {label.partition(":")[0] for label in parity.ENVS} == on_physics
     assert jax.dtypes.canonicalize_dtype(float) == np.float32  # what the figures are for
