@@ -79,12 +79,7 @@ def _runs(first: saved.Saved, versus: Path | None) -> list[saved.Saved]:
     if versus is None:
         return [first]
     second = saved.load(versus, first.which)
-    for name, what in (("env", "environments"), ("env_options", "options of the environment")):
-        if getattr(first.config, name) != getattr(second.config, name):
-            raise ConfigError(f"{first.folder} and {versus} have different {what}")
-    specs = [run.config.protocol.agent_spec(run.parts.env.spec) for run in (first, second)]
-    if len({(spec.episodes, spec.horizon) for spec in specs}) > 1:
-        raise ConfigError(f"{first.folder} and {versus} have different numbers of episodes or steps")
+    saved.check_comparable(first, second)
     return [first, second]
 
 
