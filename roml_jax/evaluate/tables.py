@@ -126,13 +126,14 @@ def _tasks_table(setting: Setting, name: str, parts: Sequence[Part]) -> Table:
 
 
 def hard_table(title: str, tasks: Sequence[Hard], digits: int, falls: bool, what: str = "return") -> Table:
-    """A table of single tasks with their values and returns."""
+    """A table of single tasks with their values, and their returns or differences of returns."""
+    text = Interval.text if what == "return" else signed
     names = list(tasks[0].task) if tasks else []
     table = new(title, "task", *names, what, *(("ended early",) if falls else ()))
     for one in tasks:
         values = (f"{value:.3g}" for value in one.task.values())
         last = (percent(one.early),) if falls else ()
-        table.add_row(f"number {one.number}", *values, one.returns.text(digits), *last)
+        table.add_row(f"number {one.number}", *values, text(one.returns, digits), *last)
     return table
 
 

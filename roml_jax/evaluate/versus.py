@@ -184,7 +184,7 @@ def _kind(versus: Versus) -> str:
 def show(console: Console, versus: Versus) -> None:
     """Prints the tables of a comparison."""
     digits = decimals([float(np.abs(versus.by_task).max(initial=0.0)), float(versus.mean.mean)])
-    title = f"{versus.first} - {versus.second}"
+    title, of = f"{versus.first} - {versus.second}", f" ({versus.label})" if versus.label else ""
     table = tables.new(title + _kind(versus), "", "difference", "tasks")
     table.add_row("mean", tables.signed(versus.mean, digits), str(versus.tasks))
     table.add_row("IQM over seeds and tasks", tables.signed(versus.iqm, digits), str(versus.tasks))
@@ -192,7 +192,7 @@ def show(console: Console, versus: Versus) -> None:
         count = f"{tail.tasks} of {versus.tasks}"
         table.add_row(f"CVaR {tail.alpha:g}", tables.signed(tail.difference, digits), count)
     console.print(table)
-    table = tables.new(f"How often {versus.first} is better{_kind(versus).split(',')[0]}", "", "share")
+    table = tables.new(f"How often {versus.first} is better{of}", "", "share")
     table.add_row("tasks on which its mean over seeds is higher", tables.percent(versus.better))
     table.add_row("probability of improvement, a seed against a seed", tables.in_percent(versus.probability))
     if min(versus.seeds) > 1:
@@ -200,15 +200,13 @@ def show(console: Console, versus: Versus) -> None:
         table.add_row("  with rliable's interval, seeds drawn by task", by_task)
     console.print(table)
     for name, parts in versus.by_dimension.items():
-        table = tables.new(f"{title} against {name}{_kind(versus)}", name, "tasks", "difference of means")
+        table = tables.new(f"{title} against {name}{of}", name, "tasks", "difference of means")
         for part in parts:
             cells = (str(part.tasks), tables.signed(part.difference, digits))
             table.add_row(tables.span(part.low, part.high), *cells)
         console.print(table)
     for what, tasks in (("Largest losses of", versus.losses), ("Largest gains of", versus.gains)):
         if tasks:
-            console.print(
-                tables.hard_table(f"{what} {title}{_kind(versus)}", tasks, digits, False, "difference")
-            )
+            console.print(tables.hard_table(f"{what} {title}{of}", tasks, digits, False, "difference"))
     if min(versus.seeds) < 2:
         console.print(ONE_SEED, style="yellow", soft_wrap=True)

@@ -32,9 +32,9 @@ def _parser() -> cli.Parser:
     parser = cli.Parser(
         prog="python -m roml_jax.render",
         description="Shows all episodes of a run's policy on one or several tasks. Output for robots: an "
-        "HTML page with a 3-D view (.html) or a film (.gif, .mp4; needs offscreen OpenGL). Output for Khazad-Dum: "
-        f"a film (.gif) or a map of {_WALKERS} walks (.png). With --watch: a live page that follows the "
-        "checkpoints of a run that trains.",
+        "HTML page with a 3-D view (.html) or a film (.gif, .mp4; needs offscreen OpenGL). Output for "
+        f"Khazad-Dum: a film (.gif) or a map of {_WALKERS} walks (.png). With --watch: a live page that "
+        "follows the checkpoints of a run that trains.",
     )
     parser.add_argument("run", type=Path, help="the run's folder")
     parser.add_argument(

@@ -285,7 +285,8 @@ def maps(found: Mapping[str, Sequence[Map]]) -> Figure | None:
                         color="white" if dark else style.INK,
                     )  # fmt: skip
             style.name_axes(axis, label, one.x, one.y)
-            axis.set_xticks(range(len(one.columns)), [span(*ends) for ends in one.columns], fontsize=7)
+            columns = [span(*ends).replace("to ", "to\n") for ends in one.columns]
+            axis.set_xticks(range(len(columns)), columns, fontsize=7)
             axis.set_yticks(range(len(one.rows)), [span(*ends) for ends in one.rows], fontsize=7)
             axis.grid(visible=False)
     return figure

@@ -19,7 +19,6 @@ from roml_jax.envs import Edit, TaskDimension, from_brax
 from roml_jax.errors import ConfigError
 from roml_jax.render import film, page, robots, rollouts, scene, walks
 
-
 POLE = TaskDimension("mass", 0.5, 2.0, (Edit("body_mass", rows="pole"),), "log")
 
 
