@@ -40,6 +40,5 @@ def of(env: Env) -> Robot | None:
     if isinstance(env, TaskEnv):
         return Robot(env.physics.model, env.apply_task, env.physics.dt, env.family.names)
     if isinstance(env, AdaptedEnv):
-        model = env.env.sys.mj_model if env.attribute == "sys" else env.env.mj_model
-        return Robot(model, env.apply_task, float(env.env.dt), env.family.names)
+        return Robot(env.mj_model, env.apply_task, float(env.env.dt), env.family.names)
     return None

@@ -233,7 +233,7 @@ def test_robots_of_brax_and_playground_are_shown():
     for name in ("pipeline_state", "data"):
         state = type("State", (), {"physics": type("Physics", (), {name: inner})()})()
         np.testing.assert_array_equal(rollouts._pose(state), qpos)
-    env = from_brax(brax_envs.get_environment("inverted_pendulum", backend="mjx"), (POLE,))
+    env = from_brax(brax_envs.get_environment("inverted_pendulum", backend="mjx"), (POLE,), check=False)
     robot = robots.of(env)
     (shown,) = still(env, [(2.0,)], [0.0, 0.1])
     data = page.data("pendulum", robot, [shown])
