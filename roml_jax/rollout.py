@@ -90,6 +90,7 @@ class _Episode(NamedTuple):
 
     total: Array
     terms: Mapping[str, Array]
+    length: Array
     diverged: Array
     seen: tuple[Transition, Any] | None
 
@@ -132,9 +133,9 @@ def _run_steps(
     return jax.lax.scan(step, start, (jax.random.split(key, spec.horizon), last))
 
 
-def _outcome(total: Array, diverged: Array, terms: Mapping[str, Array]) -> Outcome:
+def _outcome(total: Array, diverged: Array, terms: Mapping[str, Array], length: Array) -> Outcome:
     """The outcome; a diverged episode gets the lowest return of all N tasks in that episode."""
-    return Outcome(jnp.where(diverged, total.min(axis=0), total), diverged, terms)
+    return Outcome(jnp.where(diverged, total.min(axis=0), total), diverged, terms, length)
 
 
 def run_episodes(
@@ -179,7 +180,8 @@ def run_episodes(
             lambda x: jnp.where(steps.valid, x, 0).sum(axis=0), (steps.reward, dict(steps.terms))
         )
         seen = steps.seen if record else None
-        return (end.obs, belief), _Episode(total, terms, end.env.diverged, seen)
+        length = steps.valid.sum(axis=0, dtype=jnp.int32)
+        return (end.obs, belief), _Episode(total, terms, length, end.env.diverged, seen)
 
     begin_key, key = jax.random.split(key)
     belief = agent.begin(agent_state, begin_key, n)
@@ -188,9 +190,8 @@ def run_episodes(
     start = (jnp.zeros((n, spec.obs_size)), belief)
     first = jnp.arange(spec.episodes) == 0
     _, episodes = jax.lax.scan(episode, start, (jax.random.split(key, spec.episodes), first, greedy))
-    outcome = _outcome(
-        *jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), (episodes.total, episodes.diverged, episodes.terms))
-    )
+    by_task = (episodes.total, episodes.diverged, episodes.terms, episodes.length)
+    outcome = _outcome(*jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), by_task))
     if episodes.seen is None:
         return None, outcome
     # (K, H, N, ...) to (N, K, H, ...)

@@ -76,11 +76,14 @@ class Outcome(NamedTuple):
             return of all N tasks in that episode; its own return up to the divergence is one of these.
         diverged: (N, K) bool, whether the simulation blew up.
         terms: (N, K) sums of the reward terms, by name; empty for a reward without terms.
+        length: (N, K) int, number of valid steps; less than the horizon after an early end. None for a
+            learner that does not act.
     """
 
     returns: Array
     diverged: Array
     terms: Mapping[str, Array]
+    length: Array | None = None
 
 
 class Rollout(NamedTuple):

@@ -30,9 +30,14 @@ def place(tmp_path_factory):
     shutil.copytree(run, place / "silent", ignore=shutil.ignore_patterns("metrics.jsonl"))
     shutil.copytree(run, place / "wrong")
     (place / "wrong" / "config.yaml").write_text("env: humanoid_mas\n")
+    shutil.copytree(run, place / "other")
+    text = (run / "config.yaml").read_text()
+    assert "protocol.test_episodes: null" in text
+    text = text.replace("protocol.test_episodes: null", "protocol.test_episodes: 3")
+    (place / "other" / "config.yaml").write_text(text)
     (place / "empty").mkdir()
     (place / "there").mkdir()
-    for suffix in ("csv", "html", "gif", "zip"):
+    for suffix in ("csv", "html", "gif", "json", "zip"):
         (place / f"there.{suffix}").write_text("kept")
     return place
 
@@ -50,6 +55,12 @@ CASES = [
     ("evaluate run --seed -1", "must be between 0 and 2^32 - 1"),
     ("evaluate run --out there.csv", "there.csv exists; nothing is overwritten"),
     ("evaluate run --out new.txt", "--out must end in .csv or .parquet, got new.txt"),
+    ("evaluate run --json new.txt", "--json must end in .json, got new.txt"),
+    ("evaluate run --json there.json", "--json there.json exists; nothing is overwritten"),
+    ("evaluate run --worst 0", "must be at least 1, got 0"),
+    ("evaluate run missing", "missing is not a run's folder"),
+    ("evaluate run run --versus run", "a second run is given twice, as RUN2 and as --versus"),
+    ("evaluate run --versus other", "run and other have different numbers of episodes or steps"),
     ("evaluate run --tsks 3", "unrecognized arguments: --tsks 3"),
     ("report", "required: RUN"),
     ("report missing", "missing is not a run's folder"),
@@ -68,6 +79,11 @@ CASES = [
     ("sim2sim run --tasks 0", "must be at least 1, got 0"),
     ("sim2sim run --tolerance -1", "must be positive, got -1"),
     ("sim2sim run --run 7", "run has no seed '7'; its seeds are: 3; 4"),
+    ("render run --watch", "--watch shows robots, but probe_memory has no MuJoCo model"),
+    ("render run --watch --out new.html", "writes no file: leave out --out"),
+    ("render run --watch --versus run", "leave out --versus"),
+    ("render missing --watch", "missing is not a run's folder"),
+    ("render run --watch --port 70000", "must be between 0 and 65535, got 70000"),
     ("export run", "required: --out"),
     ("export run --out there.zip", "there.zip exists"),
     ("export run --out new.onnx", "--out must end in .zip, got new.onnx"),

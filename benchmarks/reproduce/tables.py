@@ -21,7 +21,7 @@ from roml_jax.envs.khazad_dum import ROUTES
 from roml_jax.errors import ConfigError
 from roml_jax.evaluate import intervals
 from roml_jax.evaluate.records import Records
-from roml_jax.evaluate.tables import bins
+from roml_jax.evaluate.verdict import bins
 from roml_jax.report import data, figures, series, style
 from roml_jax.run import folder
 

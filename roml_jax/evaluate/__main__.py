@@ -1,24 +1,46 @@
-"""Command line ``python -m roml_jax.evaluate RUN --out returns.csv``."""
+"""Command line ``python -m roml_jax.evaluate RUN --versus RUN2 --out returns.csv``."""
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+from rich.console import Console
+
+from roml_jax.evaluate import as_json, tables, verdict, versus
 from roml_jax.evaluate import records as recorded
-from roml_jax.evaluate import tables
+from roml_jax.evaluate.records import Records
+from roml_jax.evaluate.versus import Versus
 from roml_jax.run import cli, compile_cache, files, saved
+from roml_jax.run.saved import Saved
+
+_STDOUT = Path("-")
+
+
+class _Found(NamedTuple):
+    """Results of the command: of the run, and of the comparisons with a second run."""
+
+    records: Records
+    settings: list[verdict.Setting]
+    against: list[Versus]
 
 
 def _parser() -> cli.Parser:
     parser = cli.Parser(
         prog="python -m roml_jax.evaluate",
         description="Evaluates the learners of a run, finished or stopped, on held-out tasks with greedy "
-        "actions. Prints mean, CVaR and VaR of the returns, and returns by episode and by task. By default "
-        "the tasks are those of the run's final test.",
+        "actions. Prints mean, CVaR and VaR of the returns, early ends of episodes, the worst tasks, and "
+        "returns by episode and by task. With a second run, prints the differences on the same tasks. By "
+        "default the tasks are those of the run's final test.",
     )
     parser.add_argument("run", type=Path, help="the run's folder")
+    parser.add_argument(
+        "other", type=Path, nargs="?", metavar="RUN2", help="a second run, to compare with; as --versus"
+    )
+    parser.add_argument("--versus", type=Path, metavar="RUN2", help="a second run, to compare with")
     parser.add_argument(
         "--tasks", type=cli.positive, help="number of tasks (default: that of the run's final test)"
     )
@@ -33,39 +55,94 @@ def _parser() -> cli.Parser:
         help="evaluate on a grid over the task range, not on draws of the prior",
     )
     parser.add_argument(
+        "--worst", type=cli.positive, default=5, help="number of worst tasks to list (default: %(default)s)"
+    )
+    parser.add_argument(
         "--out", type=Path, help="new .csv or .parquet file with one row per seed, task and episode"
     )
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE|-",
+        help="new .json file with all printed numbers; - writes them to the output instead of the tables",
+    )  # fmt: skip
     return parser
 
 
+def _checked(argv: Sequence[str]) -> argparse.Namespace:
+    """Parses the arguments; checks the paths of new files.
+
+    Raises:
+        ConfigError: for wrong input; one line.
+    """
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.other is not None and arguments.versus is not None:
+        parser.error("a second run is given twice, as RUN2 and as --versus")
+    arguments.versus = arguments.versus or arguments.other
+    if arguments.out is not None:
+        recorded.check_format(files.check_new(arguments.out, recorded.SUFFIXES))
+    if arguments.json not in (None, _STDOUT):
+        files.check_new(arguments.json, (".json",), "--json")
+    return arguments
+
+
+def _evaluate(run: Saved, other: Saved | None, arguments: argparse.Namespace) -> _Found:
+    n = arguments.tasks or run.config.eval.test_tasks
+    seed = run.config.eval.seed if arguments.seed is None else arguments.seed
+    chosen: recorded.Chosen = "grid" if arguments.grid else "prior"
+    records = recorded.collect(run, n, seed, chosen)
+    against = []
+    if other is not None:
+        names = saved.short_names(run.folder, other.folder)
+        theirs = recorded.collect(other, n, seed, chosen)
+        against = versus.settings(records, theirs, names, arguments.worst)
+    return _Found(records, verdict.settings(records, arguments.worst), against)
+
+
+def _show(console: Console, run: Saved, found: _Found) -> None:
+    config, records = run.config, found.records
+    kind = "on a grid over the task range" if records.chosen == "grid" else "from the prior"
+    console.print(
+        f"[bold]{config.env}[/], {config.sampler} x {config.agent}: {len(records.tasks)} tasks {kind}, "
+        f"{records.returns.shape[2]} episodes each, learner [bold]{run.which}[/]\n",
+        soft_wrap=True,
+    )
+    tables.show(console, found.settings)
+    for one in found.against:
+        versus.show(console, one)
+
+
 def command(argv: Sequence[str]) -> None:
-    """Evaluates a run's learners, prints tables and writes the file ``--out``.
+    """Evaluates a run's learners, prints tables and writes the files ``--out`` and ``--json``.
 
     Raises:
         ConfigError: for wrong input, before anything is computed; one line.
     """
-    arguments = _parser().parse_args(argv)
-    if arguments.out is not None:
-        recorded.check_format(files.check_new(arguments.out, recorded.SUFFIXES))
+    arguments = _checked(argv)
     run = saved.load(arguments.run, arguments.which)
+    other = None
+    if arguments.versus is not None:
+        other = saved.load(arguments.versus, arguments.which)
+        saved.check_comparable(run, other)
     if run.config.compile_cache:
         compile_cache.enable()
-    console = cli.console()
-    n = arguments.tasks or run.config.eval.test_tasks
+    to_stdout = arguments.json == _STDOUT
+    console = cli.console(quiet=to_stdout)
     with console.status("evaluating ..."):
-        records = recorded.collect(run, n, arguments.seed, "grid" if arguments.grid else "prior")
-    config = run.config
-    kind = "on a grid over the task range" if arguments.grid else "from the prior"
-    console.print(
-        f"[bold]{config.env}[/], {config.sampler} x {config.agent}: {len(records.tasks)} tasks {kind}, "
-        f"{records.returns.shape[2]} episodes each, learner [bold]{arguments.which}[/]\n",
-        soft_wrap=True,
-    )
-    tables.show(console, records)
+        found = _evaluate(run, other, arguments)
+    _show(console, run, found)
     if arguments.out is not None:
         with files.new(arguments.out) as part:
-            recorded.write(records, part, arguments.out.suffix)
-        console.print(f"wrote {records.returns.size:,} rows to {arguments.out}", soft_wrap=True)
+            recorded.write(found.records, part, arguments.out.suffix)
+        size = found.records.returns.size
+        console.print(f"wrote {size:,} rows to {arguments.out}", soft_wrap=True)
+    if arguments.json is not None:
+        text = as_json.text(run, found.records, found.settings, found.against)
+        if to_stdout:
+            sys.stdout.write(text)
+            return
+        with files.new(arguments.json) as part:
+            part.write_text(text)
+        console.print(f"wrote the numbers to {arguments.json}", soft_wrap=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

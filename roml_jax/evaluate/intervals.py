@@ -1,22 +1,23 @@
-"""Means over seeds with bootstrap confidence intervals, and paired differences over seeds."""
+"""Bootstrap intervals over seeds: means, paired differences, and the aggregates of rliable."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 _RESAMPLES = 10_000
+_AGGREGATE_RESAMPLES = 1000  # of a statistic that is computed anew for each
 _SEED = 20231110  # random seed of the resampling, so that a repeated report is identical
 
 
 class Interval(NamedTuple):
-    """A mean over seeds and its confidence interval.
+    """A mean over seeds, or another statistic of them, and its confidence interval.
 
     Attributes:
-        mean: (...) mean over the seeds.
+        mean: (...) mean over the seeds, or the statistic.
         low: (...) lower end; NaN with one seed.
         high: (...) upper end; NaN with one seed.
         n: number of seeds.
@@ -66,13 +67,13 @@ def bootstrap(values: ArrayLike, level: float = 0.95, resamples: int = _RESAMPLE
 
 
 def paired(
-    values: Mapping[int, float], baseline: Mapping[int, float], level: float = 0.95
+    values: Mapping[int, ArrayLike], baseline: Mapping[int, ArrayLike], level: float = 0.95
 ) -> Interval | None:
     """The mean of ``values - baseline`` over the common seeds, with its bootstrap interval.
 
     Args:
-        values: values by seed.
-        baseline: values of the baseline by seed.
+        values: values (...) by seed.
+        baseline: values (...) of the baseline by seed.
         level: nominal coverage of the interval.
 
     Returns:
@@ -81,4 +82,83 @@ def paired(
     common = sorted(values.keys() & baseline.keys())
     if not common:
         return None
-    return bootstrap([values[seed] - baseline[seed] for seed in common], level)
+    return bootstrap([np.subtract(values[seed], baseline[seed]) for seed in common], level)
+
+
+def difference(
+    values: Mapping[int, ArrayLike], baseline: Mapping[int, ArrayLike], level: float = 0.95
+) -> Interval:
+    """The difference of two means over seeds, with its bootstrap interval.
+
+    Common seeds are paired, and other seeds are then left out. Without a common seed, the seeds of both sides
+    are resampled independently. With one seed on a side there is no interval.
+
+    Args:
+        values: values (...) by seed.
+        baseline: values (...) of the baseline by seed.
+        level: nominal coverage of the interval.
+    """
+    pairs = paired(values, baseline, level)
+    if pairs is not None:
+        return pairs
+    sides = [np.stack([np.asarray(value, float) for value in side.values()]) for side in (values, baseline)]
+    return resampled(lambda x, y: x.mean(axis=0) - y.mean(axis=0), *sides, level=level)
+
+
+def iqm(values: ArrayLike) -> float:
+    """The interquartile mean of all values: the mean without the lowest and the highest quarter.
+
+    As ``rliable.metrics.aggregate_iqm``; a quarter is rounded down to whole values.
+    """
+    flat = np.sort(np.asarray(values, float), axis=None)
+    cut = flat.size // 4
+    return float(flat[cut : flat.size - cut].mean())
+
+
+def probability_of_improvement(x: ArrayLike, y: ArrayLike) -> float:
+    """The probability that a seed of X has a higher return than a seed of Y, averaged over tasks.
+
+    As ``rliable.metrics.probability_of_improvement``: Mann-Whitney's U over the number of pairs; equal
+    returns count as one half.
+
+    Args:
+        x: (seeds of X, tasks).
+        y: (seeds of Y, tasks).
+    """
+    x, y = np.asarray(x, float)[:, None], np.asarray(y, float)[None]
+    return float(((x > y) + 0.5 * (x == y)).mean())
+
+
+def resampled(
+    statistic: Callable[..., ArrayLike], *groups: ArrayLike, by_task: bool = False, level: float = 0.95,
+    resamples: int = _AGGREGATE_RESAMPLES,
+) -> Interval:  # fmt: skip
+    """A statistic of one or several groups of seeds, with its percentile bootstrap interval.
+
+    Each group is resampled by itself. With ``by_task``, this is rliable's stratified bootstrap: the seeds are
+    drawn anew for each task. It is meant for a training of its own on each task. The learners of this package
+    act on all tasks, so the tasks' errors are not independent, and that interval is too narrow: resample
+    whole seeds instead (the default).
+
+    Args:
+        statistic: (groups) -> (...).
+        groups: (seeds, tasks) or, without ``by_task``, (seeds, ...) each.
+        by_task: whether seeds are resampled independently for each task.
+        level: nominal coverage of the interval.
+        resamples: number of bootstrap resamples.
+    """
+    arrays = [np.asarray(group, float) for group in groups]
+    value, n = np.asarray(statistic(*arrays), float), min(map(len, arrays))
+    if n < 2:
+        unknown = np.full(value.shape, np.nan)
+        return Interval(value, unknown, unknown, n)
+    rng = np.random.default_rng(_SEED)
+
+    def again(group: np.ndarray) -> np.ndarray:
+        if by_task:
+            return np.take_along_axis(group, rng.integers(len(group), size=group.shape), axis=0)
+        return group[rng.integers(len(group), size=len(group))]
+
+    drawn = np.stack([np.asarray(statistic(*map(again, arrays))) for _ in range(resamples)])
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return Interval(value, np.minimum(low, value), np.maximum(high, value), n)

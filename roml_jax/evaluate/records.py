@@ -38,6 +38,8 @@ class Records(NamedTuple):
         returns: (R, M, K) sum of rewards of each episode.
         diverged: (R, M, K) bool, whether the simulation diverged.
         terms: (R, M, K) terms of the reward, by name.
+        length: (R, M, K) number of valid steps; None for a learner that does not act.
+        horizon: H, the number of steps of an episode that does not end early.
     """
 
     names: tuple[str, ...]
@@ -50,6 +52,18 @@ class Records(NamedTuple):
     returns: np.ndarray
     diverged: np.ndarray
     terms: Mapping[str, np.ndarray]
+    length: np.ndarray | None = None
+    horizon: int = 0
+
+    @property
+    def by_task(self) -> np.ndarray:
+        """Return of each task, (R, M): the mean over its episodes."""
+        return self.returns.mean(axis=2)
+
+    @property
+    def early(self) -> np.ndarray | None:
+        """(R, M, K) bool, whether an episode ended early; None for a learner that does not act."""
+        return None if self.length is None else self.length < self.horizon
 
 
 def _by_seed(saved: Saved, places: Sequence[int], tasks: jax.Array, key: jax.Array) -> Outcome:
@@ -103,6 +117,31 @@ def collect(
         returns=np.asarray(outcome.returns, float),
         diverged=np.asarray(outcome.diverged),
         terms=dict(outcome.terms),
+        length=outcome.length,
+        horizon=config.protocol.agent_spec(saved.parts.env.spec).horizon,
+    )
+
+
+def pooled(records: Sequence[Records], alpha: float) -> Records:
+    """The seeds of several records on the same tasks as one group without swept settings and reward terms.
+
+    Args:
+        records: of the same method.
+        alpha: the risk level of all seeds.
+    """
+
+    def joined(name: str) -> np.ndarray:
+        return np.concatenate([getattr(one, name) for one in records])
+
+    seeds = tuple(seed._replace(settings={}) for one in records for seed in one.seeds)
+    return records[0]._replace(
+        seeds=seeds,
+        iterations=joined("iterations"),
+        alpha=(alpha,) * len(seeds),
+        returns=joined("returns"),
+        diverged=joined("diverged"),
+        terms={},
+        length=None if records[0].length is None else joined("length"),
     )
 
 
@@ -110,7 +149,8 @@ def columns(records: Records) -> list[str]:
     """Column names of ``rows``."""
     return [
         *records.seeds[0].columns, "which", "iteration", "task", *records.names, "episode", "return",
-        "diverged", *(f"reward/{name}" for name in records.terms),
+        "diverged", *(() if records.length is None else ("length",)),
+        *(f"reward/{name}" for name in records.terms),
     ]  # fmt: skip
 
 
@@ -123,6 +163,7 @@ def rows(records: Records) -> Iterator[list[Any]]:
             for k in range(records.returns.shape[2]):
                 place = (r, m, k)
                 values = [float(records.returns[place]), bool(records.diverged[place])]
+                values += [] if records.length is None else [int(records.length[place])]
                 yield [*head, m, *task, k, *values, *(float(term[place]) for term in terms)]
 
 

@@ -14,11 +14,12 @@ import mujoco
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from roml_jax.envs import Env, TaskEnv, pictures
+from roml_jax.envs import Env, pictures
 from roml_jax.errors import ConfigError
 from roml_jax.evaluate.intervals import decimals
 from roml_jax.render import scene
-from roml_jax.render.rollouts import Played
+from roml_jax.render.robots import Robot
+from roml_jax.render.rollouts import Played, labelled
 
 _GIF_RATE = 12.5  # maximum frames per second of a GIF; each frame takes 20 kB
 
@@ -51,12 +52,12 @@ def _missing_opengl() -> str:
     return " ".join(what.split())[:120]
 
 
-def _images(env: TaskEnv, played: Played) -> Iterator[Image.Image]:
+def _images(robot: Robot, played: Played) -> Iterator[Image.Image]:
     """Yields an image for each state of each episode."""
-    model = scene.task_model(env, played.task)
+    model = robot.edited(played.task)
     episodes, steps = played.reward.shape[:2]
     poses = played.poses[:, :, 0].reshape(episodes * (steps + 1), -1)
-    distance = 4.0 * scene.radius(model, poses[0])
+    distance = 4.0 * scene.radius(model, poses)
     for i, pixels in enumerate(pictures.images(model, poses, distance)):
         yield _captioned(played, pixels, *divmod(i, steps + 1))
 
@@ -70,17 +71,17 @@ def _captioned(played: Played, pixels: np.ndarray, episode: int, step: int) -> I
     return image
 
 
-def robots(env: TaskEnv, played: Sequence[Played], path: Path, suffix: str) -> None:
-    """Writes a film of one or several policies, side by side, through all episodes.
+def of_robot(robot: Robot, played: Sequence[Played], path: Path, suffix: str) -> None:
+    """Writes a film of one or several policies and tasks, side by side, through all episodes.
 
     Args:
-        env: the environment.
-        played: episodes of each policy.
+        robot: the environment's robot.
+        played: episodes of each policy on each task.
         path: the file.
         suffix: ".gif" or ".mp4".
     """
-    films = [_images(env, one) for one in played]
-    rate = 1.0 / env.physics.dt
+    films = [_images(robot, one) for one in labelled(robot.names, played)]
+    rate = 1.0 / robot.dt
     rows = (beside(images) for images in zip(*films, strict=True))
     if suffix == ".gif":
         step = max(1, round(rate / _GIF_RATE))
@@ -97,7 +98,7 @@ def robots(env: TaskEnv, played: Sequence[Played], path: Path, suffix: str) -> N
 def of_env(env: Env, played: Sequence[Played], path: Path) -> None:
     """Writes a GIF of one or several policies, side by side, with images of the environment's ``render``."""
     films = []
-    for one in played:
+    for one in labelled(env.family.names, played):
         steps = one.reward.shape[1]
         pixels = (image for states in one.states for image in env.render(one.task, states))
         films.append(_captioned(one, image, *divmod(i, steps + 1)) for i, image in enumerate(pixels))

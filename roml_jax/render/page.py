@@ -4,46 +4,60 @@ from __future__ import annotations
 
 import html
 import json
+import math
 from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
-import numpy as np
-
-from roml_jax.envs import TaskEnv
 from roml_jax.evaluate.intervals import decimals
-from roml_jax.render.rollouts import Played
+from roml_jax.render.robots import Robot
+from roml_jax.render.rollouts import Played, describe, labelled
 from roml_jax.render.scene import scene
 
-
-def describe(env: TaskEnv, task: np.ndarray) -> str:
-    """A task as text, such as ``mass 1.7, damping 1``."""
-    return ", ".join(f"{name} {value:.3g}" for name, value in zip(env.family.names, task, strict=True))
+_CELLS = (1.0, 2.0, 5.0)  # times a power of ten: sides of the floor's cells, in metres
 
 
-def page(env: TaskEnv, played: Sequence[Played]) -> str:
-    """The page as HTML, with one view per policy.
+def cell(radius: float) -> float:
+    """Side of the floor's cells, in metres: 1 for robots of a usual size, else about the robot's radius."""
+    if 0.3 <= radius <= 3.0:
+        return 1.0
+    power = 10.0 ** math.floor(math.log10(radius))
+    return max(size * power for size in _CELLS if size * power <= radius)
+
+
+def data(title: str, robot: Robot, played: Sequence[Played]) -> dict[str, Any]:
+    """The data of the viewer, with one view per policy and task; can be serialised as JSON.
 
     Args:
-        env: the environment.
-        played: episodes of each policy, all on the same task.
+        title: title of the page.
+        robot: the environment's robot.
+        played: episodes of each policy on each task, all of the same number and horizon.
     """
     episodes, horizon = played[0].reward.shape[:2]
-    title, subtitle = env.name, describe(env, played[0].task)
-    data: dict[str, Any] = {
+    scenes = [scene(robot, one) for one in labelled(robot.names, played)]
+    same = len({tuple(one.task) for one in played}) == 1
+    return {
         "title": title,
-        "subtitle": subtitle,
+        "subtitle": describe(robot.names, played[0].task) if same else "",
         "episodes": episodes,
         "horizon": horizon,
-        "dt": env.physics.dt,
+        "dt": robot.dt,
         "decimals": decimals([one.returns.max() for one in played]),
         "distance": 4.0,  # distance of the camera, in radii of the robot
-        "cell": 1.0,
+        "cell": cell(max(shown["radius"] for shown in scenes)),
         "follow_z": False,
-        "scenes": [scene(env, one) for one in played],
+        "scenes": scenes,
     }
+
+
+def page(content: dict[str, Any]) -> str:
+    """The page as HTML.
+
+    Args:
+        content: as made by ``data``, or ``{"title": ..., "live": True}`` for a page that asks its server.
+    """
     template = resources.files("roml_jax.render").joinpath("viewer.html").read_text()
     # a "</" in a label could end the script element
-    text = json.dumps(data).replace("</", "<\\/")
-    whole = html.escape(f"{title}: {subtitle}")
+    text = json.dumps(content).replace("</", "<\\/")
+    whole = html.escape(": ".join(filter(None, (content["title"], content.get("subtitle")))))
     return template.replace("<title>TITLE</title>", f"<title>{whole}</title>").replace("/*DATA*/null", text)

@@ -42,6 +42,11 @@ class Played(NamedTuple):
         """Return of each episode and robot, (K, n)."""
         return self.reward.sum(axis=1)
 
+    @property
+    def lengths(self) -> np.ndarray:
+        """Steps of each episode and robot before its early end, (K, n); H without one."""
+        return self.valid.sum(axis=1)
+
 
 def parse_task(family: TaskFamily, given: Sequence[str]) -> np.ndarray:
     """Parses a task (d,).
@@ -78,11 +83,28 @@ def parse_task(family: TaskFamily, given: Sequence[str]) -> np.ndarray:
     return task
 
 
+def describe(names: Sequence[str], task: np.ndarray) -> str:
+    """A task as text, such as ``mass 1.7, damping 1``."""
+    return ", ".join(f"{name} {value:.3g}" for name, value in zip(names, task, strict=True))
+
+
+def labelled(names: Sequence[str], played: Sequence[Played]) -> list[Played]:
+    """The same with the task in each label, if the tasks differ."""
+    if all(np.array_equal(one.task, played[0].task) for one in played):
+        return list(played)
+    return [one._replace(label=f"{one.label}: {describe(names, one.task)}") for one in played]
+
+
 def _pose(state: Any) -> jax.Array:
-    """The positions in an environment's state: qpos, or x and y of a walker."""
-    for name in ("qpos", "position"):
-        if hasattr(state.physics, name):
-            return getattr(state.physics, name)
+    """The positions in an environment's state: qpos, or x and y of a walker.
+
+    brax has the simulation's state in ``pipeline_state``, Playground in ``data``.
+    """
+    inner = state.physics
+    for holder in (inner, getattr(inner, "pipeline_state", None), getattr(inner, "data", None)):
+        for name in ("qpos", "position"):
+            if hasattr(holder, name):
+                return getattr(holder, name)
     return jnp.zeros((state.obs.shape[0], 0))
 
 

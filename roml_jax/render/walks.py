@@ -44,11 +44,11 @@ def _picture(base: MapImage, env: KhazadDum, one: Played, k: int, t: int) -> Ima
 
 def film(env: KhazadDum, played: Sequence[Played], path: Path) -> None:
     """Writes a film of one walker per policy, side by side, through all episodes."""
-    base = MapImage(env, float(played[0].task[0]))
+    bases = [MapImage(env, float(one.task[0])) for one in played]
     episodes, steps = played[0].reward.shape[:2]
     images = []
     for k in range(episodes):
         for t in [*range(steps + 1), *[steps] * _HOLD]:
-            pictures = [_picture(base, env, one, k, t) for one in played]
+            pictures = [_picture(base, env, one, k, t) for base, one in zip(bases, played, strict=True)]
             images.append(beside(pictures, gap=16))
     save_gif(images, path, _MILLISECONDS)

@@ -10,9 +10,10 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, ScalarFormatter
 
-from roml_jax.evaluate.intervals import Interval, bootstrap
+from roml_jax.evaluate.intervals import Interval, bootstrap, decimals
 from roml_jax.evaluate.records import Records
-from roml_jax.evaluate.tables import bins
+from roml_jax.evaluate.tables import span
+from roml_jax.evaluate.verdict import Map, bins
 from roml_jax.report import style
 from roml_jax.report.data import Group, Method
 from roml_jax.report.series import SPREAD, Draws, curve
@@ -223,4 +224,69 @@ def adaptation(group: Group, episodes: int) -> Figure | None:
         axis.set_xticks(x)
         style.name_axes(axis, f"Adaptation: {title}", "episode on the task", "return of the episode")
         style.label_ends(axis, ends)
+    return figure
+
+
+def differences(
+    group: Group, against: Mapping[str, np.ndarray], tasks: np.ndarray, family: TaskFamily, baseline: str
+) -> Figure | None:
+    """Difference of each task's return from the baseline, against each dimension of the task.
+
+    Args:
+        group: the methods.
+        against: differences (M,), averaged over seeds, by the method's label.
+        tasks: (M, d).
+        family: the task family.
+        baseline: label of the baseline.
+    """
+    if not against:
+        return None
+    figure, axes = style.panels(len(family.names))
+    colours = dict(zip([method.label for method in group.methods], _colours(group), strict=True))
+    for i, axis in enumerate(axes):
+        ends = {}
+        for j, (label, values) in enumerate(against.items()):
+            groups = bins(tasks[:, i], 10)
+            x = [np.median(tasks[part, i]) for part in groups]
+            mean = [values[part].mean() for part in groups]
+            axis.scatter(tasks[:, i], values, s=5, color=colours[label], alpha=0.3, lw=0)
+            axis.plot(x, mean, color=colours[label], lw=1.8, ls=style.line(j))
+            ends[label] = (x[-1], mean[-1], colours[label])
+        axis.axhline(0.0, color=style.FAINT, lw=1.0)
+        if _log_scaled(family, i):
+            axis.set_xscale("log", base=2)
+            _task_ticks(axis.xaxis, *family.ranges[i])
+        style.name_axes(axis, f"Difference from {baseline}", _with_unit(family, i), "difference of returns")
+        style.label_ends(axis, ends)
+    return figure
+
+
+def maps(found: Mapping[str, Sequence[Map]]) -> Figure | None:
+    """Mean return over two dimensions of the task: a row of panels per method, a column per pair.
+
+    Args:
+        found: the maps by the method's label, of the same pairs in the same order.
+    """
+    pairs = len(next(iter(found.values()), ()))
+    if not pairs:
+        return None
+    figure, axes = style.panels(len(found) * pairs, columns=pairs)
+    for row, (label, made) in enumerate(found.items()):
+        for column, one in enumerate(made):
+            axis, all_means = axes[row * pairs + column], [other[column].mean for other in found.values()]
+            low, high = np.nanmin(all_means), np.nanmax(all_means)
+            axis.imshow(one.mean, origin="lower", aspect="auto", cmap="viridis", vmin=low, vmax=high)
+            digits = decimals([low, high])
+            for (y, x), mean in np.ndenumerate(one.mean):
+                if np.isfinite(mean):
+                    dark = high > low and (mean - low) / (high - low) < 0.6
+                    axis.text(
+                        x, y, f"{mean:.{digits}f}", ha="center", va="center", fontsize=8,
+                        color="white" if dark else style.INK,
+                    )  # fmt: skip
+            style.name_axes(axis, label, one.x, one.y)
+            columns = [span(*ends).replace("to ", "to\n") for ends in one.columns]
+            axis.set_xticks(range(len(columns)), columns, fontsize=7)
+            axis.set_yticks(range(len(one.rows)), [span(*ends) for ends in one.rows], fontsize=7)
+            axis.grid(visible=False)
     return figure

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 
 from roml_jax.evaluate.intervals import Interval, bootstrap, decimals, paired
+from roml_jax.evaluate.tables import signed
 from roml_jax.report import data
 from roml_jax.report.data import BASELINE, Group, Method
 
@@ -80,11 +81,9 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], text_columns: Seq
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _signed(difference: Interval | None, digits: int) -> str:
-    if difference is None:
-        return ""
-    ends = "" if difference.n < 2 else f" [{difference.low:+.{digits}f}, {difference.high:+.{digits}f}]"
-    return f"{difference.mean:+.{digits}f}{ends}"
+def _compared(difference: Interval | None, digits: int) -> str:
+    """A difference as text; "" for a single pair of seeds, which compares no methods."""
+    return "" if difference is None or difference.n < 2 else signed(difference, digits)
 
 
 def baseline(group: Group) -> Method | None:
@@ -112,7 +111,7 @@ def final_table(group: Group) -> str:
             reference = [against.final(name) for name in ("return_mean", "cvar")]
             pairs = [paired(values, other) for values, other in zip((mean, cvar), reference, strict=True)]
             cells += ["", "", ""] if method is against else [
-                *(_signed(pair, digits) for pair in pairs), str(pairs[0].n if pairs[0] else 0)
+                *(_compared(pair, digits) for pair in pairs), str(pairs[0].n if pairs[0] else 0)
             ]  # fmt: skip
         rows.append([*cells, data.note(method)])
     return table(heads, rows, text_columns=(len(heads) - 1,))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from roml_jax.evaluate.records import Records
-from roml_jax.report import figures, page, series
+from roml_jax.evaluate.verdict import ONE_SEED
+from roml_jax.report import figures, page, series, verdicts
 from roml_jax.report.data import Group
 from roml_jax.report.page import Section
 
@@ -11,7 +12,7 @@ from roml_jax.report.page import Section
 def _seeds(group: Group) -> str:
     """Text on the confidence intervals."""
     if all(len(method.seeds) == 1 for method in group.methods):
-        return "One seed per method, so no intervals."
+        return f"One seed per method, so no intervals. {ONE_SEED}"
     single = [method.label for method in group.methods if len(method.seeds) == 1]
     few = min((len(method.seeds) for method in group.methods if len(method.seeds) > 1), default=0)
     text = "Means over seeds; bands, bars and brackets are 95 % bootstrap intervals over seeds"
@@ -39,6 +40,7 @@ def _final(group: Group) -> list[Section]:
     )
     if against is not None:
         words += f" Differences are relative to {against.label} and paired by seed."
+        words += " Methods with a single common seed are described, not compared."
     return [
         Section("Final performance", words, figures.final(group), "final", page.final_table(group)),
     ]
@@ -76,6 +78,7 @@ def sections(group: Group, tasks: int) -> list[Section]:
         words += f" Left out: {'; '.join(missing)}." if missing else ""
         figure = figures.against_task(group, records, family)
         parts.append(Section("Return against the task", words, figure, "tasks"))
+        parts += verdicts.sections(group, records)
     drawn = {
         method.label: draws for method in group.methods if (draws := series.draws(method, family)) is not None
     }

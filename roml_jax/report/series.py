@@ -121,8 +121,7 @@ def by_task(method: Method, n: int) -> tuple[recorded.Records | None, str]:
             return None, str(error)
         places = [seed.place for seed in method.seeds if seed.folder == folder]
         records.append(recorded.collect(run, n, seed=method.config.eval.seed, places=places))
-    returns = np.concatenate([one.returns for one in records])
-    return records[0]._replace(returns=returns, terms={}), ""
+    return recorded.pooled(records, method.alpha), ""
 
 
 def environment(method: Method) -> envs.Env:

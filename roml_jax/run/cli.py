@@ -58,9 +58,13 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def console() -> Console:
-    """A console for tables, as wide as the terminal, or 120 columns if the output is not a terminal."""
-    return Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False)
+def console(quiet: bool = False) -> Console:
+    """A console for tables, as wide as the terminal, or 120 columns if the output is not a terminal.
+
+    Args:
+        quiet: print nothing.
+    """
+    return Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False, quiet=quiet)
 
 
 def run(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:

@@ -10,16 +10,16 @@ from pathlib import Path
 from roml_jax.errors import ConfigError
 
 
-def check_new(path: Path, suffixes: Sequence[str]) -> Path:
+def check_new(path: Path, suffixes: Sequence[str], option: str = "--out") -> Path:
     """Checks that a file does not exist and that its suffix is one of ``suffixes``; returns the path.
 
     Raises:
-        ConfigError: if the suffix is wrong or the file exists; one line.
+        ConfigError: if the suffix is wrong or the file exists; one line that names the option.
     """
     if path.suffix.lower() not in suffixes:
-        raise ConfigError(f"--out must end in {' or '.join(suffixes)}, got {path}")
+        raise ConfigError(f"{option} must end in {' or '.join(suffixes)}, got {path}")
     if path.exists():
-        raise ConfigError(f"--out {path} exists; nothing is overwritten")
+        raise ConfigError(f"{option} {path} exists; nothing is overwritten")
     return path
 
 

@@ -105,3 +105,27 @@ def load(folder: Path | str, which: str = "last", env: envs.Env | None = None) -
     if num_seeds == 1:
         learner = jax.tree.map(lambda x: x[None], learner)
     return Saved(folder, config, parts, which, iterations, learner)
+
+
+def check_comparable(first: Saved, second: Saved) -> None:
+    """Refuses two runs that cannot be compared on the same tasks.
+
+    Raises:
+        ConfigError: if the runs differ in environment, episodes or steps; one line.
+    """
+    for name, what in (("env", "environments"), ("env_options", "options of the environment")):
+        if getattr(first.config, name) != getattr(second.config, name):
+            raise ConfigError(f"{first.folder} and {second.folder} have different {what}")
+    specs = [run.config.protocol.agent_spec(run.parts.env.spec) for run in (first, second)]
+    episodes = [
+        run.config.protocol.test_episodes or spec.episodes
+        for run, spec in zip((first, second), specs, strict=True)
+    ]
+    if len({(spec.episodes, spec.horizon) for spec in specs}) > 1 or len(set(episodes)) > 1:
+        raise ConfigError(f"{first.folder} and {second.folder} have different numbers of episodes or steps")
+
+
+def short_names(first: Path, second: Path) -> tuple[str, str]:
+    """The names of two runs' folders, or their paths if the names are the same."""
+    names = first.name, second.name
+    return names if names[0] != names[1] else (str(first), str(second))

@@ -16,7 +16,7 @@ import roml_jax
 from roml_jax import tasks, train
 from roml_jax.config import Seed
 from roml_jax.evaluate import records as recorded
-from roml_jax.evaluate import tables
+from roml_jax.evaluate import tables, verdict
 from roml_jax.evaluate.__main__ import command
 from roml_jax.evaluate.grids import grid
 from roml_jax.run import cli, saved
@@ -39,7 +39,7 @@ def test_the_command_repeats_the_runs_own_test(finished, tmp_path, capsys):
         read = list(csv.DictReader(file))
     assert len(read) == 2 * 32 * 2
     assert list(read[0]) == [
-        "seed", "which", "iteration", "task", "payer", "episode", "return", "diverged",
+        "seed", "which", "iteration", "task", "payer", "episode", "return", "diverged", "length",
     ]  # fmt: skip
     assert {row["which"] for row in read} == {"last"}
     tests = {row["seed"]: row for row in rows(finished) if "test/cvar" in row}
@@ -96,7 +96,7 @@ def records(returns, seeds=(0,), alpha=0.05, values=None, settings=({},)):
 
 def shown(made):
     console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    tables.show(console, made)
+    tables.show(console, verdict.settings(made))
     return " ".join(console.export_text().split())
 
 
@@ -105,12 +105,13 @@ def test_levels_of_risk_are_those_of_numpy():
     by_task = np.sort(returns[0].mean(axis=1))
     text = shown(records(returns))
     assert "one seed: no interval" in text
-    for alpha in tables.ALPHAS:
-        cvar = by_task[: math.ceil(alpha * 200)].mean()
-        var = np.quantile(by_task, alpha)
-        assert re.search(rf"(^| ){alpha:g}( \(the run's\))? {cvar:.3f} {var:.3f} ", text)
+    for alpha in verdict.ALPHAS:
+        count = math.ceil(alpha * 200)
+        cvar, var = by_task[:count].mean(), np.quantile(by_task, alpha)
+        row = rf"(^| ){alpha:g}( \(the run's\))? {cvar:.3f} {var:.3f} {count} of 200 "
+        assert re.search(row, text)
         assert cvar <= var
-    assert f"1 (mean) {by_task.mean():.3f} worst task {by_task[0]:.3f}" in text
+    assert f"1 (mean) {by_task.mean():.3f} 200 of 200 worst task {by_task[0]:.3f} 1 of 200" in text
     for k in range(3):
         assert f" {k} {returns[0, :, k].mean():.3f} " in text
 

@@ -6,15 +6,20 @@ import re
 
 import jax
 import jax.numpy as jnp
+import mujoco
 import numpy as np
 import pytest
-from cart import MODEL
+from brax import envs as brax_envs
+from cart import MODEL, cart
 from PIL import Image
 from played import Played as Trial
 
 import roml_jax
+from roml_jax.envs import Edit, TaskDimension, from_brax
 from roml_jax.errors import ConfigError
-from roml_jax.render import film, page, rollouts, scene, walks
+from roml_jax.render import film, page, robots, rollouts, scene, walks
+
+POLE = TaskDimension("mass", 0.5, 2.0, (Edit("body_mass", rows="pole"),), "log")
 
 
 @pytest.fixture(scope="module")
@@ -80,11 +85,14 @@ def unpacked(text, *shape):
 
 def test_the_page_holds_the_robot_and_its_motion_and_needs_no_network(run_of_cheetah, cheetah):
     env = cheetah.parts.env
-    html = page.page(env, [run_of_cheetah, run_of_cheetah._replace(label="</script><b>two")])
+    both = [run_of_cheetah, run_of_cheetah._replace(label="</script><b>two")]
+    html = page.page(page.data("cheetah", robots.of(env), both))
     assert html.count("</script>") == 1  # a label cannot end the script
     assert not re.search(r"https?://", html)
     assert len(html) < 600_000
-    data = json.loads(re.search(r"const DATA = (.*);\n", html)[1])
+    data = json.loads(re.search(r"const PAGE = (.*);\n", html)[1])
+    assert data["title"] == "cheetah"
+    assert data["subtitle"] == "mass 1.7"
     assert [one["label"] for one in data["scenes"]] == ["one", "</script><b>two"]
     one = data["scenes"][0]
     assert [shape["type"] for shape in one["shapes"]] == ["capsule"] * 8
@@ -154,3 +162,83 @@ def test_walkers_stay_where_the_environment_puts_them(khazad_dum):
     key = jax.random.split(jax.random.key(5), (4, 4))[2, 3]
     np.testing.assert_allclose(starts[2, 3], env.reset(key, jnp.zeros(1)).physics.position, rtol=1e-6)
     assert np.abs(np.diff(played.poses, axis=1)).sum(axis=-1).max() <= 1 + 1e-5  # no noise: one cell a step
+
+
+def still(env, tasks, qpos, ends=None):
+    """A robot that stays at a pose, once per task, for two episodes of four steps."""
+    qpos = np.asarray(qpos, float)
+    valid = np.ones((2, 4, 1), bool)
+    valid[0, ends:] = ends is None
+    poses = np.tile(qpos, (2, 5, 1, 1))
+    return [rollouts.Played("one", np.array(task), 1.0 * valid, valid, poses) for task in tasks]
+
+
+def test_tasks_side_by_side_have_their_own_model_and_say_their_task():
+    env = cart()
+    data = page.data("registered", robots.of(env), still(env, [(0.5,), (2.0,)], np.zeros(MODEL.nq), ends=2))
+    assert data["title"] == "registered"
+    assert data["subtitle"] == ""
+    assert [one["label"] for one in data["scenes"]] == ["one: mass 0.5", "one: mass 2"]
+    assert data["scenes"][0]["lengths"] == [2, 4]
+    assert [one["floor"] for one in data["scenes"]] == [0.0, 0.0]
+
+
+SMALL = """
+<mujoco>
+  <asset><hfield name="hill" nrow="3" ncol="5" size="2 1 0.5 0.1"/></asset>
+  <worldbody>
+    <geom name="wall" type="plane" size="1 1 0.1" quat="0.7071 0.7071 0 0"/>
+    <geom name="hill" type="hfield" hfield="hill"/>
+    <geom name="far" type="box" size="9 9 9" pos="100 0 -0.5" group="4"/>
+    <body pos="0 0 0.3"><freejoint/>
+      <geom type="box" size="0.03 0.02 0.01" pos="0 0 0.05" mass="0.1" group="3"/>
+    </body>
+  </worldbody>
+</mujoco>
+"""
+
+
+def test_the_camera_and_the_floor_fit_a_small_robot_without_a_floor():
+    """A hand's breadth of a box, drawn although it is in a hidden group; what is far and fixed is ignored."""
+    model = mujoco.MjModel.from_xml_string(SMALL)
+    model.hfield_data[:] = np.linspace(0, 1, 15)
+    robot = robots.Robot(model, lambda task: {}, 0.02, ("none",))
+    upright = [0.0, 0.0, 0.3, 1.0, 0.0, 0.0, 0.0]
+    data = page.data("small", robot, still(None, [(1.0,)], upright))
+    one = data["scenes"][0]
+    np.testing.assert_allclose(one["radius"], np.sqrt(0.03**2 + 0.02**2 + 0.01**2), rtol=1e-6)
+    assert data["cell"] == 0.02
+    np.testing.assert_allclose(unpacked(one["root"], 10, 3)[0], [0.0, 0.0, 0.35], atol=1e-6)
+    assert one["floor"] == pytest.approx(-9.5)  # the lowest point of what is drawn: the wall is no floor
+    hill = one["shapes"][0]
+    vertices = unpacked(hill["vertices"], 15, 3)
+    np.testing.assert_allclose(vertices[0], [-2, -1, 0], atol=1e-6)
+    np.testing.assert_allclose(vertices[-1], [2, 1, 0.5], atol=1e-6)
+    faces = np.frombuffer(base64.b64decode(hill["faces"]), "<u4").reshape(-1, 3)
+    sides = vertices[faces[:, 1:]] - vertices[faces[:, :1]]
+    normals = np.cross(sides[:, 0], sides[:, 1])
+    assert (normals[:, 2] > 0).all()
+    np.testing.assert_allclose(normals[:, 2].sum() / 2, 8.0)  # they cover 4 m x 2 m
+
+
+def test_the_cells_of_the_floor_are_of_the_robots_size():
+    assert [page.cell(radius) for radius in (0.3, 1.0, 3.0)] == [1.0] * 3
+    np.testing.assert_allclose([page.cell(r) for r in (0.04, 0.2, 7.0, 60.0)], [0.02, 0.2, 5.0, 50.0])
+
+
+def test_robots_of_brax_and_playground_are_shown():
+    """Both hold the state of the simulation in an attribute of their own."""
+    qpos = jnp.arange(6.0).reshape(2, 3)
+    inner = type("Data", (), {"qpos": qpos})()
+    for name in ("pipeline_state", "data"):
+        state = type("State", (), {"physics": type("Physics", (), {name: inner})()})()
+        np.testing.assert_array_equal(rollouts._pose(state), qpos)
+    env = from_brax(brax_envs.get_environment("inverted_pendulum", backend="mjx"), (POLE,), check=False)
+    robot = robots.of(env)
+    (shown,) = still(env, [(2.0,)], [0.0, 0.1])
+    data = page.data("pendulum", robot, [shown])
+    assert data["dt"] == pytest.approx(float(env.env.dt))
+    assert data["scenes"][0]["shapes"]
+    heavy = robot.edited(np.array([2.0]))
+    assert heavy.body("pole").mass == pytest.approx(2 * robot.model.body("pole").mass)
+    assert robots.of(roml_jax.envs.make("khazad_dum")) is None

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 from small_runs import rows, trained, without
 
+from roml_jax.config import Seed
 from roml_jax.errors import ConfigError
-from roml_jax.report import data, figures, page, series
+from roml_jax.evaluate.records import Records
+from roml_jax.evaluate.verdict import ONE_SEED
+from roml_jax.report import data, figures, page, series, verdicts
 from roml_jax.report.__main__ import command
 from roml_jax.run import cli
 
@@ -39,11 +42,20 @@ def test_one_command_makes_a_page_and_its_figures(folders, tmp_path, capsys):
     html = out.read_text()
     assert not re.search(r"""(src|href)=["'](?!data:|#)""", html)  # nothing from elsewhere
     text = text_of(html)
-    for title in ("Learning curves", "Final performance", "Return against the task", "What the sampler draws",
-                  "Adaptation", "Configuration"):  # fmt: skip
+    titles = "Learning curves, Final performance, Return against the task, Verdict, Differences by task"
+    for title in [
+        *titles.split(", "),
+        "Worst tasks",
+        "What the sampler draws",
+        "Adaptation",
+        "Configuration",
+    ]:
         assert title in text
     names = {path.name for path in (tmp_path / "new" / "all").iterdir()}
-    assert names == {"learning.png", "final.png", "tasks.png", "sampler.png", "adaptation.png"}
+    assert names == {f"{name}.png" for name in ("learning", "final", "tasks", "differences", "sampler",
+                                                "adaptation")}  # fmt: skip
+    assert "CVaR 0.1 (3 of 24 tasks)" in text
+    assert "One seed" not in text
     assert html.count("data:image/png;base64,") == len(names)
     own, theirs = finals(folders[0], "cvar"), finals(folders[2], "cvar")
     own |= finals(folders[1], "cvar")
@@ -132,7 +144,7 @@ def test_one_seed_without_evaluations_or_checkpoint_says_so(folders, tmp_path, c
     without(bare, "test/")
     assert cli.run(command, [str(bare), "--out", str(tmp_path / "page.html")]) == 0
     text = text_of((tmp_path / "page.html").read_text())
-    assert "One seed per method, so no intervals." in text
+    assert f"One seed per method, so no intervals. {ONE_SEED}" in text
     assert "Evaluated at most once during training: cem (RoML)." in text
     assert "never evaluated" in text
     assert "has no checkpoint yet" in text
@@ -159,3 +171,47 @@ def test_figures_say_what_they_show(folders):
     drawn = [line.get_xdata() for line in final["mean"].lines if len(line.get_xdata()) == 1]
     wanted = [np.mean(list(finals(folders[2], "return_mean").values()))]
     np.testing.assert_allclose(drawn[0], wanted)
+
+
+def made(returns, seeds, names=("mass", "friction")):
+    """Records of returns (R, M) on a grid of four masses and frictions; the heaviest episodes end early."""
+    tasks = np.stack(np.meshgrid(*[np.arange(4.0)] * len(names)), axis=-1).reshape(-1, len(names))
+    returns = np.asarray(returns, float)[:, :, None]
+    length = np.broadcast_to(np.where(tasks[:, 0] == 3, 5, 20)[:, None], returns.shape)
+    return Records(
+        names, tuple(Seed(seed, {}) for seed in seeds), "last", np.full(len(seeds), 7), (0.1,) * len(seeds),
+        "prior", tasks, returns, np.zeros(returns.shape, bool), {}, length, 20,
+    )  # fmt: skip
+
+
+def test_the_verdict_says_how_much_better_where_and_how_often_it_falls(folders):
+    (group,) = data.load(folders)
+    uniform, cem = (method.label for method in group.methods)
+    base = np.arange(16.0)
+    records = {uniform: made([base, base + 1], (1, 2)), cem: made([base + 2, base + 3, base + 4], (1, 2, 3))}
+    parts = {section.title: section for section in verdicts.sections(group, records)}
+    assert list(parts) == ["Verdict", "Differences by task", "Two dimensions of the task", "Worst tasks"]
+    rows = [text_of(row) for row in parts["Verdict"].table.split("<tr>")[2:]]
+    # alpha 0.1 of 16 tasks: 2 tasks; a quarter of the episodes ends early; 2 is better than 0 and 1
+    assert "CVaR 0.1 (2 of 16 tasks)" in parts["Verdict"].table
+    assert rows[0] == f"{uniform} 2 8.00 [7.50, 8.50] 1.00 [0.50, 1.50] 25.0 [25.0, 25.0] % 16.2 [16.2, 16.2]"
+    assert rows[1] == (
+        f"{cem} 3 10.50 [9.50, 11.50] 3.50 [2.50, 4.50] 25.0 [25.0, 25.0] % 16.2 [16.2, 16.2] "
+        "100.0 [100.0, 100.0] %"
+    )
+    (axis, *_) = parts["Differences by task"].figure.axes
+    np.testing.assert_allclose(axis.collections[0].get_offsets()[:, 1], 2.0)  # of the common seeds 1 and 2
+    shown = {text.get_text() for text in parts["Two dimensions of the task"].figure.axes[0].texts}
+    assert {"0.50", "15.50"} <= shown
+    assert "<td>0</td><td>0</td><td>0</td><td>0.50</td><td>3.00</td>" in parts["Worst tasks"].table
+
+
+def test_a_single_seed_is_described_and_not_compared(folders):
+    (group,) = data.load(folders)
+    uniform, cem = (method.label for method in group.methods)
+    base = np.arange(16.0)
+    records = {uniform: made([base], (1,)), cem: made([base + 2], (1,))}
+    parts = {section.title: section for section in verdicts.sections(group, records)}
+    assert ONE_SEED in parts["Verdict"].words
+    assert "Differences by task" not in parts
+    assert "100.0" not in parts["Verdict"].table

@@ -1,0 +1,212 @@
+"""The difference of two runs on the same tasks: paired by task, and by seed where the seeds are the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from rich.console import Console
+
+from roml_jax.errors import ConfigError
+from roml_jax.evaluate import tables, verdict
+from roml_jax.evaluate.intervals import (
+    Interval,
+    decimals,
+    difference,
+    iqm,
+    probability_of_improvement,
+    resampled,
+)
+from roml_jax.evaluate.records import Records
+
+ONE_SEED = (
+    "One seed on a side: the differences describe these learners. They do not compare the methods: other "
+    "seeds may differ by more."
+)
+
+
+class Tail(NamedTuple):
+    """The difference of CVaR at one level, and the number of tasks in each run's tail."""
+
+    alpha: float
+    tasks: int
+    difference: Interval
+
+
+class Part(NamedTuple):
+    """A group of tasks with similar values of one dimension, and the difference of their mean returns."""
+
+    low: float
+    high: float
+    tasks: int
+    difference: Interval
+
+
+class Versus(NamedTuple):
+    """The difference ``first - second`` of two groups of seeds on the same tasks.
+
+    Attributes:
+        label: the swept setting, "" without a sweep.
+        first: name of the first run.
+        second: name of the second run.
+        seeds: number of seeds of each.
+        pairs: number of common seeds, which are paired; with 0, the seeds are resampled independently.
+        tasks: number of tasks.
+        mean: difference of the mean returns.
+        tails: differences of CVaR; empty on a grid.
+        iqm: difference of the interquartile means; the interval resamples whole seeds of each run.
+        probability: probability that a seed of the first has a higher return than one of the second,
+            averaged over tasks; the interval resamples whole seeds of each run.
+        probability_by_task: the same with the interval of rliable's stratified bootstrap.
+        better: share of the tasks on which the first has the higher mean return over seeds.
+        by_task: (M,) difference on each task, averaged over seeds.
+        by_dimension: differences by groups of tasks, by the dimension's name.
+        losses: the tasks with the lowest differences, lowest first; ``returns`` is the difference.
+        gains: the tasks with the highest differences, highest first.
+    """
+
+    label: str
+    first: str
+    second: str
+    seeds: tuple[int, int]
+    pairs: int
+    tasks: int
+    mean: Interval
+    tails: list[Tail]
+    iqm: Interval
+    probability: Interval
+    probability_by_task: Interval
+    better: float
+    by_task: np.ndarray
+    by_dimension: dict[str, list[Part]]
+    losses: list[verdict.Hard]
+    gains: list[verdict.Hard]
+
+
+def _by_seed(records: Records) -> dict[int, np.ndarray]:
+    """Return of each task (M,), by seed."""
+    return {seed.seed: row for seed, row in zip(records.seeds, records.by_task, strict=True)}
+
+
+def _each(values: dict[int, np.ndarray], statistic: Callable[..., float]) -> dict[int, float]:
+    """A statistic of each seed's returns."""
+    return {seed: float(statistic(row)) for seed, row in values.items()}
+
+
+def compare(
+    first: Records, second: Records, names: tuple[str, str], label: str = "", count: int = 5
+) -> Versus:
+    """Compares the seeds of two records, which are on the same tasks.
+
+    Args:
+        first: the first run's results; without swept settings, or of one of them.
+        second: the second run's.
+        names: of the two.
+        label: the swept setting.
+        count: number of tasks in ``losses`` and in ``gains``.
+    """
+    a, b = _by_seed(first), _by_seed(second)
+    x, y = first.by_task, second.by_task
+    by_task = difference(a, b)
+    order = np.argsort(by_task.mean, kind="stable")
+    alphas = sorted({*verdict.ALPHAS, *first.alpha, *second.alpha}) if first.chosen == "prior" else []
+
+    def hard(where: Sequence[int]) -> list[verdict.Hard]:
+        return [
+            verdict.Hard(
+                int(m),
+                dict(zip(first.names, map(float, first.tasks[m]), strict=True)),
+                Interval(by_task.mean[m], by_task.low[m], by_task.high[m], by_task.n),
+                None,
+            )
+            for m in where
+        ]
+
+    def tail(alpha: float) -> Tail:
+        both = [_each(side, lambda row: verdict.cvar(row, alpha)) for side in (a, b)]
+        return Tail(alpha, verdict.tail(alpha, x.shape[1]), difference(*both))
+
+    def parts(dimension: int) -> list[Part]:
+        tasks = first.tasks[:, dimension]
+        return [
+            Part(
+                float(tasks[group].min()), float(tasks[group].max()), len(group),
+                difference(*(_each(side, lambda row, at=group: row[at].mean()) for side in (a, b))),
+            )
+            for group in verdict.bins(tasks)
+        ]  # fmt: skip
+
+    return Versus(
+        label, *names, (len(a), len(b)), len(a.keys() & b.keys()), x.shape[1],
+        difference(*(_each(side, np.mean) for side in (a, b))), [tail(alpha) for alpha in alphas],
+        resampled(lambda x, y: iqm(x) - iqm(y), x, y), resampled(probability_of_improvement, x, y),
+        resampled(probability_of_improvement, x, y, by_task=True), float((by_task.mean > 0).mean()),
+        by_task.mean, {name: parts(i) for i, name in enumerate(first.names)}, hard(order[:count]),
+        hard(order[::-1][:count]),
+    )  # fmt: skip
+
+
+def settings(first: Records, second: Records, names: tuple[str, str], count: int = 5) -> list[Versus]:
+    """Compares each swept setting of the first run with the same setting of the second.
+
+    A second run without a sweep is compared with every setting of the first.
+
+    Raises:
+        ConfigError: if both runs have sweeps without a common setting; one line.
+    """
+    mine, theirs = verdict.places(first), verdict.places(second)
+    if len(theirs) == 1:
+        pairs = {label: (where, next(iter(theirs.values()))) for label, where in mine.items()}
+    else:
+        pairs = {label: (where, theirs[label]) for label, where in mine.items() if label in theirs}
+    if not pairs:
+        raise ConfigError(
+            f"{names[0]} and {names[1]} have no swept setting in common: {'; '.join(mine) or 'no sweep'} "
+            f"and {'; '.join(theirs)}"
+        )
+    return [
+        compare(verdict.only(first, where), verdict.only(second, other), names, label, count)
+        for label, (where, other) in pairs.items()
+    ]
+
+
+def _kind(versus: Versus) -> str:
+    """Suffix of a table's title: how the seeds are paired."""
+    of = f" ({versus.label})" if versus.label else ""
+    if min(versus.seeds) < 2 or versus.pairs == 1:
+        return f"{of}, no interval"
+    if versus.pairs:
+        return f"{of}, {versus.pairs} seeds in pairs [95 % bootstrap]"
+    return f"{of}, {versus.seeds[0]} and {versus.seeds[1]} seeds without a common one [95 % bootstrap]"
+
+
+def show(console: Console, versus: Versus) -> None:
+    """Prints the tables of a comparison."""
+    digits = decimals([float(np.abs(versus.by_task).max(initial=0.0)), float(versus.mean.mean)])
+    title, of = f"{versus.first} - {versus.second}", f" ({versus.label})" if versus.label else ""
+    table = tables.new(title + _kind(versus), "", "difference", "tasks")
+    table.add_row("mean", tables.signed(versus.mean, digits), str(versus.tasks))
+    table.add_row("IQM over seeds and tasks", tables.signed(versus.iqm, digits), str(versus.tasks))
+    for tail in versus.tails:
+        count = f"{tail.tasks} of {versus.tasks}"
+        table.add_row(f"CVaR {tail.alpha:g}", tables.signed(tail.difference, digits), count)
+    console.print(table)
+    table = tables.new(f"How often {versus.first} is better{of}", "", "share")
+    table.add_row("tasks on which its mean over seeds is higher", tables.percent(versus.better))
+    table.add_row("probability of improvement, a seed against a seed", tables.in_percent(versus.probability))
+    if min(versus.seeds) > 1:
+        by_task = tables.in_percent(versus.probability_by_task)
+        table.add_row("  with rliable's interval, seeds drawn by task", by_task)
+    console.print(table)
+    for name, parts in versus.by_dimension.items():
+        table = tables.new(f"{title} against {name}{of}", name, "tasks", "difference of means")
+        for part in parts:
+            cells = (str(part.tasks), tables.signed(part.difference, digits))
+            table.add_row(tables.span(part.low, part.high), *cells)
+        console.print(table)
+    for what, tasks in (("Largest losses of", versus.losses), ("Largest gains of", versus.gains)):
+        if tasks:
+            console.print(tables.hard_table(f"{what} {title}{of}", tasks, digits, False, "difference"))
+    if min(versus.seeds) < 2:
+        console.print(ONE_SEED, style="yellow", soft_wrap=True)
