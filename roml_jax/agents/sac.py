@@ -128,8 +128,9 @@ class Networks(NamedTuple):
     value: Mlp
 
     @property
-    def _scale(self) -> tuple[float, float]:
-        return (self.action.high + self.action.low) / 2, (self.action.high - self.action.low) / 2
+    def _scale(self) -> tuple[float | Array, float | Array]:
+        low, high = self.action.bounds
+        return (high + low) / 2, (high - low) / 2
 
     def init(self, key: Array, obs: Array, latent: Array) -> dict[str, Any]:
         """Initial parameters, for an example of an observation (D,) and of a latent (L,)."""

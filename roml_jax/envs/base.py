@@ -29,6 +29,7 @@ class EnvState(NamedTuple):
         diverged: () bool, whether the simulation has blown up in this episode; from then on its steps are
             not valid.
         terms: the reward terms by name, scalars; empty if the reward has no terms.
+        carry: what else the episode carries: of the environment and of what is wrapped around it.
     """
 
     obs: Array
@@ -41,6 +42,7 @@ class EnvState(NamedTuple):
     model: Mapping[str, Array]
     diverged: Array
     terms: Mapping[str, Array]
+    carry: Any = ()
 
     @classmethod
     def start(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from roml_jax.envs import Env, TaskEnv
+from roml_jax.envs import Env, TaskEnv, inside
 from roml_jax.envs.khazad_dum import KhazadDum
 from roml_jax.errors import ConfigError
 from roml_jax.evaluate.intervals import decimals
@@ -53,11 +53,12 @@ def _suffixes(run: saved.Saved) -> tuple[str, ...]:
     Raises:
         ConfigError: if the environment cannot be shown; one line.
     """
-    if isinstance(run.parts.env, TaskEnv):
+    env, _ = inside(run.parts.env)
+    if isinstance(env, TaskEnv):
         return _ROBOT
-    if isinstance(run.parts.env, KhazadDum):
+    if isinstance(env, KhazadDum):
         return _WALKER
-    if hasattr(run.parts.env, "render"):
+    if hasattr(env, "render"):
         return (".gif",)
     raise ConfigError(
         f"{run.config.env} cannot be shown: give the environment a method render(task, states) -> images"
@@ -89,6 +90,7 @@ def _runs(first: saved.Saved, versus: Path | None) -> list[saved.Saved]:
 
 
 def _write(env: Env, played: Sequence[Played], part: Path, suffix: str) -> None:
+    env, _ = inside(env)
     if isinstance(env, TaskEnv):
         if suffix == ".html":
             part.write_text(page.page(env, played))
@@ -118,7 +120,7 @@ def command(argv: Sequence[str]) -> None:
     task = rollouts.parse_task(env.family, arguments.task)
     out = files.check_new(arguments.out or _default_out(first, task, suffixes[0]), suffixes)
     suffix = out.suffix.lower()
-    if isinstance(env, TaskEnv) and suffix != ".html":
+    if isinstance(inside(env)[0], TaskEnv) and suffix != ".html":
         from roml_jax.render import film
 
         film.check(suffix)
