@@ -92,6 +92,16 @@ class Env(Protocol):
         ...
 
 
+def choose(live: Array, new: Any, old: Any) -> Any:
+    """The tree ``new`` where ``live`` () holds, with the types of ``old``; elsewhere ``old``."""
+
+    def one(new: Array, old: Array) -> Array:
+        chosen = jnp.where(live, new, old)
+        return chosen if jnp.issubdtype(old.dtype, jax.dtypes.prng_key) else chosen.astype(old.dtype)
+
+    return jax.tree.map(one, new, old)
+
+
 def part_slices(parts: Callable[..., Mapping[str, Array]], *args: Any) -> dict[str, slice]:
     """Slices of the named parts (k,) in an observation, in the order of ``parts``.
 

@@ -19,7 +19,7 @@ import numpy as np
 from roml_jax import users_code
 from roml_jax.envs import actions, amounts, door, edits, physics
 from roml_jax.envs import carry as carried
-from roml_jax.envs.base import EnvState, part_slices
+from roml_jax.envs.base import EnvState, choose, part_slices
 from roml_jax.envs.physics import Derived, EngineName, ModelLeaves, Physics, PhysicsState, compiled_flags
 from roml_jax.envs.starts import Start, TaskModel, begin, noisy_start
 from roml_jax.envs.view import Motion, Observation, Reward, View, default_observation
@@ -51,6 +51,12 @@ def load(source: str | Path | mujoco.MjSpec | mujoco.MjModel, edited: Collection
         return compiled_flags.compile_for(read(text), edited)
     except ValueError as error:
         raise ValueError(f"MuJoCo cannot read the model: {' '.join(str(error).split())}") from None
+
+
+def _at_least_one(**numbers: int) -> None:
+    for what, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"{what} must be at least 1, got {number}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -346,9 +352,7 @@ class TaskEnv:
         live = sound & ~state.done
         ends = ~sound if self.terminate is None else ~sound | self._ends(motion.after)
 
-        def if_live(new: Any, old: Any) -> Any:
-            return jax.tree.map(lambda n, o: _where(live, n, o), new, old)
-
+        if_live = functools.partial(choose, live)
         return state._replace(
             obs=if_live(obs, state.obs),
             reward=if_live(reward, jnp.zeros_like(state.reward)),
@@ -360,12 +364,6 @@ class TaskEnv:
             physics=if_live(moved, state.physics),
             carry=if_live(held, state.carry),
         )
-
-
-def _where(live: Array, new: Array, old: Array) -> Array:
-    """``new`` in its old type where ``live``; keys have no other type."""
-    chosen = jnp.where(live, new, old)
-    return chosen if jnp.issubdtype(old.dtype, jax.dtypes.prng_key) else chosen.astype(old.dtype)
 
 
 def gymnasium_model(

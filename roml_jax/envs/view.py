@@ -69,9 +69,3 @@ def default_observation(model: mujoco.MjModel) -> Observation:
     """All positions, except a free root's x and y, and all velocities."""
     free = model.njnt > 0 and model.jnt_type[0] == mujoco.mjtJoint.mjJNT_FREE
     return {"position": lambda view: view.qpos[2 if free else 0 :], "velocity": lambda view: view.qvel}
-
-
-def _at_least_one(**numbers: int) -> None:
-    for what, number in numbers.items():
-        if number < 1:
-            raise ValueError(f"{what} must be at least 1, got {number}")

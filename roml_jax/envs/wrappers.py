@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
-from roml_jax.envs.base import Env, EnvState
+from roml_jax.envs.base import Env, EnvState, choose
 from roml_jax.tasks import TaskFamily
 from roml_jax.types import Array, EnvSpec
 
@@ -84,9 +83,7 @@ class Wrapper:
         sent, own = self.sent(layer.own, state.task, action)
         after = self.env.step(state._replace(obs=layer.obs, carry=layer.inner), sent)
         new = self.seen(own, state.task, after.obs, action)
-        obs, own = jax.tree.map(
-            lambda new, old: jnp.where(after.valid, new, old), new, (state.obs, layer.own)
-        )
+        obs, own = choose(after.valid, new, (state.obs, layer.own))
         return after._replace(obs=obs, carry=Layer(after.obs, after.carry, own))
 
 

@@ -1,14 +1,19 @@
 """Noise, latency and history around an environment, against closed forms; they compose, learn and deploy."""
 
 import functools
+import zipfile
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import roml_jax
 from roml_jax import envs, testing
+from roml_jax.deploy import policy as policies
 from roml_jax.envs import TaskDimension, delay, history, inside, noise
+from roml_jax.render import __main__ as render
 
 RAIL = """
 <mujoco>
@@ -164,3 +169,31 @@ def test_bad_input_is_one_line(name):
         make(rail())
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_wrapped_environment_trains_is_evaluated_shown_and_exported(tmp_path, monkeypatch):
+    """Two iterations; the page, the policy's range of actions, and the parts of its observation."""
+
+    def made():
+        late = delay(noise(rail(action="ctrlrange"), std=0.01), action="latency_ms", unit="ms")
+        return history(late, 2)
+
+    monkeypatch.setitem(envs.base._registry._constructors, "rail", made)
+    few = {"num_tasks": 4, "chunk": 1, "eval.tasks": 4, "eval.test_tasks": 4}
+    run = roml_jax.train(
+        "rail", sampler="uniform", agent="multitask", frames=160, quiet=True, out=tmp_path / "run", **few
+    )
+    returns = run.returns()
+    assert returns.shape[-2:] == (4, 2)
+    assert np.isfinite(returns).all()
+    assert render.main([str(tmp_path / "run"), "--out", str(tmp_path / "page.html")]) == 0
+    assert (tmp_path / "page.html").stat().st_size > 10_000
+    said = policies.signature(policies.load(tmp_path / "run"))
+    assert said["action"] == {"kind": "continuous", "size": 1, "low": -1.0, "high": 1.0}
+    parts = {"position": [0, 1], "velocity": [1, 2], "position[-1]": [2, 3], "velocity[-1]": [3, 4]}
+    assert said["observation"]["parts"] == parts
+    with zipfile.ZipFile(policies.load(tmp_path / "run").export(tmp_path / "policy.zip")) as file:
+        act = jax.export.deserialize(bytearray(file.read("act"))).call
+        begin = jax.export.deserialize(bytearray(file.read("begin"))).call
+    action, _ = act(begin(jnp.zeros(3, jnp.int32)), jnp.zeros((3, 4)))
+    assert action.shape == (3, 1)
