@@ -133,8 +133,7 @@ class TaskEnv:
             start: initial states, a function or the name of a keyframe; by default ``noisy_start`` with 0.01.
             terminate: ends an episode early.
             readings: fields of MuJoCo's data that these functions read, besides qpos and qvel.
-            action: "ctrlrange" maps [-1, 1] to each actuator's range; or ``Actions``; by default actions are
-                the controls.
+            action: "ctrlrange" or ``Actions``, from actions to controls; by default they are the controls.
             carry: what an episode carries besides the simulation, and forces on bodies, by name.
             engine: "auto", "mjx" or "mujoco".
             derived: "consistent" recomputes inertia and solver constants from the edited fields.
@@ -146,9 +145,7 @@ class TaskEnv:
         """
         _at_least_one(frame_skip=frame_skip, horizon=horizon, episodes=episodes)
         model = load(source, {edit.field for dimension in tasks for edit in dimension.edits})
-        if not model.nu:
-            raise ValueError("the model has no actuators, so there is nothing to learn")
-        env = cls(
+        return cls(
             name=name,
             physics=physics.make(engine, model, frame_skip, tuple(readings), derived),
             family=edits.family(tasks),
@@ -162,11 +159,12 @@ class TaskEnv:
             dimensions=tuple(tasks),
             actuation=actions.bind(action, model, edits.family(tasks), frame_skip * model.opt.timestep),
             carry=carried.check(carry or {}),
-        )
-        return env._made(check)
+        )._made(check)
 
     def _made(self, check: bool) -> TaskEnv:
         """The environment itself; errors of the engine or of the user's functions are raised here."""
+        if not self._actuated + carried.size(self.carry):
+            raise ValueError("the model has no actuators, so there is nothing to learn")
         with users_code.in_one_line(inside=True):
             state = self._first_state()
             if self.carry:

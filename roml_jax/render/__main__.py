@@ -90,6 +90,10 @@ def _runs(first: saved.Saved, versus: Path | None) -> list[saved.Saved]:
 
 
 def _write(env: Env, played: Sequence[Played], part: Path, suffix: str) -> None:
+    played = [
+        one._replace(states=[[inside(env, state)[1] for state in states] for states in one.states])
+        for one in played
+    ]
     env, _ = inside(env)
     if isinstance(env, TaskEnv):
         if suffix == ".html":

@@ -188,11 +188,12 @@ def test_a_wrapped_environment_trains_is_evaluated_shown_and_exported(tmp_path, 
     assert np.isfinite(returns).all()
     assert render.main([str(tmp_path / "run"), "--out", str(tmp_path / "page.html")]) == 0
     assert (tmp_path / "page.html").stat().st_size > 10_000
-    said = policies.signature(policies.load(tmp_path / "run"))
+    policy = run.policy()
+    said = policies.signature(policy)
     assert said["action"] == {"kind": "continuous", "size": 1, "low": -1.0, "high": 1.0}
     parts = {"position": [0, 1], "velocity": [1, 2], "position[-1]": [2, 3], "velocity[-1]": [3, 4]}
     assert said["observation"]["parts"] == parts
-    with zipfile.ZipFile(policies.load(tmp_path / "run").export(tmp_path / "policy.zip")) as file:
+    with zipfile.ZipFile(policy.export(tmp_path / "policy.zip")) as file:
         act = jax.export.deserialize(bytearray(file.read("act"))).call
         begin = jax.export.deserialize(bytearray(file.read("begin"))).call
     action, _ = act(begin(jnp.zeros(3, jnp.int32)), jnp.zeros((3, 4)))
