@@ -102,6 +102,7 @@ def _check_batch(sampler: samplers.TaskSampler, num_tasks: int, num_iterations: 
 
 def _check_engine(env: envs.Env, devices: int) -> None:
     """Rejects MuJoCo's C engine, which runs on one host, on a mesh of several devices."""
+    env, _ = envs.inside(env)
     if devices > 1 and isinstance(env, envs.TaskEnv) and env.physics.name == "mujoco":
         raise ConfigError(
             f"MuJoCo's C engine runs on one device and the mesh has {devices}: "

@@ -7,7 +7,7 @@ dimensions, D observation numbers, A action numbers. Batch axes always come in t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -130,14 +130,30 @@ class Discrete:
 class Continuous:
     """``size`` real numbers. An environment that needs actions in [low, high] clamps them itself.
 
+    ``low`` and ``high`` are one number each, or ``size`` numbers each if the range differs between them.
+
     With ``squash``, the environment gets tanh of the policy's output. The learner then models the output
     before tanh; its belief uses the executed action.
     """
 
     size: int
-    low: float = -1.0
-    high: float = 1.0
+    low: float | tuple[float, ...] = -1.0
+    high: float | tuple[float, ...] = 1.0
     squash: bool = False
+
+    @classmethod
+    def within(cls, low: Sequence[float], high: Sequence[float]) -> Continuous:
+        """The space with a range for each number; low and high (A,)."""
+        bounds = tuple(tuple(float(end) for end in ends) for ends in (low, high))
+        one = tuple(ends[0] if len(set(ends)) == 1 else ends for ends in bounds)
+        # both ends of one kind, so that a reader sees two numbers or two vectors
+        return cls(len(bounds[0]), *(one if all(isinstance(end, float) for end in one) else bounds))
+
+    @property
+    def bounds(self) -> tuple[float | Array, float | Array]:
+        """(low, high) for arithmetic: two numbers, or two arrays (A,)."""
+        low, high = (jnp.asarray(end) if isinstance(end, tuple) else end for end in (self.low, self.high))
+        return low, high
 
     def executed(self, action: Array) -> Array:
         """The executed action for a policy's output (..., A)."""

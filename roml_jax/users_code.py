@@ -185,25 +185,31 @@ def _place(function: Callable[..., Any]) -> str:
     return name if code is None else f"{name} ({_short(code.co_filename)}:{code.co_firstlineno})"
 
 
-def _call(what: str, function: Callable[..., Any], argument: Any) -> Any:
-    """Calls a user's function of one argument.
+def call(what: str, function: Callable[..., Any], *arguments: Any, takes: str = "one argument") -> Any:
+    """Calls a user's function.
+
+    Args:
+        what: its name in messages.
+        function: any.
+        arguments: what it is called with.
+        takes: the arguments in messages.
 
     Raises:
-        ValueError: if it is not a function of one argument; one line.
+        ValueError: if it is not a function of these arguments; one line.
     """
     if not callable(function):
-        raise ValueError(f"{what} must be a function of one argument, got {_told(function)}")
+        raise ValueError(f"{what} must be a function of {takes}, got {told(function)}")
     try:
         signature = inspect.signature(function)
     except ValueError:  # some built-in functions have none
-        return function(argument)
+        return function(*arguments)
     try:
-        signature.bind(argument)
+        signature.bind(*arguments)
     except TypeError:
         raise ValueError(
-            f"{what} must be a function of one argument, got {_place(function)} with {signature}"
+            f"{what} must be a function of {takes}, got {_place(function)} with {signature}"
         ) from None
-    return function(argument)
+    return function(*arguments)
 
 
 def terms(function: Callable[..., Any], motion: Any, env: str) -> dict[str, Any]:
@@ -217,14 +223,14 @@ def terms(function: Callable[..., Any], motion: Any, env: str) -> dict[str, Any]
     Raises:
         ValueError: if it does not return named real scalars; one line with the place of the function.
     """
-    value = _call(f"the reward of {env!r}", function, motion)
+    value = call(f"the reward of {env!r}", function, motion)
     if not isinstance(value, Mapping):
-        got = _told(value)
+        got = told(value)
     else:
         wrong = [name for name, term in value.items() if not _is_number(term, ())]
         if not wrong:
             return dict(value)
-        got = f"{wrong[0]!r}: {_told(value[wrong[0]])}"
+        got = f"{wrong[0]!r}: {told(value[wrong[0]])}"
     raise ValueError(
         f"the reward of {env!r} must be a dict of scalars by name, got {got}, from {_place(function)}"
     )
@@ -236,11 +242,11 @@ def flag(function: Callable[..., Any], view: Any, env: str) -> Any:
     Raises:
         ValueError: if it is not a single bool; one line with the place of the function.
     """
-    value = _call(f"terminate of {env!r}", function, view)
+    value = call(f"terminate of {env!r}", function, view)
     if _is_number(value, ()) and jnp.result_type(value) == jnp.bool_:
         return value
     raise ValueError(
-        f"terminate of {env!r} must return one bool (), such as view.qpos[0] > 1, got {_told(value)}, "
+        f"terminate of {env!r} must return one bool (), such as view.qpos[0] > 1, got {told(value)}, "
         f"from {_place(function)}"
     )
 
@@ -251,11 +257,11 @@ def part(name: str, function: Callable[..., Any], view: Any) -> jax.Array:
     Raises:
         ValueError: if it is no array of real numbers; one line with the place of the function.
     """
-    value = _call(f"the observation's part {name!r}", function, view)
+    value = call(f"the observation's part {name!r}", function, view)
     if _is_number(value):
         return jnp.ravel(value)
     raise ValueError(
-        f"the observation's part {name!r} must be an array of real numbers, got {_told(value)}, "
+        f"the observation's part {name!r} must be an array of real numbers, got {told(value)}, "
         f"from {_place(function)}"
     )
 
@@ -268,7 +274,7 @@ def _is_number(value: Any, shape: tuple[int, ...] | None = None) -> bool:
         return False
 
 
-def _told(value: Any) -> str:
+def told(value: Any) -> str:
     """A value's type, and its dtype and shape if it is an array."""
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"{value.dtype} of shape {tuple(value.shape)}"

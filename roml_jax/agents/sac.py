@@ -16,6 +16,7 @@ import distrax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from roml_jax import checks
@@ -128,8 +129,9 @@ class Networks(NamedTuple):
     value: Mlp
 
     @property
-    def _scale(self) -> tuple[float, float]:
-        return (self.action.high + self.action.low) / 2, (self.action.high - self.action.low) / 2
+    def _scale(self) -> tuple[float | Array, float | Array]:
+        low, high = self.action.bounds
+        return (high + low) / 2, (high - low) / 2
 
     def init(self, key: Array, obs: Array, latent: Array) -> dict[str, Any]:
         """Initial parameters, for an example of an observation (D,) and of a latent (L,)."""
@@ -196,8 +198,17 @@ class Networks(NamedTuple):
 
 
 def make_networks(action: Discrete | Continuous, config: SacConfig) -> Networks:
-    """The modules for an action space, with the configured sizes."""
+    """The modules for an action space, with the configured sizes.
+
+    Raises:
+        ValueError: for continuous actions without limits; one line.
+    """
     discrete = isinstance(action, Discrete)
+    if not discrete and not all(np.isfinite(end).all() for end in (action.low, action.high)):
+        raise ValueError(
+            f"this agent needs actions with limits, but the range is [{action.low}, {action.high}]: give "
+            "every actuator a ctrlrange, or the environment an action= with a scale"
+        )
     heads = (action.n,) if discrete else (action.size, action.size)
     return Networks(
         action,

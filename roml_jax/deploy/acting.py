@@ -112,7 +112,7 @@ def _act(actor: _Actor, parameters: Any, memory: Memory, obs: Array) -> tuple[Ar
     )
     executed, limits = env_action(actor.spec, action)[0], actor.spec.action
     if actor.clamp and isinstance(limits, Continuous):
-        executed = jnp.clip(executed, limits.low, limits.high)
+        executed = jnp.clip(executed, *limits.bounds)
     return executed, memory
 
 

@@ -1,11 +1,18 @@
 """Environments whose task is an argument. To add one, add one file to this folder and register it here."""
 
 from roml_jax.envs import ant, cheetah, humanoid, khazad_dum, planar, probe, sine
+from roml_jax.envs.actions import Actions
 from roml_jax.envs.adapters import from_brax, from_playground
 from roml_jax.envs.base import Env, EnvState, from_options, get, make, names, register
+from roml_jax.envs.carry import Carry
 from roml_jax.envs.door import check
 from roml_jax.envs.edits import Edit, TaskDimension
-from roml_jax.envs.task_env import Motion, TaskEnv, View
+from roml_jax.envs.forces import force, pushes
+from roml_jax.envs.sensors import delay, history, noise
+from roml_jax.envs.targets import commands, mocap, mocap_at
+from roml_jax.envs.task_env import TaskEnv
+from roml_jax.envs.view import Motion, View
+from roml_jax.envs.wrappers import Wrapper, inside
 
 register("ant_body", ant.body)
 register("ant_goal", ant.goal)
@@ -28,6 +35,8 @@ register("sine", sine.Sine)
 register("walker2d_dynamics", planar.walker2d)
 
 __all__ = [
+    "Actions",
+    "Carry",
     "Edit",
     "Env",
     "EnvState",
@@ -35,12 +44,22 @@ __all__ = [
     "TaskDimension",
     "TaskEnv",
     "View",
+    "Wrapper",
     "check",
+    "commands",
+    "delay",
+    "force",
     "from_brax",
     "from_options",
     "from_playground",
     "get",
+    "history",
+    "inside",
     "make",
+    "mocap",
+    "mocap_at",
     "names",
+    "noise",
+    "pushes",
     "register",
 ]

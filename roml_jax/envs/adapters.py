@@ -117,6 +117,11 @@ class AdaptedEnv:
         return EnvSpec(self.name, parts, action, self.horizon, self.episodes)
 
     @property
+    def dt(self) -> float:
+        """Seconds per control step."""
+        return float(self.env.dt)
+
+    @property
     def model(self) -> mjx.Model:
         """The unedited model."""
         return getattr(self.env, self.attribute)

@@ -29,6 +29,7 @@ class EnvState(NamedTuple):
         diverged: () bool, whether the simulation has blown up in this episode; from then on its steps are
             not valid.
         terms: the reward terms by name, scalars; empty if the reward has no terms.
+        carry: what else the episode carries: of the environment and of what is wrapped around it.
     """
 
     obs: Array
@@ -41,6 +42,7 @@ class EnvState(NamedTuple):
     model: Mapping[str, Array]
     diverged: Array
     terms: Mapping[str, Array]
+    carry: Any = ()
 
     @classmethod
     def start(
@@ -88,6 +90,16 @@ class Env(Protocol):
     def step(self, state: EnvState, action: Array) -> EnvState:
         """One step; a discrete action is an integer (), a continuous one (A,)."""
         ...
+
+
+def choose(live: Array, new: Any, old: Any) -> Any:
+    """The tree ``new`` where ``live`` () holds, with the types of ``old``; elsewhere ``old``."""
+
+    def one(new: Array, old: Array) -> Array:
+        chosen = jnp.where(live, new, old)
+        return chosen if jnp.issubdtype(old.dtype, jax.dtypes.prng_key) else chosen.astype(old.dtype)
+
+    return jax.tree.map(one, new, old)
 
 
 def part_slices(parts: Callable[..., Mapping[str, Array]], *args: Any) -> dict[str, slice]:

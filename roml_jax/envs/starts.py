@@ -84,18 +84,32 @@ def noisy_start(
     return start
 
 
+def named(model: mujoco.MjModel, kind: mujoco.mjtObj, name: str) -> int:
+    """The index of a keyframe, a body, ...
+
+    Raises:
+        ValueError: for a name that the model does not have; one line with the valid ones.
+    """
+    index = mujoco.mj_name2id(model, kind, name)
+    if index < 0:
+        what, count = {
+            mujoco.mjtObj.mjOBJ_KEY: ("keyframe", model.nkey),
+            mujoco.mjtObj.mjOBJ_BODY: ("body", model.nbody),
+        }[kind]
+        names = (mujoco.mj_id2name(model, kind, i) for i in range(count))
+        valid = [name for name in names if name]
+        has = ", ".join(valid) or "none with a name"
+        raise ValueError(f"the model has no {what} named {name!r}{suggestion(name, valid)} (it has {has})")
+    return index
+
+
 def _keyframe(model: mujoco.MjModel, name: str) -> Beginning:
     """The state of a keyframe.
 
     Raises:
         ValueError: for a name that the model does not have; one line with the valid ones.
     """
-    index = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_KEY, name)
-    if index < 0:
-        named = (mujoco.mj_id2name(model, mujoco.mjtObj.mjOBJ_KEY, i) for i in range(model.nkey))
-        valid = [key for key in named if key]
-        has = ", ".join(valid) or "none with a name"
-        raise ValueError(f"the model has no keyframe named {name!r}{suggestion(name, valid)} (it has {has})")
+    index = named(model, mujoco.mjtObj.mjOBJ_KEY, name)
     others = {
         "act": model.key_act, "ctrl": model.key_ctrl, "time": model.key_time, "plastic": model.key_plastic,
         "mocap_pos": model.key_mpos.reshape(model.nkey, -1, 3),
@@ -140,8 +154,8 @@ def begin(start: Start, key: Array, robot: TaskModel) -> Beginning:
     wanted = ", ".join(f"{name} ({size},)" for name, size in sizes.items())
     if not isinstance(parts, tuple | list) or len(parts) not in (2, 3):
         raise ValueError(f"start must return qpos and qvel, or {wanted}; got {type(parts).__name__}")
-    named = dict(zip(sizes, map(jnp.asarray, parts), strict=False))
-    for name, part in named.items():
+    given = dict(zip(sizes, map(jnp.asarray, parts), strict=False))
+    for name, part in given.items():
         if part.shape != (sizes[name],):
             raise ValueError(f"start must return {wanted}; got {name} of shape {part.shape}")
-    return Beginning(named.pop("qpos"), named.pop("qvel"), named)
+    return Beginning(given.pop("qpos"), given.pop("qvel"), given)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,59 +17,17 @@ import mujoco
 import numpy as np
 
 from roml_jax import users_code
-from roml_jax.envs import door, edits, physics
-from roml_jax.envs.base import EnvState, part_slices
+from roml_jax.envs import actions, amounts, door, edits, physics
+from roml_jax.envs import carry as carried
+from roml_jax.envs.base import EnvState, choose, part_slices
 from roml_jax.envs.physics import Derived, EngineName, ModelLeaves, Physics, PhysicsState, compiled_flags
 from roml_jax.envs.starts import Start, TaskModel, begin, noisy_start
+from roml_jax.envs.view import Motion, Observation, Reward, View, default_observation
 from roml_jax.tasks import TaskFamily
 from roml_jax.types import Array, Continuous, EnvSpec
 
 # Limit of positions (m) and velocities (m/s, rad/s); a simulation beyond it has blown up.
 _BLOWN_UP = 1e4
-
-
-class View(NamedTuple):
-    """The inputs of observation, reward and termination functions, at one time of one environment.
-
-    Attributes:
-        qpos: (nq,) positions.
-        qvel: (nv,) velocities.
-        readings: the fields of MuJoCo's data that the environment declared.
-        task: (d,).
-        leaves: the model fields that the task replaced.
-        base: the unedited model.
-        field: (name) -> the value of a model field under this task.
-    """
-
-    qpos: Array
-    qvel: Array
-    readings: Mapping[str, Array]
-    task: Array
-    leaves: ModelLeaves
-    base: mujoco.MjModel
-    field: Callable[[str], Array]
-
-
-class Motion(NamedTuple):
-    """One control step.
-
-    Attributes:
-        before: the view at its start.
-        after: the view at its end.
-        action: (nu,) the environment's action.
-        ctrl: (nu,) the action clamped to the actuators' ranges, as MuJoCo does.
-        dt: seconds of the control step.
-    """
-
-    before: View
-    after: View
-    action: Array
-    ctrl: Array
-    dt: float
-
-
-Observation = Mapping[str, Callable[[View], Array]]
-Reward = Callable[[Motion], Mapping[str, Array]]
 
 
 def load(source: str | Path | mujoco.MjSpec | mujoco.MjModel, edited: Collection[str] = ()) -> mujoco.MjModel:
@@ -93,12 +51,6 @@ def load(source: str | Path | mujoco.MjSpec | mujoco.MjModel, edited: Collection
         return compiled_flags.compile_for(read(text), edited)
     except ValueError as error:
         raise ValueError(f"MuJoCo cannot read the model: {' '.join(str(error).split())}") from None
-
-
-def default_observation(model: mujoco.MjModel) -> Observation:
-    """All positions, except a free root's x and y, and all velocities."""
-    free = model.njnt > 0 and model.jnt_type[0] == mujoco.mjtJoint.mjJNT_FREE
-    return {"position": lambda view: view.qpos[2 if free else 0 :], "velocity": lambda view: view.qvel}
 
 
 def _at_least_one(**numbers: int) -> None:
@@ -128,6 +80,9 @@ class TaskEnv:
         episodes: K, episodes per task.
         terminate: (View) -> () bool, whether the episode ends early; None for never.
         dimensions: the task dimensions with their edits, for the check; empty if not known.
+        actuation: from actions to controls; None for actions that are the controls.
+        carry: what an episode carries besides the simulation, by name; None for nothing, not even the last
+            action.
     """
 
     name: str
@@ -141,6 +96,8 @@ class TaskEnv:
     episodes: int = 2
     terminate: Callable[[View], Array] | None = None
     dimensions: tuple[edits.TaskDimension, ...] = ()
+    actuation: actions.Actuation | None = None
+    carry: carried.Entries | None = None
 
     @classmethod
     def from_mjcf(
@@ -156,6 +113,8 @@ class TaskEnv:
         start: Start | None = None,
         terminate: Callable[[View], Array] | None = None,
         readings: Sequence[str] = (),
+        action: actions.Actions | str | None = None,
+        carry: carried.Entries | None = None,
         engine: EngineName = "auto",
         derived: Derived = "consistent",
         name: str = "robot",
@@ -174,6 +133,8 @@ class TaskEnv:
             start: initial states, a function or the name of a keyframe; by default ``noisy_start`` with 0.01.
             terminate: ends an episode early.
             readings: fields of MuJoCo's data that these functions read, besides qpos and qvel.
+            action: "ctrlrange" or ``Actions``, from actions to controls; by default they are the controls.
+            carry: what an episode carries besides the simulation, and forces on bodies, by name.
             engine: "auto", "mjx" or "mujoco".
             derived: "consistent" recomputes inertia and solver constants from the edited fields.
             name: of the environment.
@@ -184,9 +145,7 @@ class TaskEnv:
         """
         _at_least_one(frame_skip=frame_skip, horizon=horizon, episodes=episodes)
         model = load(source, {edit.field for dimension in tasks for edit in dimension.edits})
-        if not model.nu:
-            raise ValueError("the model has no actuators, so there is nothing to learn")
-        env = cls(
+        return cls(
             name=name,
             physics=physics.make(engine, model, frame_skip, tuple(readings), derived),
             family=edits.family(tasks),
@@ -198,13 +157,18 @@ class TaskEnv:
             episodes=episodes,
             terminate=terminate,
             dimensions=tuple(tasks),
-        )
-        return env._made(check)
+            actuation=actions.bind(action, model, edits.family(tasks), frame_skip * model.opt.timestep),
+            carry=carried.check(carry or {}),
+        )._made(check)
 
     def _made(self, check: bool) -> TaskEnv:
         """The environment itself; errors of the engine or of the user's functions are raised here."""
+        if not self._actuated + carried.size(self.carry):
+            raise ValueError("the model has no actuators, so there is nothing to learn")
         with users_code.in_one_line(inside=True):
-            self._first_state()
+            state = self._first_state()
+            if self.carry:
+                jax.eval_shape(self.step, state, jnp.zeros(self.spec.action.size))
             if check:
                 door.at_the_door(self)
         return self
@@ -222,8 +186,12 @@ class TaskEnv:
     @cached_property
     def spec(self) -> EnvSpec:
         """Sizes and names; the bounds of the actions are the widest control ranges of all tasks."""
-        low, high = self._ctrl_range(edits.widest(self.apply_task, self.family, "actuator_ctrlrange"))
-        action = Continuous(self.physics.model.nu, float(low.min()), float(high.max()))
+        if self.actuation is None:
+            ends = self._ctrl_range(edits.widest(self.apply_task, self.family, "actuator_ctrlrange"))
+        else:
+            ends = -np.ones(self.actuation.size), np.ones(self.actuation.size)
+        moving = np.ones(carried.size(self.carry))
+        action = Continuous.within(*map(np.append, ends, (-moving, moving)))
         return EnvSpec(self.name, part_slices(self._blank), action, self.horizon, self.episodes)
 
     def _first_state(self) -> EnvState:
@@ -241,20 +209,46 @@ class TaskEnv:
         where = np.where if isinstance(ranges, np.ndarray) else jnp.where
         return where(limited, ranges[:, 0], -np.inf), where(limited, ranges[:, 1], np.inf)
 
+    @property
+    def dt(self) -> float:
+        """Seconds per control step."""
+        return self.physics.dt
+
+    @property
+    def _actuated(self) -> int:
+        """Numbers of an action that go to the actuators."""
+        return self.physics.model.nu if self.actuation is None else self.actuation.size
+
     def _blank(self) -> Mapping[str, Array]:
         """The parts of an example observation, for their shapes."""
         task = self.family.decode(jnp.full(self.family.proposal.dims, 0.5))
         leaves = self.physics.prepare(self.apply_task(task))
-        return self._parts(self._view(self._begin(jax.random.key(0), task, leaves), task, leaves))
+        view = self._view(self._begin(jax.random.key(0), task, leaves), task, leaves, self._still({}))
+        return self._parts(view._replace(carry=carried.start(self.carry or {}, jax.random.key(0), view)))
 
     def _begin(self, key: Array, task: Array, leaves: ModelLeaves) -> PhysicsState:
         field = functools.partial(self._field, task, leaves)
         begun = begin(self.start, key, TaskModel(task, leaves, self.physics.model, field))
         return self.physics.reset(begun.qpos, begun.qvel, leaves, begun.others)
 
-    def _view(self, state: PhysicsState, task: Array, leaves: ModelLeaves) -> View:
-        field = functools.partial(self._field, task, leaves)
-        return View(state.qpos, state.qvel, state.readings, task, leaves, self.physics.model, field)
+    def _still(self, values: Mapping[str, Any]) -> carried.Carried | tuple[()]:
+        """What is carried at the start of an episode."""
+        if self.carry is None:
+            return ()
+        ctrl = np.zeros(self.physics.model.nu) if self.actuation is None else self.actuation.start
+        action = jnp.zeros(self._actuated + carried.size(self.carry))
+        return carried.Carried(action, jnp.asarray(ctrl, action.dtype), values)
+
+    def _view(
+        self, state: PhysicsState, task: Array, leaves: ModelLeaves, held: carried.Carried | tuple[()]
+    ) -> View:
+        action, values = (held.action, held.values) if self.carry is not None else (None, {})
+        return View(
+            state.qpos, state.qvel, state.readings, task, leaves, self.physics.model,
+            functools.partial(self._field, task, leaves),
+            functools.partial(amounts.number, self.family, task),
+            state, self.physics.dt, action, values,
+        )  # fmt: skip
 
     def _field(self, task: Array, leaves: ModelLeaves, name: str) -> Array:
         """The value of a model field under a task, also of one without effect on the simulation."""
@@ -269,9 +263,32 @@ class TaskEnv:
     def _observe(self, view: View) -> Array:
         return jnp.concatenate(list(self._parts(view).values()))
 
-    def _motion(self, before: View, after: View, action: Array) -> Motion:
+    def _motion(self, before: View, action: Array, ctrl: Array) -> Motion:
         low, high = self._ctrl_range(before.leaves)
-        return Motion(before, after, action, jnp.clip(action, low, high), self.physics.dt)
+        return Motion(before, before, action, jnp.clip(ctrl, low, high), self.physics.dt)
+
+    def _move(
+        self, state: EnvState, action: Array, ctrl: Array | None
+    ) -> tuple[Motion, PhysicsState, Array, Any]:
+        """One control step: its motion, and the simulation, the key and what is carried after it."""
+        before, given = self._view(state.physics, state.task, state.model, state.carry), {}
+        if ctrl is None:
+            ctrl = action[: self._actuated] if carried.size(self.carry) else action
+            if self.actuation is not None:
+                ctrl = self.actuation.control(ctrl, state.carry.ctrl, state.task)
+            given = carried.applied(self.carry or {}, before, action[self._actuated :])
+        motion = self._motion(before, action, ctrl)
+        held = (given,) if given else ()
+        moved = self.physics.step(state.physics, motion.ctrl, state.model, state.done, *held)
+        if self.carry is None:
+            return motion._replace(after=self._view(moved, state.task, state.model, ())), moved, state.key, ()
+        key, carry = state.key, state.carry._replace(action=jnp.asarray(action), ctrl=ctrl)
+        motion = motion._replace(after=self._view(moved, state.task, state.model, carry))
+        if self.carry:
+            key, own_key = jax.random.split(key)
+            carry = carry._replace(values=carried.step(self.carry, own_key, motion))
+        after = self._view(moved, state.task, state.model, carry)
+        return motion._replace(after=after), moved, key, carry
 
     def _terms(self, motion: Motion) -> dict[str, Array]:
         """The reward's terms.
@@ -299,42 +316,51 @@ class TaskEnv:
         key, start_key = jax.random.split(key)
         leaves = self.physics.prepare(self.apply_task(task))
         state = self._begin(start_key, task, leaves)
-        view = self._view(state, task, leaves)
-        terms = self._terms(self._motion(view, view, jnp.zeros(self.physics.model.nu)))
+        held = self._still({})
+        if self.carry:
+            key, own_key = jax.random.split(key)
+            view = self._view(state, task, leaves, held)
+            held = held._replace(values=carried.start(self.carry, own_key, view))
+        view = self._view(state, task, leaves, held)
+        nothing = jnp.zeros(self._actuated + carried.size(self.carry))
+        terms = self._terms(self._motion(view, nothing, jnp.zeros(self.physics.model.nu)))
         obs = self._observe(view)
         self._ends(view)  # traced here, too, so that its errors are raised when the environment is made
         sound = jnp.isfinite(obs).all()
         return EnvState.start(jnp.where(sound, obs, 0.0), key, task, state, leaves)._replace(
-            terms={name: jnp.zeros((), obs.dtype) for name in terms}, done=~sound, diverged=~sound
+            terms={name: jnp.zeros((), obs.dtype) for name in terms},
+            done=~sound,
+            diverged=~sound,
+            carry=held,
         )
 
-    def step(self, state: EnvState, action: Array) -> EnvState:
-        """One control step with an action (nu,)."""
-        before = self._view(state.physics, state.task, state.model)
-        motion = self._motion(before, before, action)
-        moved = self.physics.step(state.physics, motion.ctrl, state.model, state.done)
-        after = self._view(moved, state.task, state.model)
-        obs = self._observe(after)
-        terms = self._terms(motion._replace(after=after))
+    def step(self, state: EnvState, action: Array, ctrl: Array | None = None) -> EnvState:
+        """One control step with an action (A,).
+
+        With ``ctrl`` (nu,), these are the controls, and nothing that is carried acts; for checks.
+        """
+        motion, moved, key, held = self._move(state, action, ctrl)
+        obs = self._observe(motion.after)
+        terms = self._terms(motion)
         reward = sum(terms.values(), jnp.zeros_like(state.reward))
         sound = (
             (jnp.abs(moved.qpos) < _BLOWN_UP).all() & (jnp.abs(moved.qvel) < _BLOWN_UP).all()
             & jnp.isfinite(obs).all() & jnp.isfinite(reward)
         )  # fmt: skip
         live = sound & ~state.done
-        ends = ~sound if self.terminate is None else ~sound | self._ends(after)
+        ends = ~sound if self.terminate is None else ~sound | self._ends(motion.after)
 
-        def if_live(new: Any, old: Any) -> Any:
-            return jax.tree.map(lambda n, o: jnp.where(live, n, o).astype(o.dtype), new, old)
-
+        if_live = functools.partial(choose, live)
         return state._replace(
             obs=if_live(obs, state.obs),
             reward=if_live(reward, jnp.zeros_like(state.reward)),
             done=state.done | ends,
+            key=key,
             valid=live,
             diverged=state.diverged | (~sound & ~state.done),
             terms=if_live(terms, {name: jnp.zeros_like(state.reward) for name in terms}),
             physics=if_live(moved, state.physics),
+            carry=if_live(held, state.carry),
         )
 
 

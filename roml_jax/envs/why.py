@@ -10,6 +10,7 @@ import numpy as np
 
 from roml_jax.envs.base import Env
 from roml_jax.envs.task_env import TaskEnv
+from roml_jax.envs.wrappers import inside
 from roml_jax.types import Continuous
 
 LARGE = 1e4
@@ -45,24 +46,24 @@ def why(env: Env, steps: int = 5) -> str | None:
 
 
 def _parts(env: Env, state: object) -> str:
+    env, state = inside(env, state)
     if not isinstance(env, TaskEnv):
         return ""
-    view = env._view(state.physics, state.task, state.model)
+    view = env._view(state.physics, state.task, state.model, state.carry)
     bad = [name for name, part in env._parts(view).items() if not jnp.isfinite(part).all()]
     return f" (part {bad[0]!r})" if bad else ""
 
 
 def _named(env: Env, state: object, action: jax.Array) -> str:
     """What is not finite after an action: the reward's term, the observation's part or the simulation."""
+    env, state = inside(env, state)
     if not isinstance(env, TaskEnv):
         return "the observation, the reward or the simulation is not finite"
 
     @jax.jit
     def look(state: object, action: jax.Array) -> tuple[dict, dict]:
-        before = env._view(state.physics, state.task, state.model)
-        motion = env._motion(before, before, action)
-        after = env._view(env.physics.step(state.physics, motion.ctrl, state.model), state.task, state.model)
-        return env._terms(motion._replace(after=after)), env._parts(after)
+        motion = env._move(state, action, None)[0]
+        return env._terms(motion), env._parts(motion.after)
 
     terms, parts = look(state, action)
     for name, term in terms.items():

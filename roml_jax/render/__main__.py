@@ -13,7 +13,7 @@ import numpy as np
 
 from roml_jax import config as configs
 from roml_jax import envs
-from roml_jax.envs import Env
+from roml_jax.envs import Env, inside
 from roml_jax.envs.khazad_dum import KhazadDum
 from roml_jax.errors import ConfigError
 from roml_jax.evaluate.intervals import decimals
@@ -79,9 +79,10 @@ def _suffixes(name: str, env: Env) -> tuple[str, ...]:
     """
     if robots.of(env) is not None:
         return _ROBOT
-    if isinstance(env, KhazadDum):
+    shown, _ = inside(env)
+    if isinstance(shown, KhazadDum):
         return _WALKER
-    if hasattr(env, "render"):
+    if hasattr(shown, "render"):
         return (".gif",)
     raise ConfigError(f"{name} cannot be shown: give the environment a method render(task, states) -> images")
 
@@ -120,18 +121,18 @@ def _play(
 
 
 def _write(name: str, env: Env, played: Sequence[Played], part: Path, suffix: str) -> None:
-    robot = robots.of(env)
+    robot, (shown, _) = robots.of(env), inside(env)
     if robot is not None and suffix == ".html":
         part.write_text(page.page(page.data(name, robot, played)))
-    elif isinstance(env, KhazadDum):
+    elif isinstance(shown, KhazadDum):
         from roml_jax.render import walks
 
-        (walks.still if suffix == ".png" else walks.film)(env, played, part)
+        (walks.still if suffix == ".png" else walks.film)(shown, played, part)
     else:
         from roml_jax.render import film
 
         if robot is None:
-            film.of_env(env, played, part)
+            film.of_env(shown, played, part)
         else:
             film.of_robot(robot, played, part, suffix)
 

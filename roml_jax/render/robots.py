@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
-from roml_jax.envs import Env, TaskEnv, pictures
+from roml_jax.envs import Env, TaskEnv, inside, pictures
 from roml_jax.envs.adapters import AdaptedEnv
 from roml_jax.envs.physics.base import ModelLeaves
 from roml_jax.types import Array
@@ -36,9 +36,13 @@ class Robot(NamedTuple):
 
 
 def of(env: Env) -> Robot | None:
-    """The robot of an environment of one's own, of brax or of Playground; None without a MuJoCo model."""
-    if isinstance(env, TaskEnv):
-        return Robot(env.physics.model, env.apply_task, env.physics.dt, env.family.names)
-    if isinstance(env, AdaptedEnv):
-        return Robot(env.mj_model, env.apply_task, float(env.env.dt), env.family.names)
+    """The robot of an environment of one's own, of brax or of Playground; None without a MuJoCo model.
+
+    The robot of a wrapped environment is the one inside. A wrapper's task dimensions follow those of the robot.
+    """
+    robot, names = inside(env)[0], env.family.names
+    if isinstance(robot, TaskEnv):
+        return Robot(robot.physics.model, robot.apply_task, robot.physics.dt, names)
+    if isinstance(robot, AdaptedEnv):
+        return Robot(robot.mj_model, robot.apply_task, float(robot.env.dt), names)
     return None

@@ -11,7 +11,7 @@ import numpy as np
 
 from roml_jax.deploy import policy as policies
 from roml_jax.deploy.policy import Policy
-from roml_jax.envs import Env, EnvState
+from roml_jax.envs import Env, EnvState, inside
 from roml_jax.errors import ConfigError, unknown
 from roml_jax.run.saved import Saved
 from roml_jax.tasks import TaskFamily
@@ -27,7 +27,8 @@ class Played(NamedTuple):
         valid: (K, H, n) bool, False after an early end of the episode.
         poses: (K, H + 1, n, p) positions in the simulation: qpos, or x and y of a walker; p = 0 in other
             environments.
-        states: K lists of H + 1 states of the first robot, for the environment's own ``render``.
+        states: K lists of H + 1 states of the first robot, for the environment's own ``render``; without those
+            of its wrappers.
     """
 
     label: str
@@ -126,14 +127,14 @@ def play(policy: Policy, env: Env, label: str, task: np.ndarray, n: int = 1, see
     for k in range(policy.episodes):
         state = reset(keys[k], tasks)
         poses, rewards, valids = [np.asarray(_pose(state))], [], []
-        states.append([jax.tree.map(lambda x: x[0], state)])
+        states.append([inside(env, jax.tree.map(lambda x: x[0], state))[1]])
         for _ in range(policy.horizon):
             action, memory = policy.act(memory, np.asarray(state.obs))
             state = step(state, action)
             reward, valid = np.asarray(state.reward), np.asarray(state.valid)
             memory = policy.observe(memory, reward, np.asarray(state.obs), valid=valid)
             poses.append(np.asarray(_pose(state)))
-            states[-1].append(jax.tree.map(lambda x: x[0], state))
+            states[-1].append(inside(env, jax.tree.map(lambda x: x[0], state))[1])
             rewards.append(np.where(valid, reward, 0.0))
             valids.append(valid)
         episodes.append((np.stack(rewards), np.stack(valids), np.stack(poses)))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from roml_jax.envs import Edit, TaskDimension, TaskEnv
+from roml_jax.types import Continuous
 
 # one second of 100 steps with force u on a mass of 1 kg moves it by u x 0.505 m
 SLIDER = """
@@ -56,18 +57,18 @@ def test_controls_are_clamped_to_the_tasks_range():
 
 
 def test_the_action_space_holds_the_range_of_every_task():
-    assert (slider().spec.action.low, slider().spec.action.high) == (-np.inf, np.inf)  # of "slow"
+    """Each actuator's, over all tasks; "slow" has no limits unless it is given some."""
+    assert slider().spec.action == Continuous(2, (-2.0, -np.inf), (2.0, np.inf))
     limited = SLIDER.replace('gainprm="0"', 'gainprm="0" ctrlrange="-1 0.5"')
-    assert (slider(source=limited).spec.action.low, slider(source=limited).spec.action.high) == (-2.0, 2.0)
+    assert slider(source=limited).spec.action == Continuous(2, (-2.0, -1.0), (2.0, 0.5))
     both = (
         TaskDimension("up", 0.5, 3.0, (Edit("actuator_ctrlrange", column=1),)),
         TaskDimension("more", 0.0, 4.0, (Edit("actuator_ctrlrange", "add", "push", 1),)),
         TaskDimension("mass", 0.5, 2.0, (Edit("body_mass"),)),
     )
-    action = slider(*both, source=limited).spec.action
-    assert (action.low, action.high) == (-1.0, 7.0)
+    assert slider(*both, source=limited).spec.action == Continuous(2, (-1.0, -1.0), (7.0, 1.5))
     other = TaskDimension("mass", 0.5, 2.0, (Edit("body_mass"),))
-    assert slider(other, source=limited).spec.action.high == 1.0
+    assert slider(other, source=limited).spec.action == Continuous(2, (-1.0, -1.0), (1.0, 0.5))
 
 
 def test_a_model_that_does_not_clamp_is_not_clamped():

@@ -60,7 +60,10 @@ class Program:
             return state.obs, state.reward, state.done, state.diverged, _physics(state.physics)
 
         def move(state: Any, action: Any) -> tuple[Any, Any]:
-            state = env.step(state, action)
+            if getattr(env, "actuation", None) is None and not getattr(env, "carry", None):
+                state = env.step(state, action)
+            else:  # the simulation itself, without what turns actions into controls and what pushes
+                state = env.step(state, jnp.zeros(env.spec.action.size), ctrl=action)
             return state, shown(state)
 
         later = jax.lax.scan(move, first, actions)[1]

@@ -20,6 +20,7 @@ from roml_jax.envs.door.report import Finding, Part, Report, Row, ordered
 from roml_jax.envs.door.rules import Change
 from roml_jax.envs.door.subject import Subject, Variant
 from roml_jax.envs.physics import field_of, warned
+from roml_jax.envs.wrappers import inside
 from roml_jax.types import Array
 
 _STARTS, _STATES, _MORE_STATES = 2, 8, 32
@@ -51,6 +52,7 @@ def check(env: Any, *, engine: bool = True) -> Report:
     Raises:
         ValueError: from the environment's own functions.
     """
+    env, _ = inside(env)
     subject = subjects.of(env)
     where = contextlib.nullcontext() if engine else programs.on_cpu()
     with warned.quiet(), where:

@@ -63,8 +63,10 @@ class Physics(NamedTuple):
         reset: (qpos, qvel, leaves, given) -> PhysicsState, with readings computed at these positions.
             ``given``, which may be left out, are other parts of the state and the controls, by their names in
             MuJoCo's data; the rest is as MuJoCo's reset leaves it for the task's model.
-        step: (state, ctrl (nu,), leaves, frozen) -> PhysicsState after ``frame_skip`` physics steps.
+        step: (state, ctrl (nu,), leaves, frozen, given) -> PhysicsState after ``frame_skip`` physics steps.
             ``frozen`` () bool, by default False: the result is not used, so the engine need not compute it.
+            ``given``, which may be left out, are forces and poses of mocap bodies that hold during these
+            steps, by their names in MuJoCo's data (``xfrc_applied``, ``mocap_pos``).
         field: (name, leaves) -> the value of a model field that is not among the leaves, under their task.
         derived: whether the fields that depend on a task's edits are recomputed.
         contacts: whether all contacts of a geom that a task thickens are found.

@@ -1,8 +1,8 @@
 """What an episode carries from step to step besides positions, velocities, activations and warm start.
 
 MuJoCo's state is ``mjSTATE_INTEGRATION``. Of its parts, an engine carries those that the model has and that
-change within an episode or differ between episodes. Forces that a caller applies, user data and equality
-switches are not among them: nothing sets them, so they keep MuJoCo's initial values.
+change within an episode or differ between episodes. Forces that a caller applies are given with each step
+and not carried. User data and equality switches are never set, so they keep MuJoCo's initial values.
 """
 
 from __future__ import annotations

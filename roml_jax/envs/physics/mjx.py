@@ -193,12 +193,14 @@ def make(
             data = mjx_data.on_request(edit(leaves), data, seen, readings)
         return state_of(data)._replace(qacc_warmstart=jnp.zeros_like(qvel))
 
-    def step(state: PhysicsState, ctrl: Array, leaves: ModelLeaves, _: Array | bool = False) -> PhysicsState:
-        edited = edit(leaves)
+    def step(
+        state: PhysicsState, ctrl: Array, leaves: ModelLeaves, _: Array | bool = False, given: Given = None
+    ) -> PhysicsState:
+        edited, held = edit(leaves), {"ctrl": ctrl, **(given or {})}
 
         # the scan carries only the small state; whole Data would include every intermediate array
         def substep(small: PhysicsState, _: None) -> tuple[PhysicsState, None]:
-            before = mjx_data.of_state(on_device(leaves).blank, small).replace(ctrl=ctrl)
+            before = mjx_data.of_state(on_device(leaves).blank, small).replace(**held)
             return state_of(mjx_data.on_request(edited, before, mjx.step(edited, before), readings)), None
 
         return jax.lax.scan(substep, state, None, length=frame_skip)[0]

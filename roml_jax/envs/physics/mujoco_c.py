@@ -328,9 +328,12 @@ def make(
         return state._replace(readings=seen.readings, carried=seen.carried)
 
     def step(
-        state: PhysicsState, ctrl: Array, leaves: ModelLeaves, frozen: Array | bool = False
-    ) -> PhysicsState:
+        state: PhysicsState, ctrl: Array, leaves: ModelLeaves, frozen: Array | bool = False,
+        given: Given = None,
+    ) -> PhysicsState:  # fmt: skip
         flag = jnp.asarray(frozen, state.qpos.dtype)[None]
+        if given:
+            state = state._replace(carried={**state.carried, **given})
         return _call(step_host, example, state, ctrl, leaves, flag)
 
     def prepare(leaves: ModelLeaves) -> ModelLeaves:
