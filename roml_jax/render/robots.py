@@ -38,7 +38,7 @@ class Robot(NamedTuple):
 def of(env: Env) -> Robot | None:
     """The robot of an environment of one's own, of brax or of Playground; None without a MuJoCo model.
 
-    The robot of a wrapped environment is the one inside. A wrapper's task dimensions follow those of the robot.
+    A wrapped environment has the robot inside. A wrapper's task dimensions follow those of the robot.
     """
     robot, names = inside(env)[0], env.family.names
     if isinstance(robot, TaskEnv):

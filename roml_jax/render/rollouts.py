@@ -27,8 +27,8 @@ class Played(NamedTuple):
         valid: (K, H, n) bool, False after an early end of the episode.
         poses: (K, H + 1, n, p) positions in the simulation: qpos, or x and y of a walker; p = 0 in other
             environments.
-        states: K lists of H + 1 states of the first robot, for the environment's own ``render``; without those
-            of its wrappers.
+        states: K lists of H + 1 states of the first robot inside all wrappers, for the environment's own
+            ``render``.
     """
 
     label: str
