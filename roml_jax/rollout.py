@@ -45,9 +45,10 @@ class EpisodeProtocol:
     """Episodes per task in evaluations and tests; None for K."""
     horizon: int | None = None
     """Steps per episode, H; None for the environment's default."""
-    boundary: Boundary = "terminal"
-    """Observation for the first action of a later episode: 'terminal', the last observation of the previous
-    episode (the reference); 'reset', the first observation of the new episode."""
+    boundary: Boundary = "reset"
+    """Observation for the first action of a later episode: 'reset', the first observation of the new episode;
+    'terminal', the last observation of the previous episode (the reference, and the presets of the paper's
+    environments)."""
     end_flag: bool = True
     """Append a flag to the observation: 1 for the last observation of each episode, else 0."""
     action_map: ActionMap = "raw"
