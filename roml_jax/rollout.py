@@ -67,8 +67,9 @@ class EpisodeProtocol:
         if isinstance(action, Continuous):
             action = replace(action, squash=self.action_map == "tanh")
         return EnvSpec(
-            spec.name, slices, action, self.horizon or spec.horizon, self.episodes or spec.episodes
-        )
+            spec.name, slices, action, self.horizon or spec.horizon, self.episodes or spec.episodes,
+            privileged_slices=spec.privileged_slices,
+        )  # fmt: skip
 
 
 class _Carry(NamedTuple):
@@ -78,21 +79,26 @@ class _Carry(NamedTuple):
 
 
 class _Step(NamedTuple):
-    """Results of a step; after an episode (H, N, ...). ``seen`` is None if it is not recorded."""
+    """Results of a step; after an episode (H, N, ...). ``seen`` is None if it is not recorded.
+
+    ``privileged`` is that of the state before the step; None if not recorded, or if there is none.
+    """
 
     reward: Array
     valid: Array
     terms: Mapping[str, Array]
     seen: tuple[Transition, Any] | None
+    privileged: Array | None
 
 
 class _Episode(NamedTuple):
-    """Results of an episode, (N, ...); ``seen`` has axes (H, N, ...)."""
+    """Results of an episode, (N, ...); ``seen`` has axes (H, N, ...), ``privileged`` (H + 1, N, P)."""
 
     total: Array
     terms: Mapping[str, Array]
     diverged: Array
     seen: tuple[Transition, Any] | None
+    privileged: Array | None
 
 
 def env_action(spec: EnvSpec, action: Array) -> Array:
@@ -128,7 +134,9 @@ def _run_steps(
         seen = Transition(carry.obs, action, state.reward, next_obs, state.valid)
         belief = agent.observe(agent_state, carry.belief, seen)
         whole = (seen, extras) if record else None
-        return _Carry(state, next_obs, belief), _Step(state.reward, state.valid, state.terms, whole)
+        privileged = carry.env.privileged if record else None
+        result = _Step(state.reward, state.valid, state.terms, whole, privileged)
+        return _Carry(state, next_obs, belief), result
 
     return jax.lax.scan(step, start, (jax.random.split(key, spec.horizon), last))
 
@@ -179,8 +187,10 @@ def run_episodes(
         total, terms = jax.tree.map(
             lambda x: jnp.where(steps.valid, x, 0).sum(axis=0), (steps.reward, dict(steps.terms))
         )
-        seen = steps.seen if record else None
-        return (end.obs, belief), _Episode(total, terms, end.env.diverged, seen)
+        seen, privileged = (steps.seen, steps.privileged) if record else (None, None)
+        if privileged is not None:
+            privileged = jnp.concatenate([privileged, end.env.privileged[None]])
+        return (end.obs, belief), _Episode(total, terms, end.env.diverged, seen, privileged)
 
     begin_key, key = jax.random.split(key)
     belief = agent.begin(agent_state, begin_key, n)
@@ -195,9 +205,12 @@ def run_episodes(
     if episodes.seen is None:
         return None, outcome
     # (K, H, N, ...) to (N, K, H, ...)
-    seen, extras = jax.tree.map(lambda x: jnp.moveaxis(x, 2, 0), episodes.seen)
+    (seen, extras), privileged = jax.tree.map(
+        lambda x: jnp.moveaxis(x, 2, 0), (episodes.seen, episodes.privileged)
+    )
     obs = jnp.concatenate([seen.obs, seen.next_obs[:, :, -1:]], axis=2)
-    return constrain(Rollout(obs, seen.action, seen.reward, seen.valid, extras, outcome, tasks)), outcome
+    rollout = Rollout(obs, seen.action, seen.reward, seen.valid, extras, outcome, tasks, privileged)
+    return constrain(rollout), outcome
 
 
 def run_test(

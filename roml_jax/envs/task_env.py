@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -18,7 +18,7 @@ import numpy as np
 
 from roml_jax import users_code
 from roml_jax.envs import door, edits, physics
-from roml_jax.envs.base import EnvState, part_slices
+from roml_jax.envs.base import EnvState, Parts, all_finite, part_slices, split_parts
 from roml_jax.envs.physics import Derived, EngineName, ModelLeaves, Physics, PhysicsState, compiled_flags
 from roml_jax.envs.starts import Start, TaskModel, begin, noisy_start
 from roml_jax.tasks import TaskFamily
@@ -68,7 +68,7 @@ class Motion(NamedTuple):
     dt: float
 
 
-Observation = Mapping[str, Callable[[View], Array]]
+Observation = Parts
 Reward = Callable[[Motion], Mapping[str, Array]]
 
 
@@ -93,6 +93,11 @@ def load(source: str | Path | mujoco.MjSpec | mujoco.MjModel, edited: Collection
         return compiled_flags.compile_for(read(text), edited)
     except ValueError as error:
         raise ValueError(f"MuJoCo cannot read the model: {' '.join(str(error).split())}") from None
+
+
+def _read(parts: Observation, view: View) -> dict[str, Array]:
+    """The named parts of a view as vectors."""
+    return {name: users_code.part(name, part, view) for name, part in parts.items()}
 
 
 def default_observation(model: mujoco.MjModel) -> Observation:
@@ -128,6 +133,7 @@ class TaskEnv:
         episodes: K, episodes per task.
         terminate: (View) -> () bool, whether the episode ends early; None for never.
         dimensions: the task dimensions with their edits, for the check; empty if not known.
+        privileged: named parts that only a critic sees, each (View) -> (k,); empty for none.
     """
 
     name: str
@@ -141,6 +147,7 @@ class TaskEnv:
     episodes: int = 2
     terminate: Callable[[View], Array] | None = None
     dimensions: tuple[edits.TaskDimension, ...] = ()
+    privileged: Observation = field(default_factory=dict)
 
     @classmethod
     def from_mjcf(
@@ -150,6 +157,7 @@ class TaskEnv:
         tasks: Sequence[edits.TaskDimension],
         reward: Reward,
         observation: Observation | None = None,
+        privileged: Observation | Sequence[str] = (),
         frame_skip: int = 1,
         horizon: int = 200,
         episodes: int = 2,
@@ -168,6 +176,7 @@ class TaskEnv:
             tasks: the task dimensions.
             reward: named terms of one control step.
             observation: named parts; by default positions and velocities.
+            privileged: what only a critic sees: further named parts, or names of parts of ``observation``.
             frame_skip: physics steps per control step.
             horizon: H.
             episodes: K.
@@ -186,12 +195,14 @@ class TaskEnv:
         model = load(source, {edit.field for dimension in tasks for edit in dimension.edits})
         if not model.nu:
             raise ValueError("the model has no actuators, so there is nothing to learn")
+        observation, privileged = split_parts(observation or default_observation(model), privileged)
         env = cls(
             name=name,
             physics=physics.make(engine, model, frame_skip, tuple(readings), derived),
             family=edits.family(tasks),
             apply_task=edits.make_apply_task(model, tasks),
-            observation=observation or default_observation(model),
+            observation=observation,
+            privileged=privileged,
             reward=reward,
             start=start or noisy_start(model, 0.01, 0.01),
             horizon=horizon,
@@ -224,7 +235,11 @@ class TaskEnv:
         """Sizes and names; the bounds of the actions are the widest control ranges of all tasks."""
         low, high = self._ctrl_range(edits.widest(self.apply_task, self.family, "actuator_ctrlrange"))
         action = Continuous(self.physics.model.nu, float(low.min()), float(high.max()))
-        return EnvSpec(self.name, part_slices(self._blank), action, self.horizon, self.episodes)
+        parts, privileged = (
+            part_slices(functools.partial(self._blank, of)) if of else {}
+            for of in (self.observation, self.privileged)
+        )
+        return EnvSpec(self.name, parts, action, self.horizon, self.episodes, privileged_slices=privileged)
 
     def _first_state(self) -> EnvState:
         """The shapes of the state after a reset, which is only traced."""
@@ -241,11 +256,11 @@ class TaskEnv:
         where = np.where if isinstance(ranges, np.ndarray) else jnp.where
         return where(limited, ranges[:, 0], -np.inf), where(limited, ranges[:, 1], np.inf)
 
-    def _blank(self) -> Mapping[str, Array]:
-        """The parts of an example observation, for their shapes."""
+    def _blank(self, parts: Observation) -> Mapping[str, Array]:
+        """The named parts of an example state, for their shapes."""
         task = self.family.decode(jnp.full(self.family.proposal.dims, 0.5))
         leaves = self.physics.prepare(self.apply_task(task))
-        return self._parts(self._view(self._begin(jax.random.key(0), task, leaves), task, leaves))
+        return _read(parts, self._view(self._begin(jax.random.key(0), task, leaves), task, leaves))
 
     def _begin(self, key: Array, task: Array, leaves: ModelLeaves) -> PhysicsState:
         field = functools.partial(self._field, task, leaves)
@@ -264,10 +279,16 @@ class TaskEnv:
         return jnp.asarray(edited[name]) if name in edited else self.physics.field(name, leaves)
 
     def _parts(self, view: View) -> dict[str, Array]:
-        return {name: users_code.part(name, part, view) for name, part in self.observation.items()}
+        """All named parts, the privileged ones included."""
+        return _read({**self.observation, **self.privileged}, view)
 
-    def _observe(self, view: View) -> Array:
-        return jnp.concatenate(list(self._parts(view).values()))
+    def _observe(self, view: View) -> tuple[Array, Array | None]:
+        """What the policy sees, (D,), and what only a critic sees, (P,) or None if there is nothing."""
+        obs = jnp.concatenate(list(_read(self.observation, view).values()))
+        if not self.privileged:
+            return obs, None
+        privileged = jnp.concatenate(list(_read(self.privileged, view).values()))
+        return obs, privileged.astype(jnp.result_type(float))
 
     def _motion(self, before: View, after: View, action: Array) -> Motion:
         low, high = self._ctrl_range(before.leaves)
@@ -301,10 +322,11 @@ class TaskEnv:
         state = self._begin(start_key, task, leaves)
         view = self._view(state, task, leaves)
         terms = self._terms(self._motion(view, view, jnp.zeros(self.physics.model.nu)))
-        obs = self._observe(view)
+        obs, privileged = self._observe(view)
         self._ends(view)  # traced here, too, so that its errors are raised when the environment is made
-        sound = jnp.isfinite(obs).all()
-        return EnvState.start(jnp.where(sound, obs, 0.0), key, task, state, leaves)._replace(
+        sound = all_finite(obs, privileged)
+        obs, privileged = jax.tree.map(lambda x: jnp.where(sound, x, 0.0), (obs, privileged))
+        return EnvState.start(obs, key, task, state, leaves, privileged)._replace(
             terms={name: jnp.zeros((), obs.dtype) for name in terms}, done=~sound, diverged=~sound
         )
 
@@ -314,12 +336,12 @@ class TaskEnv:
         motion = self._motion(before, before, action)
         moved = self.physics.step(state.physics, motion.ctrl, state.model, state.done)
         after = self._view(moved, state.task, state.model)
-        obs = self._observe(after)
+        obs, privileged = self._observe(after)
         terms = self._terms(motion._replace(after=after))
         reward = sum(terms.values(), jnp.zeros_like(state.reward))
         sound = (
             (jnp.abs(moved.qpos) < _BLOWN_UP).all() & (jnp.abs(moved.qvel) < _BLOWN_UP).all()
-            & jnp.isfinite(obs).all() & jnp.isfinite(reward)
+            & all_finite(obs, privileged) & jnp.isfinite(reward)
         )  # fmt: skip
         live = sound & ~state.done
         ends = ~sound if self.terminate is None else ~sound | self._ends(after)
@@ -335,6 +357,7 @@ class TaskEnv:
             diverged=state.diverged | (~sound & ~state.done),
             terms=if_live(terms, {name: jnp.zeros_like(state.reward) for name in terms}),
             physics=if_live(moved, state.physics),
+            privileged=if_live(privileged, state.privileged),
         )
 
 
