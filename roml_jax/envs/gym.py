@@ -156,8 +156,10 @@ class _Batch:
 
 
 def _one(tree: Any, index: int = 0) -> Any:
-    """One environment's part of arrays or of dicts of arrays."""
-    return {name: _one(x, index) for name, x in tree.items()} if isinstance(tree, Mapping) else tree[index]
+    """One environment's part of arrays or of dicts of arrays; a single number is Python's."""
+    if isinstance(tree, Mapping):
+        return {name: _one(x, index) for name, x in tree.items()}
+    return tree[index] if tree.ndim > 1 else tree[index].item()
 
 
 def _given_tasks(env: Env, options: Mapping[str, Any] | None, n: int) -> np.ndarray | None:
