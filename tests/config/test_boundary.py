@@ -12,7 +12,8 @@ from roml_jax.config import presets
 
 @pytest.fixture(scope="module")
 def played():
-    return Played("cheetah_mass", cart())
+    robot = cart()
+    return Played(robot, robot)
 
 
 def test_an_episode_of_your_robot_begins_with_its_own_observation(played):
