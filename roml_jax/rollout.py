@@ -146,6 +146,15 @@ def _outcome(total: Array, diverged: Array, terms: Mapping[str, Array]) -> Outco
     return Outcome(jnp.where(diverged, total.min(axis=0), total), diverged, terms)
 
 
+def _rollout(episodes: _Episode, outcome: Outcome, tasks: Array) -> Rollout:
+    """The rollout of recorded episodes, whose steps have axes (K, H, N, ...)."""
+    (seen, extras), privileged = jax.tree.map(
+        lambda x: jnp.moveaxis(x, 2, 0), (episodes.seen, episodes.privileged)
+    )
+    obs = jnp.concatenate([seen.obs, seen.next_obs[:, :, -1:]], axis=2)
+    return Rollout(obs, seen.action, seen.reward, seen.valid, extras, outcome, tasks, privileged)
+
+
 def run_episodes(
     agent: Agent, env: Env, protocol: EpisodeProtocol, agent_state: Any, tasks: Array, key: Array, *,
     greedy: Array, record: bool = True, constrain: Constrain = anywhere,
@@ -204,13 +213,7 @@ def run_episodes(
     )
     if episodes.seen is None:
         return None, outcome
-    # (K, H, N, ...) to (N, K, H, ...)
-    (seen, extras), privileged = jax.tree.map(
-        lambda x: jnp.moveaxis(x, 2, 0), (episodes.seen, episodes.privileged)
-    )
-    obs = jnp.concatenate([seen.obs, seen.next_obs[:, :, -1:]], axis=2)
-    rollout = Rollout(obs, seen.action, seen.reward, seen.valid, extras, outcome, tasks, privileged)
-    return constrain(rollout), outcome
+    return constrain(_rollout(episodes, outcome, tasks)), outcome
 
 
 def run_test(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -11,10 +11,23 @@ from numpy.typing import ArrayLike
 
 from roml_jax.deploy.acting import Memory
 
-if TYPE_CHECKING:
-    from roml_jax.deploy.policy import Policy
-
 _NAMES = ("observation", "last_observation", "last_reward")
+
+
+class Policy(Protocol):
+    """What ``predict`` needs of a policy: see ``deploy.policy.Policy``."""
+
+    def begin(self, n: int = 1, seed: int = 0) -> Memory:
+        """Initial memory for n robots."""
+        ...
+
+    def act(self, memory: Memory, obs: ArrayLike) -> tuple[np.ndarray, Memory]:
+        """Chooses actions."""
+        ...
+
+    def observe(self, memory: Memory, reward: ArrayLike, obs: ArrayLike, end: ArrayLike = False) -> Memory:
+        """Updates the memory with the result of the latest action."""
+        ...
 
 
 class _Seen(NamedTuple):

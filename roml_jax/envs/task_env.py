@@ -201,15 +201,12 @@ class TaskEnv:
             physics=physics.make(engine, model, frame_skip, tuple(readings), derived),
             family=edits.family(tasks),
             apply_task=edits.make_apply_task(model, tasks),
-            observation=observation,
-            privileged=privileged,
-            reward=reward,
+            observation=observation, privileged=privileged, reward=reward, terminate=terminate,
             start=start or noisy_start(model, 0.01, 0.01),
             horizon=horizon,
             episodes=episodes,
-            terminate=terminate,
             dimensions=tuple(tasks),
-        )
+        )  # fmt: skip
         return env._made(check)
 
     def _made(self, check: bool) -> TaskEnv:
