@@ -180,6 +180,8 @@ class ActorCritic(nn.Module):
         obs_embedding: size of the observation's embedding; None for no embedding.
         latent_embedding: size of the latent's embedding; None for no embedding.
         trunk_init: initialiser of the trunks, with gain 5/3.
+        actor_obs: D, if the critic sees P more numbers than the actor (embedded as the observation, apart
+            from it); None if both see the same.
     """
 
     action: Discrete | Continuous
@@ -187,10 +189,17 @@ class ActorCritic(nn.Module):
     obs_embedding: int | None
     latent_embedding: int | None
     trunk_init: TrunkInit
+    actor_obs: int | None = None
 
     @nn.compact
-    def __call__(self, obs: Array, latent: Array) -> tuple[distrax.Distribution, Array]:
-        """Returns (distribution over actions, value (...)) for obs (..., D) and latent (..., L)."""
+    def __call__(self, obs: Array, latent: Array) -> tuple[distrax.Distribution, Array | None]:
+        """Returns (distribution over actions, value (...)) for obs (..., D) and latent (..., L).
+
+        With ``actor_obs``, obs is (..., D + P), or (..., D) for acting, which gives no value (None).
+        """
+        privileged = None
+        if self.actor_obs is not None:
+            obs, privileged = obs[..., : self.actor_obs], obs[..., self.actor_obs :]
 
         def embed(x: Array, size: int | None, name: str) -> Array:
             return x if size is None else jnp.tanh(default_dense(size, x.shape[-1], name)(x))
@@ -204,15 +213,20 @@ class ActorCritic(nn.Module):
             normc(_TANH_GAIN) if self.trunk_init == "normc" else nn.initializers.orthogonal(_TANH_GAIN)
         )
 
-        def trunk(name: str) -> Array:
-            y = x
+        def trunk(name: str, y: Array) -> Array:
             for i, size in enumerate(self.layers):
                 y = jnp.tanh(dense(size, kernel_init=hidden_init, name=f"{name}_{i}")(y))
             return y
 
-        critic = trunk("critic")
-        value = default_dense(1, critic.shape[-1], "value")(critic)[..., 0]
-        return self._head(trunk("actor")), value
+        value = None
+        if privileged is None or privileged.shape[-1]:
+            seen = x
+            if privileged is not None:
+                more = embed(privileged, self.obs_embedding, "privileged_embedding")
+                seen = jnp.concatenate([x, more], axis=-1)
+            critic = trunk("critic", seen)
+            value = default_dense(1, critic.shape[-1], "value")(critic)[..., 0]
+        return self._head(trunk("actor", x)), value
 
     def _head(self, x: Array) -> distrax.Distribution:
         if isinstance(self.action, Discrete):

@@ -45,9 +45,10 @@ class EpisodeProtocol:
     """Episodes per task in evaluations and tests; None for K."""
     horizon: int | None = None
     """Steps per episode, H; None for the environment's default."""
-    boundary: Boundary = "terminal"
-    """Observation for the first action of a later episode: 'terminal', the last observation of the previous
-    episode (the reference); 'reset', the first observation of the new episode."""
+    boundary: Boundary = "reset"
+    """Observation for the first action of a later episode: 'reset', the first observation of the new episode;
+    'terminal', the last observation of the previous episode (the reference, and the presets of the paper's
+    environments)."""
     end_flag: bool = True
     """Append a flag to the observation: 1 for the last observation of each episode, else 0."""
     action_map: ActionMap = "raw"
@@ -66,8 +67,9 @@ class EpisodeProtocol:
         if isinstance(action, Continuous):
             action = replace(action, squash=self.action_map == "tanh")
         return EnvSpec(
-            spec.name, slices, action, self.horizon or spec.horizon, self.episodes or spec.episodes
-        )
+            spec.name, slices, action, self.horizon or spec.horizon, self.episodes or spec.episodes,
+            privileged_slices=spec.privileged_slices,
+        )  # fmt: skip
 
 
 class _Carry(NamedTuple):
@@ -77,22 +79,27 @@ class _Carry(NamedTuple):
 
 
 class _Step(NamedTuple):
-    """Results of a step; after an episode (H, N, ...). ``seen`` is None if it is not recorded."""
+    """Results of a step; after an episode (H, N, ...). ``seen`` is None if it is not recorded.
+
+    ``privileged`` is that of the state before the step; None if not recorded, or if there is none.
+    """
 
     reward: Array
     valid: Array
     terms: Mapping[str, Array]
     seen: tuple[Transition, Any] | None
+    privileged: Array | None
 
 
 class _Episode(NamedTuple):
-    """Results of an episode, (N, ...); ``seen`` has axes (H, N, ...)."""
+    """Results of an episode, (N, ...); ``seen`` has axes (H, N, ...), ``privileged`` (H + 1, N, P)."""
 
     total: Array
     terms: Mapping[str, Array]
     length: Array
     diverged: Array
     seen: tuple[Transition, Any] | None
+    privileged: Array | None
 
 
 def env_action(spec: EnvSpec, action: Array) -> Array:
@@ -128,7 +135,9 @@ def _run_steps(
         seen = Transition(carry.obs, action, state.reward, next_obs, state.valid)
         belief = agent.observe(agent_state, carry.belief, seen)
         whole = (seen, extras) if record else None
-        return _Carry(state, next_obs, belief), _Step(state.reward, state.valid, state.terms, whole)
+        privileged = carry.env.privileged if record else None
+        result = _Step(state.reward, state.valid, state.terms, whole, privileged)
+        return _Carry(state, next_obs, belief), result
 
     return jax.lax.scan(step, start, (jax.random.split(key, spec.horizon), last))
 
@@ -136,6 +145,15 @@ def _run_steps(
 def _outcome(total: Array, diverged: Array, terms: Mapping[str, Array], length: Array) -> Outcome:
     """The outcome; a diverged episode gets the lowest return of all N tasks in that episode."""
     return Outcome(jnp.where(diverged, total.min(axis=0), total), diverged, terms, length)
+
+
+def _rollout(episodes: _Episode, outcome: Outcome, tasks: Array) -> Rollout:
+    """The rollout of recorded episodes, whose steps have axes (K, H, N, ...)."""
+    (seen, extras), privileged = jax.tree.map(
+        lambda x: jnp.moveaxis(x, 2, 0), (episodes.seen, episodes.privileged)
+    )
+    obs = jnp.concatenate([seen.obs, seen.next_obs[:, :, -1:]], axis=2)
+    return Rollout(obs, seen.action, seen.reward, seen.valid, extras, outcome, tasks, privileged)
 
 
 def run_episodes(
@@ -179,9 +197,11 @@ def run_episodes(
         total, terms = jax.tree.map(
             lambda x: jnp.where(steps.valid, x, 0).sum(axis=0), (steps.reward, dict(steps.terms))
         )
-        seen = steps.seen if record else None
+        seen, privileged = (steps.seen, steps.privileged) if record else (None, None)
+        if privileged is not None:
+            privileged = jnp.concatenate([privileged, end.env.privileged[None]])
         length = steps.valid.sum(axis=0, dtype=jnp.int32)
-        return (end.obs, belief), _Episode(total, terms, length, end.env.diverged, seen)
+        return (end.obs, belief), _Episode(total, terms, length, end.env.diverged, seen, privileged)
 
     begin_key, key = jax.random.split(key)
     belief = agent.begin(agent_state, begin_key, n)
@@ -194,10 +214,7 @@ def run_episodes(
     outcome = _outcome(*jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), by_task))
     if episodes.seen is None:
         return None, outcome
-    # (K, H, N, ...) to (N, K, H, ...)
-    seen, extras = jax.tree.map(lambda x: jnp.moveaxis(x, 2, 0), episodes.seen)
-    obs = jnp.concatenate([seen.obs, seen.next_obs[:, :, -1:]], axis=2)
-    return constrain(Rollout(obs, seen.action, seen.reward, seen.valid, extras, outcome, tasks)), outcome
+    return constrain(_rollout(episodes, outcome, tasks)), outcome
 
 
 def run_test(

@@ -124,6 +124,9 @@ def check_sizes(compiled: CompiledEnv) -> None:
     ends = [0, *(part.stop for part in spec.obs_slices.values())]
     starts = [part.start for part in spec.obs_slices.values()]
     assert starts == ends[:-1], "spec.obs_slices must cover the observation, one part after the other"
+    ends = [0, *(part.stop for part in spec.privileged_slices.values())]
+    starts = [part.start for part in spec.privileged_slices.values()]
+    assert starts == ends[:-1], "spec.privileged_slices must cover the privileged parts, one after the other"
     d = len(family.names)
     decoded = family.decode(jnp.full((3, family.proposal.dims), 0.5)).shape
     assert decoded == (3, d), f"family.decode must give (n, {d}), got {decoded}"
@@ -133,7 +136,12 @@ def check_sizes(compiled: CompiledEnv) -> None:
         "obs": ((n, spec.obs_size), floats), "reward": ((n,), floats), "task": ((n, d), floats),
         "done": ((n,), bools), "valid": ((n,), bools), "diverged": ((n,), bools),
     }  # fmt: skip
+    if spec.privileged_slices:
+        expected["privileged"] = ((n, spec.privileged_size), floats)
     for state in (first, after):
+        assert (state.privileged is None) == (not spec.privileged_slices), (
+            "privileged must be None, or an array if spec.privileged_slices has parts"
+        )
         for name, (shape, dtype) in expected.items():
             leaf = getattr(state, name)
             assert leaf.shape == shape, f"{name} must be of shape {shape}, got {leaf.shape}"
@@ -181,6 +189,8 @@ def check_whole_tasks(compiled: CompiledEnv, episodes: int | None = None) -> Non
         states = compiled.run(corners, spec.horizon, seed=episode)
         for state in states:
             assert np.isfinite(np.asarray(state.obs)).all(), "an observation is not finite"
+            if state.privileged is not None:
+                assert np.isfinite(np.asarray(state.privileged)).all(), "a privileged part is not finite"
             assert np.isfinite(np.asarray(state.reward)).all(), "a reward is not finite"
             assert not state.diverged.any(), "a task at a corner of the range diverged"
             if state.terms:

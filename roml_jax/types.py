@@ -8,7 +8,7 @@ dimensions, D observation numbers, A action numbers. Batch axes always come in t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
@@ -99,6 +99,8 @@ class Rollout(NamedTuple):
         outcome: the returns of the episodes.
         task: (N, d), for learners that use the task as a training target; an agent that acts on the
             task needs ``Agent.inform``.
+        privileged: (N, K, H + 1, P) what only a critic sees, of the states that ``obs`` is of (also at the
+            first step of a later episode); None for P = 0.
     """
 
     obs: Array
@@ -108,6 +110,14 @@ class Rollout(NamedTuple):
     extras: Any
     outcome: Outcome
     task: Array
+    privileged: Array | None = None
+
+    @property
+    def critic_obs(self) -> Array:
+        """(N, K, H + 1, D + P) what a critic sees: the observation, followed by the privileged parts."""
+        if self.privileged is None:
+            return self.obs
+        return jnp.concatenate([self.obs, self.privileged], axis=-1)
 
 
 @dataclass(frozen=True)
@@ -171,6 +181,8 @@ class EnvSpec:
         horizon: H, steps per episode, fixed.
         episodes: K, episodes per task.
         task_size: d, numbers in a task; 0 if unknown.
+        privileged_slices: slices of the named parts that only a critic sees, in order; together they cover
+            ``EnvState.privileged``. Empty if there are none. Acting never needs them.
     """
 
     name: str
@@ -179,8 +191,24 @@ class EnvSpec:
     horizon: int
     episodes: int
     task_size: int = 0
+    privileged_slices: Mapping[str, slice] = field(default_factory=dict)
 
     @property
     def obs_size(self) -> int:
         """D, numbers in an observation."""
         return max(part.stop for part in self.obs_slices.values())
+
+    @property
+    def privileged_size(self) -> int:
+        """P, numbers that only a critic sees."""
+        return max((part.stop for part in self.privileged_slices.values()), default=0)
+
+    @property
+    def critic_size(self) -> int:
+        """D + P, numbers that a critic sees: the observation, followed by the privileged parts."""
+        return self.obs_size + self.privileged_size
+
+    @property
+    def actor_obs(self) -> int | None:
+        """D if a critic sees more than the actor; None if both see the same."""
+        return self.obs_size if self.privileged_slices else None

@@ -23,7 +23,6 @@ from roml_jax import checks
 from roml_jax.agents import common, on_policy, ppo
 from roml_jax.agents.base import Agent, register
 from roml_jax.networks import ActorCritic, action_log_prob, choose_action
-from roml_jax.quiet import running_statistics as statistics
 from roml_jax.registry import leaf
 from roml_jax.types import Array, EnvSpec, Metrics, Rollout, TaskWeights, Transition
 
@@ -79,7 +78,7 @@ class Episode(NamedTuple):
     """One task's episode, as an inner step uses it.
 
     Attributes:
-        obs: (H, D) normalised.
+        obs: (H, D) normalised; (H, D + P) in learning, whose last P numbers only the critic sees.
         action: (H, A).
         advantage: (H,).
         valid: (H,) bool.
@@ -188,7 +187,7 @@ def _update(
     stats, reward = on_policy.scaled_rewards(acted, rollout, config.ppo.gamma)
     counts = jnp.arange(k) >= (0 if config.exploration_counts else config.exploring)
     reward = reward * counts[:, None]
-    obs = statistics.normalize(rollout.obs[:, :, :-1], acted.obs)
+    obs = on_policy.normalise_obs(acted, rollout.critic_obs[:, :, :-1])
     raw = on_policy.scale_reward(acted.return_, rollout.reward * rollout.valid)
     advantage = inner_advantage(raw, rollout.valid, config.ppo.gamma, config.inner_normalise)
     _, value = policy.apply(state.params, obs, _nothing(obs))
@@ -230,8 +229,8 @@ def make(spec: EnvSpec, num_tasks: int, config: MamlConfig) -> Agent:
     policy = on_policy.make_policy(spec, config.ppo, 0)
 
     def init(key: Array) -> on_policy.Learned:
-        params = policy.init(key, jnp.zeros(spec.obs_size), jnp.zeros(0))
-        stats = on_policy.init_statistics(spec.obs_size, 0)
+        params = policy.init(key, jnp.zeros(spec.critic_size), jnp.zeros(0))
+        stats = on_policy.init_statistics(spec.critic_size, 0)
         return on_policy.init_learned(params, config.ppo, stats, common.init_rates(config))
 
     def begin(state: on_policy.Learned, key: Array, n: int) -> Adapted:
@@ -241,7 +240,7 @@ def make(spec: EnvSpec, num_tasks: int, config: MamlConfig) -> Agent:
     def act(
         state: on_policy.Learned, belief: Adapted, obs: Array, key: Array, greedy: Array
     ) -> tuple[Array, Array]:
-        obs = statistics.normalize(obs, state.statistics.obs)
+        obs = on_policy.normalise_obs(state.statistics, obs)
 
         def one(params: Any, obs: Array, key: Array) -> tuple[Array, Array]:
             distribution, _ = policy.apply(params, obs, _nothing(obs))
@@ -257,7 +256,7 @@ def make(spec: EnvSpec, num_tasks: int, config: MamlConfig) -> Agent:
         seen = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), episode[0])
         reward = on_policy.scale_reward(state.statistics.return_, seen.reward * seen.valid)
         advantage = inner_advantage(reward, seen.valid, config.ppo.gamma, config.inner_normalise)
-        obs = statistics.normalize(seen.obs, state.statistics.obs)
+        obs = on_policy.normalise_obs(state.statistics, seen.obs)
         lr = state.rates["inner_lr"]
         return jax.vmap(lambda b, e: adapt(policy, config, lr, b, e))(
             belief, Episode(obs, seen.action, advantage, seen.valid)

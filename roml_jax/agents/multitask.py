@@ -29,8 +29,8 @@ def _agent(spec: EnvSpec, num_tasks: int, config: MultitaskConfig, latent_size: 
     policy = on_policy.make_policy(spec, config.ppo, latent_size)
 
     def init(key: Array) -> on_policy.Learned:
-        params = policy.init(key, jnp.zeros(spec.obs_size), jnp.zeros(latent_size))
-        stats = on_policy.init_statistics(spec.obs_size, latent_size)
+        params = policy.init(key, jnp.zeros(spec.critic_size), jnp.zeros(latent_size))
+        stats = on_policy.init_statistics(spec.critic_size, latent_size)
         return on_policy.init_learned(params, config.ppo, stats, common.init_rates(config))
 
     def act(state: Any, belief: Array, obs: Array, key: Array, greedy: Array) -> tuple[Array, Array]:

@@ -22,7 +22,10 @@ _REWARD_CLIP = 10.0
 
 
 class Statistics(NamedTuple):
-    """Running means and stds of the policy's inputs and of discounted returns."""
+    """Running means and stds of the networks' inputs and of discounted returns.
+
+    ``obs`` covers what the critic sees: the observation (D,), followed by the privileged parts (P,).
+    """
 
     obs: statistics.RunningStatisticsState
     latent: statistics.RunningStatisticsState
@@ -45,9 +48,9 @@ class Learned(NamedTuple):
     rates: Mapping[str, Array]
 
 
-def init_statistics(obs_size: int, latent_size: int) -> Statistics:
-    """Initial statistics: mean 0, std 1, no samples."""
-    shapes = (jnp.zeros(obs_size), jnp.zeros(latent_size), jnp.zeros(()))
+def init_statistics(critic_size: int, latent_size: int) -> Statistics:
+    """Initial statistics: mean 0, std 1, no samples; ``critic_size`` is D + P."""
+    shapes = (jnp.zeros(critic_size), jnp.zeros(latent_size), jnp.zeros(()))
     return Statistics(*(statistics.init_state(shape, std_eps=_STD_EPS) for shape in shapes))
 
 
@@ -66,12 +69,22 @@ def acting(state: Learned) -> Learned:
 def make_policy(spec: EnvSpec, config: ppo.PpoConfig, latent_size: int) -> ActorCritic:
     """Actor and critic with the configured sizes; an empty latent is not embedded."""
     embedding = config.latent_embedding if latent_size else None
-    return ActorCritic(spec.action, config.layers, config.obs_embedding, embedding, config.init)
+    return ActorCritic(
+        spec.action, config.layers, config.obs_embedding, embedding, config.init, spec.actor_obs
+    )
+
+
+def normalise_obs(stats: Statistics, obs: Array) -> Array:
+    """Normalised observations: (..., D + P) for the critic, or (..., D) for acting."""
+    known, size = stats.obs, obs.shape[-1]
+    if known.mean.shape[-1] > size:
+        known = known.replace(mean=known.mean[..., :size], std=known.std[..., :size])
+    return statistics.normalize(obs, known)
 
 
 def policy_inputs(config: ppo.PpoConfig, stats: Statistics, obs: Array, latent: Array) -> tuple[Array, Array]:
-    """Normalised observation and latent, the policy's inputs."""
-    obs = statistics.normalize(obs, stats.obs)
+    """Normalised observation (..., D + P), or (..., D) for acting, and latent: the policy's inputs."""
+    obs = normalise_obs(stats, obs)
     return obs, statistics.normalize(latent, stats.latent) if config.normalise_latent else latent
 
 
@@ -85,7 +98,7 @@ def act(
 
 
 def judge(policy: ActorCritic, params: Any, obs: Array, latent: Array, action: Array) -> ppo.Judged:
-    """Log-prob, entropy and value of actions (..., A) at normalised inputs (..., D) and (..., L)."""
+    """Log-prob, entropy and value of actions (..., A) at normalised inputs (..., D + P) and (..., L)."""
     distribution, value = policy.apply(params, obs, latent)
     return ppo.Judged(action_log_prob(policy.action, distribution, action), distribution.entropy(), value)
 
@@ -138,7 +151,7 @@ def update_statistics(stats: Statistics, rollout: Rollout, latent: Array) -> Sta
     flat = lambda x: x.reshape(-1, x.shape[-1])  # noqa: E731
     counted = rollout.valid.reshape(-1).astype(rollout.reward.dtype)
     return stats._replace(
-        obs=statistics.update(stats.obs, flat(rollout.obs[:, :, :-1]), weights=counted),
+        obs=statistics.update(stats.obs, flat(rollout.critic_obs[:, :, :-1]), weights=counted),
         latent=statistics.update(stats.latent, flat(latent), weights=counted)
         if latent.size
         else stats.latent,
@@ -247,7 +260,7 @@ def update(
     n, k, h = reward.shape
     stats = update_statistics(learned.statistics, rollout, latent)
     acting = learned.params if through is None else learned.params["policy"]
-    obs, latent = (x.reshape(n, k * h, x.shape[-1]) for x in (rollout.obs[:, :, :-1], latent))
+    obs, latent = (x.reshape(n, k * h, x.shape[-1]) for x in (rollout.critic_obs[:, :, :-1], latent))
     action = rollout.action.reshape(n, k * h, -1)
     _, value = policy.apply(acting, *policy_inputs(config, learned.statistics, obs, latent))
     obs, latent = policy_inputs(config, stats, obs, latent)

@@ -76,7 +76,7 @@ class Visit(NamedTuple):
     """A visit to a task, as the replay buffer stores it.
 
     Attributes:
-        obs: (..., K, H + 1, D).
+        obs: (..., K, H + 1, D + P), the privileged parts included.
         action: (..., K, H, A).
         reward: (..., K, H) raw.
         valid: (..., K, H) bool.
@@ -119,14 +119,17 @@ class PearlBelief(NamedTuple):
 
 
 class _Context(NamedTuple):
-    """The encoder for an environment."""
+    """The encoder for an environment; it sees the first ``obs_size`` numbers of an observation."""
 
     config: ContextConfig
     action: Any
     encoder: sac.Mlp
+    obs_size: int
 
     def inputs(self, obs: Array, action: Array, reward: Array, next_obs: Array) -> tuple[Array, ...]:
         """The encoder's inputs for transitions (...)."""
+        if obs.shape[-1] > self.obs_size:
+            obs, next_obs = obs[..., : self.obs_size], next_obs[..., : self.obs_size]
         parts = (obs, encode_action(self.action, action), reward[..., None])
         return (*parts, next_obs) if self.config.next_obs else parts
 
@@ -244,7 +247,7 @@ def _update(
     weights: TaskWeights, key: Array,
 ) -> tuple[PearlState, Metrics]:  # fmt: skip
     weight = (weights.keep > 0) * weights.loss
-    visit = Visit(rollout.obs, rollout.action, rollout.reward, rollout.valid, weight)
+    visit = Visit(rollout.critic_obs, rollout.action, rollout.reward, rollout.valid, weight)
     ring = replays.add(state.replay, visit)
     frames = common.count_frames(state.frames, rollout)
     learner = state._replace(replay=(), frames=frames)
@@ -268,7 +271,7 @@ def _update(
 def _init(
     key: Array, spec: EnvSpec, networks: sac.Networks, context: _Context, config: PearlConfig
 ) -> PearlState:
-    k, h, d, a = spec.episodes, spec.horizon, spec.obs_size, spec.action.size
+    k, h, d, a = spec.episodes, spec.horizon, spec.critic_size, spec.action.size
     policy_key, encoder_key = jax.random.split(key)
     obs, action, z = jnp.zeros(d), jnp.zeros(a), jnp.zeros(config.context.latent)
     params = networks.init(policy_key, obs, z)
@@ -319,9 +322,10 @@ def make(spec: EnvSpec, num_tasks: int, config: PearlConfig) -> Agent:
             multiple of num_tasks with ``slots``, or if actions would be squashed twice.
     """
     _check(spec, num_tasks, config)
-    networks = sac.make_networks(spec.action, config.sac)
+    networks = sac.make_networks(spec.action, config.sac, spec.actor_obs)
     latent = config.context.latent
-    context = _Context(config.context, spec.action, sac.Mlp(config.context.layers, (latent, latent)))
+    encoder = sac.Mlp(config.context.layers, (latent, latent))
+    context = _Context(config.context, spec.action, encoder, spec.obs_size)
 
     def begin(state: PearlState, key: Array, n: int) -> PearlBelief:
         zero = jnp.zeros((n, latent))

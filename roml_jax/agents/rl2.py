@@ -46,10 +46,10 @@ def make(spec: EnvSpec, num_tasks: int, config: Rl2Config) -> Agent:
         policy_key, memory_key = jax.random.split(key)
         one = jax.tree.map(lambda x: x[None], empty(spec))
         params = {
-            "policy": policy.init(policy_key, jnp.zeros(spec.obs_size), jnp.zeros(config.memory.hidden)),
+            "policy": policy.init(policy_key, jnp.zeros(spec.critic_size), jnp.zeros(config.memory.hidden)),
             "memory": memory.init(memory_key, one),
         }
-        stats = on_policy.init_statistics(spec.obs_size, config.memory.hidden)
+        stats = on_policy.init_statistics(spec.critic_size, config.memory.hidden)
         return on_policy.init_learned(params, config.ppo, stats, common.init_rates(config))
 
     def act(

@@ -1,6 +1,7 @@
 """Soft actor-critic as PEARL runs it: two Q networks, a value network, a target value network and a policy.
 
-Every network's input contains the observation and a latent z. The temperature is 1; ``reward_scale`` sets
+Every network's input contains the observation and a latent z; that of the Q and value networks also contains
+the privileged parts, if the environment has any. The temperature is 1; ``reward_scale`` sets
 the weight of rewards against entropy. Continuous actions are tanh of a Gaussian, rescaled to the action
 range. For discrete actions, exact expectations replace samples. Source: Rakelly et al. 2019, and their code
 (spec.md D).
@@ -64,10 +65,10 @@ class Batch(NamedTuple):
     """Transitions of B tasks, M of each.
 
     Attributes:
-        obs: (B, M, D).
+        obs: (B, M, D + P), of which the policy sees the first D numbers.
         action: (B, M, A) executed actions; a discrete one is one float.
         reward: (B, M) raw.
-        next_obs: (B, M, D).
+        next_obs: (B, M, D + P).
         terminal: (B, M) 1 at an early end, where the next value is 0; else 0.
         weight: (B, M) 0 for steps that do not count.
         policy_weight: (B, M) weight in the policy's loss.
@@ -121,25 +122,34 @@ class Choice(NamedTuple):
 
 
 class Networks(NamedTuple):
-    """The modules for an action space; parameters are {"policy", "q", "value", "target"}."""
+    """The modules for an action space; parameters are {"policy", "q", "value", "target"}.
+
+    ``actor_obs`` is D if the critics see more than the policy, else None. Observations are (..., D + P); the
+    policy also takes (..., D).
+    """
 
     action: Discrete | Continuous
     policy: Mlp
     q: Mlp
     value: Mlp
+    actor_obs: int | None = None
 
     @property
     def _scale(self) -> tuple[float | Array, float | Array]:
         low, high = self.action.bounds
         return (high + low) / 2, (high - low) / 2
 
+    def actor_sees(self, obs: Array) -> Array:
+        """The numbers (..., D) of an observation that the policy sees."""
+        return obs if self.actor_obs is None else obs[..., : self.actor_obs]
+
     def init(self, key: Array, obs: Array, latent: Array) -> dict[str, Any]:
-        """Initial parameters, for an example of an observation (D,) and of a latent (L,)."""
+        """Initial parameters, for an example of an observation (D + P,) and of a latent (L,)."""
         policy_key, q_key, value_key = jax.random.split(key, 3)
         taken = () if isinstance(self.action, Discrete) else (jnp.zeros(self.action.size),)
         value = self.value.init(value_key, obs, latent)
         return {
-            "policy": self.policy.init(policy_key, obs, latent),
+            "policy": self.policy.init(policy_key, self.actor_sees(obs), latent),
             "q": jax.vmap(lambda k: self.q.init(k, obs, latent, *taken))(jax.random.split(q_key)),
             "value": value,
             "target": jax.tree.map(jnp.copy, value),
@@ -148,7 +158,7 @@ class Networks(NamedTuple):
     def act(self, policy: Any, obs: Array, latent: Array, key: Array, greedy: Array) -> Array:
         """Actions (N, A) for the environment: sampled, or the distribution's mode where ``greedy``."""
         if isinstance(self.action, Discrete):
-            (logits,) = self.policy.apply(policy, obs, latent)
+            (logits,) = self.policy.apply(policy, self.actor_sees(obs), latent)
             chosen = jnp.where(greedy, logits.argmax(axis=-1), jax.random.categorical(key, logits))
             return chosen[..., None].astype(obs.dtype)
         mean, std = self._gaussian(policy, obs, latent)
@@ -157,13 +167,13 @@ class Networks(NamedTuple):
         return middle + half * jnp.tanh(u)
 
     def _gaussian(self, policy: Any, obs: Array, latent: Array) -> tuple[Array, Array]:
-        mean, log_std = self.policy.apply(policy, obs, latent)
+        mean, log_std = self.policy.apply(policy, self.actor_sees(obs), latent)
         return mean, jnp.exp(jnp.clip(log_std, *_LOG_STD))
 
     def choose(self, policy: Any, obs: Array, latent: Array, key: Array) -> Choice:
         """A reparametrised action with its log-prob; for discrete actions, the log-prob of every action."""
         if isinstance(self.action, Discrete):
-            (logits,) = self.policy.apply(policy, obs, latent)
+            (logits,) = self.policy.apply(policy, self.actor_sees(obs), latent)
             log_prob = jax.nn.log_softmax(logits)
             entropy = -(jnp.exp(log_prob) * log_prob).sum(axis=-1)
             return Choice(None, log_prob, entropy, jnp.square(logits).mean(axis=-1))
@@ -197,8 +207,8 @@ class Networks(NamedTuple):
         return self.value.apply(value, obs, latent)[0][..., 0]
 
 
-def make_networks(action: Discrete | Continuous, config: SacConfig) -> Networks:
-    """The modules for an action space, with the configured sizes.
+def make_networks(action: Discrete | Continuous, config: SacConfig, actor_obs: int | None = None) -> Networks:
+    """The modules for an action space, with the configured sizes; ``actor_obs`` as in ``Networks``.
 
     Raises:
         ValueError: for continuous actions without limits; one line.
@@ -215,6 +225,7 @@ def make_networks(action: Discrete | Continuous, config: SacConfig) -> Networks:
         Mlp(config.layers, heads, _HEAD),
         Mlp(config.layers, (action.n if discrete else 1,)),
         Mlp(config.layers),
+        actor_obs,
     )
 
 

@@ -75,7 +75,7 @@ def make_networks(spec: EnvSpec, config: VaribadConfig) -> Networks:
 
 
 def _init(key: Array, spec: EnvSpec, config: VaribadConfig, networks: Networks) -> VaribadState:
-    obs, latent = jnp.zeros(spec.obs_size), jnp.zeros(2 * config.vae.latent)
+    obs, latent = jnp.zeros(spec.critic_size), jnp.zeros(2 * config.vae.latent)
     row = empty(spec, config.vae.task_weight > 0)
     half = config.vae.replay_dtype == "bfloat16"
     stored = row._replace(obs=row.obs.astype(jnp.bfloat16)) if half else row
@@ -95,7 +95,7 @@ def _init(key: Array, spec: EnvSpec, config: VaribadConfig, networks: Networks) 
         policy_opt=ppo.optimiser(config.ppo).init(reached),
         belief=belief,
         belief_opt=vae.optimiser(config.vae, networks.decoders).init(belief),
-        statistics=on_policy.init_statistics(spec.obs_size, 2 * config.vae.latent),
+        statistics=on_policy.init_statistics(spec.critic_size, 2 * config.vae.latent),
         replay=replays.init(config.vae.buffer_trajectories, stored),
         frames=jnp.zeros((), jnp.int32),
         rates=common.init_rates(config),

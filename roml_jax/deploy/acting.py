@@ -66,12 +66,14 @@ class _Actor(NamedTuple):
     """An agent and its protocol.
 
     ``spec`` is the environment's spec as the agent sees it. With ``clamp``, actions stay within its limits.
+    Without ``greedy``, every action is sampled.
     """
 
     agent: Agent
     protocol: EpisodeProtocol
     spec: EnvSpec
     clamp: bool
+    greedy: bool
 
     @property
     def adapts(self) -> bool:
@@ -83,6 +85,8 @@ def _choose(
 ) -> tuple[Array, Any]:
     exploring = actor.agent.exploring
     greedy = episode >= exploring if exploring else jnp.ones((), bool)
+    if not actor.greedy:
+        greedy = jnp.zeros((), bool)
     action, extras = actor.agent.act(parameters, belief, obs, key, greedy)
     return action, extras if actor.adapts else ()
 
@@ -149,7 +153,7 @@ def _adapt(actor: _Actor, parameters: Any, memory: Memory) -> Memory:
 
 
 def make_functions(
-    agent: Agent, protocol: EpisodeProtocol, env_spec: EnvSpec, clamp: bool = False
+    agent: Agent, protocol: EpisodeProtocol, env_spec: EnvSpec, clamp: bool = False, greedy: bool = True
 ) -> Functions:
     """Builds the functions of an agent that acts as in evaluations.
 
@@ -162,8 +166,9 @@ def make_functions(
         env_spec: the environment's spec.
         clamp: whether continuous actions are clamped to the limits in the spec. The agent itself remembers
             its own output, as in training.
+        greedy: whether actions are greedy; False for actions sampled as in training.
     """
-    actor = _Actor(agent, protocol, protocol.agent_spec(env_spec), clamp)
+    actor = _Actor(agent, protocol, protocol.agent_spec(env_spec), clamp, greedy)
     begin, act, step, adapt = (
         jax.vmap(functools.partial(function, actor), in_axes)
         for function, in_axes in (

@@ -26,6 +26,7 @@ import dataclasses
 import functools
 import json
 import zipfile
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,7 @@ from numpy.typing import ArrayLike
 
 from roml_jax.deploy import inputs
 from roml_jax.deploy.acting import Functions, Memory, make_functions, skipping
+from roml_jax.deploy.predict import predict
 from roml_jax.errors import ConfigError
 from roml_jax.rollout import EpisodeProtocol
 from roml_jax.run import files
@@ -68,6 +70,7 @@ class Policy:
         episodes: K, episodes per task in training.
         check: whether observations, rewards and actions must be finite.
         clamp: whether actions are clamped to the limits in ``action``.
+        sampled: the functions with actions sampled as in training, for ``predict``.
     """
 
     parameters: Any
@@ -79,6 +82,7 @@ class Policy:
     episodes: int
     check: bool = True
     clamp: bool = False
+    sampled: Functions | None = None
 
     def __repr__(self) -> str:
         parts = ", ".join(f"{name} {part.stop - part.start}" for name, part in self.obs_slices.items())
@@ -184,6 +188,41 @@ class Policy:
         if self.check:
             inputs.check_outcome("what the policy remembers is", after.belief, obs)
         return after
+
+    @cached_property
+    def _sampling(self) -> Policy:
+        """The policy with sampled actions."""
+        if self.sampled is None:
+            raise ValueError("this policy has no sampled actions: call predict with deterministic=True")
+        return dataclasses.replace(self, functions=self.sampled)
+
+    def predict(
+        self,
+        observation: ArrayLike | Mapping[str, ArrayLike],
+        state: Memory | None = None,
+        episode_start: ArrayLike | None = None,
+        deterministic: bool = True,
+        *,
+        episodes: int | None = None,
+    ) -> tuple[np.ndarray, Memory]:
+        """Chooses actions, with the interface of stable-baselines3; ``act`` and ``observe`` in one call.
+
+        Args:
+            observation: (n, D), or (D,) for one robot. A policy that remembers needs a dict that also has the
+                outcome of the latest step, as ``envs.gym.GymEnv(..., recall=True)`` gives it.
+            state: None for the first call of a task, then what the call before returned.
+            episode_start: (n,) or () bool, whether the observation is the first of an episode.
+            deterministic: False for actions sampled as in training.
+            episodes: episodes of a task, after which a robot's memory starts anew; None for K of training.
+
+        Returns:
+            (actions as ``act`` gives them, state).
+
+        Raises:
+            ValueError: as ``act`` and ``observe``, or if the outcome of the latest step is missing; one line.
+        """
+        chosen = self if deterministic else self._sampling
+        return predict(chosen, observation, state, episode_start, episodes or self.episodes)
 
     def _checked(self, memory: Memory, obs: ArrayLike) -> tuple[np.ndarray, bool]:
         """Checks observations; returns them as (n, D), and whether they had no axis n."""
@@ -318,6 +357,7 @@ def make(
         episodes=spec.episodes,
         check=check,
         clamp=clamp,
+        sampled=make_functions(parts.agent, protocol, parts.env.spec, clamp, greedy=False),
     )
 
 

@@ -11,7 +11,7 @@ import copy
 import dataclasses
 import operator
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -21,7 +21,7 @@ import mujoco
 import numpy as np
 
 from roml_jax.envs import brax_parts, door, edits
-from roml_jax.envs.base import EnvState, part_slices
+from roml_jax.envs.base import EnvState, all_finite, part_slices
 from roml_jax.envs.physics import Derived, ModelLeaves, compiled_flags, is_inert, mjx_limits
 from roml_jax.envs.physics import derived as derived_fields
 from roml_jax.envs.physics.base import write_field
@@ -51,6 +51,15 @@ def _named(obs: Any) -> Mapping[str, Array]:
     return obs if isinstance(obs, Mapping) else {"observation": obs}
 
 
+def _check_names(names: Sequence[str], parts: Collection[str]) -> None:
+    """Raises ValueError for a part that an observation does not have; one line."""
+    for name in names:
+        if name not in parts:
+            raise ValueError(
+                f"the observation has no part {name!r}{suggestion(name, parts)} (it has {', '.join(parts)})"
+            )
+
+
 def _chosen(obs: Any, names: Sequence[str]) -> dict[str, Array]:
     """The named parts of an observation as vectors, in the order of the names.
 
@@ -58,11 +67,7 @@ def _chosen(obs: Any, names: Sequence[str]) -> dict[str, Array]:
         ValueError: if a part is missing; one line.
     """
     parts = _named(obs)
-    for name in names:
-        if name not in parts:
-            raise ValueError(
-                f"the observation has no part {name!r}{suggestion(name, parts)} (it has {', '.join(parts)})"
-            )
+    _check_names(names, parts)
     return {name: jnp.ravel(parts[name]) for name in names}
 
 
@@ -81,8 +86,9 @@ class AdaptedEnv:
         family: the tasks and their prior.
         apply_task: (task (d,)) -> the model fields that the task replaces.
         observation: the parts of the library's observation that the policy sees, in this order.
-        critic: the parts that only a critic may see; see ``critic_parts``.
-        reads: parts appended to the observation, each (the library's state, task (d,)) -> (k,).
+        privileged: the parts that only a critic sees, of the library's observation or of ``reads``.
+        reads: further parts, each (the library's state, task (d,)) -> (k,). Those that are not privileged are
+            appended to the observation.
         derived: "consistent" recomputes the quantities that depend on the edited fields; "stale" does not.
         horizon: H.
         episodes: K.
@@ -97,7 +103,7 @@ class AdaptedEnv:
     family: TaskFamily
     apply_task: Callable[[Array], ModelLeaves]
     observation: tuple[str, ...]
-    critic: tuple[str, ...]
+    privileged: tuple[str, ...]
     reads: Mapping[str, Callable[[Any, Array], Array]]
     derived: Derived
     horizon: int
@@ -109,12 +115,15 @@ class AdaptedEnv:
     def spec(self) -> EnvSpec:
         """Sizes and names. The observation is what the policy sees: ``observation``, then ``reads``."""
         task = jnp.zeros(len(self.family.names))
-        parts = part_slices(
-            lambda key, task: self._parts(self._begin(key, self._leaves(task)), task),
-            jax.random.key(0), task,
-        )  # fmt: skip
+
+        def parts(of: int) -> dict[str, slice]:
+            return part_slices(
+                lambda key, task: self._parts(self._begin(key, self._leaves(task)), task)[of],
+                jax.random.key(0), task,
+            )  # fmt: skip
+
         action = Continuous(self.env.action_size, *self.action_range)
-        return EnvSpec(self.name, parts, action, self.horizon, self.episodes)
+        return EnvSpec(self.name, parts(0), action, self.horizon, self.episodes, privileged_slices=parts(1))
 
     @property
     def dt(self) -> float:
@@ -141,17 +150,19 @@ class AdaptedEnv:
             model = brax_parts.mirrored(model, leaves)
         return _with_model(self.env, self.attribute, model)
 
-    def _parts(self, state: Any, task: Array) -> dict[str, Array]:
+    def _parts(self, state: Any, task: Array) -> tuple[dict[str, Array], dict[str, Array]]:
+        """The parts that the policy sees, and those that only a critic sees."""
         read = {name: jnp.ravel(part(state, task)) for name, part in self.reads.items()}
-        return _chosen(state.obs, self.observation) | read
+        seen = {name: part for name, part in read.items() if name not in self.privileged}
+        known = {**_named(state.obs), **read}
+        return _chosen(state.obs, self.observation) | seen, _chosen(known, self.privileged)
 
-    def critic_parts(self, state: EnvState) -> dict[str, Array]:
-        """The parts of the library's observation that only a critic may see, as vectors by name."""
-        return _chosen(state.physics.obs, self.critic)
-
-    def _observe(self, state: Any, task: Array) -> Array:
-        parts = [part.astype(jnp.float32) for part in self._parts(state, task).values()]
-        return jnp.concatenate(parts)
+    def _observe(self, state: Any, task: Array) -> tuple[Array, Array | None]:
+        """What the policy sees, (D,), and what only a critic sees, (P,) or None if there is nothing."""
+        obs, privileged = (
+            [part.astype(jnp.float32) for part in parts.values()] for parts in self._parts(state, task)
+        )
+        return jnp.concatenate(obs), jnp.concatenate(privileged) if privileged else None
 
     def _begin(self, key: Array, leaves: ModelLeaves) -> Any:
         """The library's state at the start of an episode."""
@@ -163,9 +174,10 @@ class AdaptedEnv:
         key, start_key = jax.random.split(key)
         leaves = self._leaves(task)
         state = self._begin(start_key, leaves)
-        obs = self._observe(state, task)
-        sound = jnp.isfinite(obs).all()
-        return EnvState.start(jnp.where(sound, obs, 0.0), key, task, state, leaves)._replace(
+        obs, privileged = self._observe(state, task)
+        sound = all_finite(obs, privileged)
+        obs, privileged = jax.tree.map(lambda x: jnp.where(sound, x, 0.0), (obs, privileged))
+        return EnvState.start(obs, key, task, state, leaves, privileged)._replace(
             done=~sound | (state.done > 0), diverged=~sound
         )
 
@@ -175,8 +187,9 @@ class AdaptedEnv:
         before = jax.tree.map(lambda x: x, state.physics)
         action = jnp.clip(action, *self.action_range)
         after = self._task_env(state.model).step(before, action)
-        obs, reward = self._observe(after, state.task), jnp.asarray(after.reward, state.reward.dtype)
-        sound = jnp.isfinite(obs).all() & jnp.isfinite(reward)
+        obs, privileged = self._observe(after, state.task)
+        reward = jnp.asarray(after.reward, state.reward.dtype)
+        sound = all_finite(obs, privileged) & jnp.isfinite(reward)
         live = sound & ~state.done
 
         def if_live(new: Array, old: Array) -> Array:
@@ -189,6 +202,7 @@ class AdaptedEnv:
             valid=live,
             diverged=state.diverged | (~sound & ~state.done),
             physics=jax.tree.map(if_live, after, state.physics),
+            privileged=jax.tree.map(if_live, privileged, state.privileged),
         )
 
 
@@ -198,7 +212,7 @@ def _make(
     mj_model: mujoco.MjModel,
     tasks: Sequence[edits.TaskDimension],
     observation: Sequence[str] | None,
-    critic: Sequence[str] | None,
+    privileged: Sequence[str] | None,
     check: bool,
     **rest: Any,
 ) -> AdaptedEnv:
@@ -217,16 +231,13 @@ def _make(
     if rest["attribute"] == "sys":
         brax_parts.check(model, fields)
     blind = AdaptedEnv(
-        env=env, family=edits.family(tasks), apply_task=apply_task, observation=(), critic=(), mj_model=named,
-        dimensions=tuple(tasks), **rest,
+        env=env, family=edits.family(tasks), apply_task=apply_task, observation=(), privileged=(),
+        mj_model=named, dimensions=tuple(tasks), **rest,
     )  # fmt: skip
     task = jax.ShapeDtypeStruct((len(tasks),), jnp.float32)
     state = jax.eval_shape(lambda key, task: blind._begin(key, blind._leaves(task)), jax.random.key(0), task)
-    seen, unseen = _eyes(state.obs, observation, critic)
-    clash = set(blind.reads) & set(seen)
-    if clash:
-        raise ValueError(f"reads: {min(clash)!r} is a part of the observation already; choose another name")
-    adapted = dataclasses.replace(blind, observation=seen, critic=unseen)
+    seen, unseen = _eyes(state.obs, observation, privileged, blind.reads)
+    adapted = dataclasses.replace(blind, observation=seen, privileged=unseen)
     jax.eval_shape(adapted._observe, state, task)
     if check:
         door.at_the_door(adapted)
@@ -234,14 +245,20 @@ def _make(
 
 
 def _eyes(
-    obs: Any, observation: Sequence[str] | None, critic: Sequence[str] | None
+    obs: Any,
+    observation: Sequence[str] | None,
+    privileged: Sequence[str] | None,
+    reads: Mapping[str, Any],
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The parts of an observation that the policy sees, and those that only a critic may see.
+    """The parts of an observation that the policy sees, and those that only a critic sees.
 
     Raises:
         ValueError: for a part that does not exist, or if parts must be named; one line.
     """
     parts = list(_named(obs))
+    clash = set(reads) & set(parts)
+    if clash:
+        raise ValueError(f"reads: {min(clash)!r} is a part of the observation already; choose another name")
     if observation is None:
         observation = ("state",) if isinstance(obs, Mapping) else tuple(parts)
         if not set(observation) <= set(parts):
@@ -249,15 +266,15 @@ def _eyes(
                 f"the observation has the parts {', '.join(parts)} and none named 'state': name those that "
                 f"the policy sees, as in observation=({parts[0]!r},)"
             )
-    if isinstance(observation, str) or isinstance(critic, str):
-        raise ValueError("observation and critic are tuples of names, such as ('state',)")
-    if critic is None:
-        critic = [name for name in parts if name not in observation]
-    for names in (observation, critic):
+    if isinstance(observation, str) or isinstance(privileged, str):
+        raise ValueError("observation and privileged are tuples of names, such as ('state',)")
+    if privileged is None:
+        privileged = [name for name in parts if name not in observation]
+    for names, known in ((observation, parts), (privileged, [*parts, *reads])):
         if len(set(names)) < len(names):
             raise ValueError(f"a part of the observation is named twice: {', '.join(names)}")
-        jax.eval_shape(lambda obs, names=names: _chosen(obs, names), obs)
-    return tuple(observation), tuple(critic)
+        _check_names(names, known)
+    return tuple(observation), tuple(privileged)
 
 
 def _refuse_wrapped(env: Any) -> None:
@@ -273,7 +290,7 @@ def from_brax(
     tasks: Sequence[edits.TaskDimension],
     *,
     observation: Sequence[str] | None = None,
-    critic: Sequence[str] | None = None,
+    privileged: Sequence[str] | None = None,
     reads: Mapping[str, Callable[[Any, Array], Array]] | None = None,
     horizon: int = 200,
     episodes: int = 2,
@@ -291,8 +308,10 @@ def from_brax(
         tasks: the task dimensions.
         observation: the parts of an observation with named parts that the policy sees, in this order; by
             default "state" alone.
-        critic: the parts that only a critic may see (``AdaptedEnv.critic_parts``); by default all others.
-        reads: parts appended to the observation, (Brax's state, task (d,)) -> (k,).
+        privileged: names of the parts that only a critic sees, of this observation or of ``reads``; by
+            default all parts of the observation that the policy does not see.
+        reads: further parts, (Brax's state, task (d,)) -> (k,); appended to the observation, unless they are
+            privileged.
         horizon: H.
         episodes: K.
         derived: "consistent" recomputes inertia and solver constants from the edited fields.
@@ -314,7 +333,7 @@ def from_brax(
     return _make(
         env, system, system.mj_model, tasks, name=name or type(env).__name__, attribute="sys",
         action_range=(-1.0, 1.0), reads=reads or {}, derived=derived, horizon=horizon, episodes=episodes,
-        observation=observation, critic=critic, check=check,
+        observation=observation, privileged=privileged, check=check,
     )  # fmt: skip
 
 
@@ -323,7 +342,7 @@ def from_playground(
     tasks: Sequence[edits.TaskDimension],
     *,
     observation: Sequence[str] | None = None,
-    critic: Sequence[str] | None = None,
+    privileged: Sequence[str] | None = None,
     reads: Mapping[str, Callable[[Any, Array], Array]] | None = None,
     horizon: int | None = None,
     episodes: int = 2,
@@ -340,8 +359,10 @@ def from_playground(
         tasks: the task dimensions.
         observation: the parts of an observation with named parts that the policy sees, in this order; by
             default "state" alone.
-        critic: the parts that only a critic may see (``AdaptedEnv.critic_parts``); by default all others.
-        reads: parts appended to the observation, (Playground's state, task (d,)) -> (k,).
+        privileged: names of the parts that only a critic sees, of this observation or of ``reads``; by
+            default all parts of the observation that the policy does not see.
+        reads: further parts, (Playground's state, task (d,)) -> (k,); appended to the observation, unless
+            they are privileged.
         horizon: H; None for 200.
         episodes: K.
         derived: "consistent" recomputes inertia and solver constants from the edited fields.
@@ -365,5 +386,5 @@ def from_playground(
     return _make(
         env, model, env.mj_model, tasks, name=name or type(env).__name__, attribute="_mjx_model",
         action_range=(-1.0, 1.0), reads=reads or {}, derived=derived, horizon=horizon or 200,
-        episodes=episodes, observation=observation, critic=critic, check=check,
+        episodes=episodes, observation=observation, privileged=privileged, check=check,
     )  # fmt: skip

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Callable, Mapping
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
+from roml_jax.errors import unknown
 from roml_jax.registry import NoOptions, Registry, options_class
 from roml_jax.tasks import TaskFamily
 from roml_jax.types import Array, EnvSpec
+
+Parts = Mapping[str, Callable[[Any], Array]]
+"""Named parts of an observation, in order: functions (view) -> (k,)."""
 
 
 class EnvState(NamedTuple):
@@ -30,6 +36,7 @@ class EnvState(NamedTuple):
             not valid.
         terms: the reward terms by name, scalars; empty if the reward has no terms.
         carry: what else the episode carries: of the environment and of what is wrapped around it.
+        privileged: (P,) what only a critic sees; None if ``EnvSpec.privileged_slices`` is empty.
     """
 
     obs: Array
@@ -43,11 +50,13 @@ class EnvState(NamedTuple):
     diverged: Array
     terms: Mapping[str, Array]
     carry: Any = ()
+    privileged: Array | None = None
 
     @classmethod
     def start(
-        cls, obs: Array, key: Array, task: Array, physics: Any, model: Mapping[str, Array] | None = None
-    ) -> EnvState:
+        cls, obs: Array, key: Array, task: Array, physics: Any, model: Mapping[str, Array] | None = None,
+        privileged: Array | None = None,
+    ) -> EnvState:  # fmt: skip
         """The state right after a reset."""
         return cls(
             obs=obs,
@@ -60,6 +69,7 @@ class EnvState(NamedTuple):
             model=model or {},
             diverged=jnp.zeros((), bool),
             terms={},
+            privileged=privileged,
         )
 
 
@@ -119,6 +129,38 @@ def part_slices(parts: Callable[..., Mapping[str, Array]], *args: Any) -> dict[s
     sizes = [shape.shape[0] for shape in jax.eval_shape(in_order, *args)]
     ends = itertools.accumulate(sizes)
     return {name: slice(end - size, end) for name, size, end in zip(names, sizes, ends, strict=True)}
+
+
+def split_parts(observation: Parts, privileged: Parts | Sequence[str]) -> tuple[Parts, Parts]:
+    """What the policy sees, and what only a critic sees.
+
+    Args:
+        observation: named parts.
+        privileged: further named parts, or names of parts of ``observation``.
+
+    Raises:
+        ValueError: for a name that is given twice or does not exist, or if the policy would see nothing; one
+            line.
+    """
+    if isinstance(privileged, str):
+        raise ValueError("privileged is a tuple of names, such as ('friction',), or a dict of functions")
+    if isinstance(privileged, Mapping):
+        for name in privileged:
+            if name in observation:
+                raise ValueError(f"privileged: {name!r} is a part of the observation; choose another name")
+        return observation, privileged
+    for name in privileged:
+        if name not in observation:
+            raise ValueError(f"privileged: {unknown('part of the observation', name, observation)}")
+    seen = {name: part for name, part in observation.items() if name not in privileged}
+    if not seen:
+        raise ValueError("privileged names every part of the observation: the policy would see nothing")
+    return seen, {name: observation[name] for name in privileged}
+
+
+def all_finite(*arrays: Array | None) -> Array:
+    """Whether all numbers of the arrays are finite, () bool; None counts as finite."""
+    return functools.reduce(operator.and_, (jnp.isfinite(x).all() for x in arrays if x is not None))
 
 
 _registry: Registry[Env] = Registry("env")

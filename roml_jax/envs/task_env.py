@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import functools
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -19,38 +18,16 @@ import numpy as np
 from roml_jax import users_code
 from roml_jax.envs import actions, amounts, door, edits, physics
 from roml_jax.envs import carry as carried
-from roml_jax.envs.base import EnvState, choose, part_slices
-from roml_jax.envs.physics import Derived, EngineName, ModelLeaves, Physics, PhysicsState, compiled_flags
+from roml_jax.envs.base import EnvState, all_finite, choose, part_slices, split_parts
+from roml_jax.envs.physics import Derived, EngineName, ModelLeaves, Physics, PhysicsState
+from roml_jax.envs.sources import load
 from roml_jax.envs.starts import Start, TaskModel, begin, noisy_start
-from roml_jax.envs.view import Motion, Observation, Reward, View, default_observation
+from roml_jax.envs.view import Motion, Observation, Reward, View, default_observation, read
 from roml_jax.tasks import TaskFamily
 from roml_jax.types import Array, Continuous, EnvSpec
 
 # Limit of positions (m) and velocities (m/s, rad/s); a simulation beyond it has blown up.
 _BLOWN_UP = 1e4
-
-
-def load(source: str | Path | mujoco.MjSpec | mujoco.MjModel, edited: Collection[str] = ()) -> mujoco.MjModel:
-    """A compiled model of one's own, from a file's path, MJCF text, a spec or a model, which is copied.
-
-    Args:
-        source: where the model comes from.
-        edited: fields that tasks edit; a source that is compiled here is compiled with room for them.
-
-    Raises:
-        ValueError: if MuJoCo cannot read it; one line.
-    """
-    if isinstance(source, mujoco.MjModel):
-        return copy.copy(source)
-    try:
-        if isinstance(source, mujoco.MjSpec):
-            return compiled_flags.compile_for(source, edited)
-        text = str(source)
-        is_text = text.lstrip().startswith("<")
-        read = mujoco.MjSpec.from_string if is_text else mujoco.MjSpec.from_file
-        return compiled_flags.compile_for(read(text), edited)
-    except ValueError as error:
-        raise ValueError(f"MuJoCo cannot read the model: {' '.join(str(error).split())}") from None
 
 
 def _at_least_one(**numbers: int) -> None:
@@ -83,6 +60,7 @@ class TaskEnv:
         actuation: from actions to controls; None for actions that are the controls.
         carry: what an episode carries besides the simulation, by name; None for nothing, not even the last
             action.
+        privileged: named parts that only a critic sees, each (View) -> (k,); empty for none.
     """
 
     name: str
@@ -98,6 +76,7 @@ class TaskEnv:
     dimensions: tuple[edits.TaskDimension, ...] = ()
     actuation: actions.Actuation | None = None
     carry: carried.Entries | None = None
+    privileged: Observation = field(default_factory=dict)
 
     @classmethod
     def from_mjcf(
@@ -107,6 +86,7 @@ class TaskEnv:
         tasks: Sequence[edits.TaskDimension],
         reward: Reward,
         observation: Observation | None = None,
+        privileged: Observation | Sequence[str] = (),
         frame_skip: int = 1,
         horizon: int = 200,
         episodes: int = 2,
@@ -127,6 +107,7 @@ class TaskEnv:
             tasks: the task dimensions.
             reward: named terms of one control step.
             observation: named parts; by default positions and velocities.
+            privileged: what only a critic sees: further named parts, or names of parts of ``observation``.
             frame_skip: physics steps per control step.
             horizon: H.
             episodes: K.
@@ -145,21 +126,19 @@ class TaskEnv:
         """
         _at_least_one(frame_skip=frame_skip, horizon=horizon, episodes=episodes)
         model = load(source, {edit.field for dimension in tasks for edit in dimension.edits})
-        return cls(
+        observation, privileged = split_parts(observation or default_observation(model), privileged)
+        env = cls(
             name=name,
             physics=physics.make(engine, model, frame_skip, tuple(readings), derived),
             family=edits.family(tasks),
             apply_task=edits.make_apply_task(model, tasks),
-            observation=observation or default_observation(model),
-            reward=reward,
+            observation=observation, privileged=privileged, reward=reward, terminate=terminate,
             start=start or noisy_start(model, 0.01, 0.01),
-            horizon=horizon,
-            episodes=episodes,
-            terminate=terminate,
-            dimensions=tuple(tasks),
+            horizon=horizon, episodes=episodes, dimensions=tuple(tasks),
             actuation=actions.bind(action, model, edits.family(tasks), frame_skip * model.opt.timestep),
             carry=carried.check(carry or {}),
-        )._made(check)
+        )  # fmt: skip
+        return env._made(check)
 
     def _made(self, check: bool) -> TaskEnv:
         """The environment itself; errors of the engine or of the user's functions are raised here."""
@@ -192,7 +171,11 @@ class TaskEnv:
             ends = -np.ones(self.actuation.size), np.ones(self.actuation.size)
         moving = np.ones(carried.size(self.carry))
         action = Continuous.within(*map(np.append, ends, (-moving, moving)))
-        return EnvSpec(self.name, part_slices(self._blank), action, self.horizon, self.episodes)
+        parts, privileged = (
+            part_slices(functools.partial(self._blank, of)) if of else {}
+            for of in (self.observation, self.privileged)
+        )
+        return EnvSpec(self.name, parts, action, self.horizon, self.episodes, privileged_slices=privileged)
 
     def _first_state(self) -> EnvState:
         """The shapes of the state after a reset, which is only traced."""
@@ -219,12 +202,13 @@ class TaskEnv:
         """Numbers of an action that go to the actuators."""
         return self.physics.model.nu if self.actuation is None else self.actuation.size
 
-    def _blank(self) -> Mapping[str, Array]:
-        """The parts of an example observation, for their shapes."""
+    def _blank(self, parts: Observation) -> Mapping[str, Array]:
+        """The named parts of an example state, for their shapes."""
         task = self.family.decode(jnp.full(self.family.proposal.dims, 0.5))
         leaves = self.physics.prepare(self.apply_task(task))
         view = self._view(self._begin(jax.random.key(0), task, leaves), task, leaves, self._still({}))
-        return self._parts(view._replace(carry=carried.start(self.carry or {}, jax.random.key(0), view)))
+        held = carried.start(self.carry or {}, jax.random.key(0), view)
+        return read(parts, view._replace(carry=held))
 
     def _begin(self, key: Array, task: Array, leaves: ModelLeaves) -> PhysicsState:
         field = functools.partial(self._field, task, leaves)
@@ -258,10 +242,16 @@ class TaskEnv:
         return jnp.asarray(edited[name]) if name in edited else self.physics.field(name, leaves)
 
     def _parts(self, view: View) -> dict[str, Array]:
-        return {name: users_code.part(name, part, view) for name, part in self.observation.items()}
+        """All named parts, the privileged ones included."""
+        return read({**self.observation, **self.privileged}, view)
 
-    def _observe(self, view: View) -> Array:
-        return jnp.concatenate(list(self._parts(view).values()))
+    def _observe(self, view: View) -> tuple[Array, Array | None]:
+        """What the policy sees, (D,), and what only a critic sees, (P,) or None if there is nothing."""
+        obs = jnp.concatenate(list(read(self.observation, view).values()))
+        if not self.privileged:
+            return obs, None
+        privileged = jnp.concatenate(list(read(self.privileged, view).values()))
+        return obs, privileged.astype(jnp.result_type(float))
 
     def _motion(self, before: View, action: Array, ctrl: Array) -> Motion:
         low, high = self._ctrl_range(before.leaves)
@@ -324,10 +314,11 @@ class TaskEnv:
         view = self._view(state, task, leaves, held)
         nothing = jnp.zeros(self._actuated + carried.size(self.carry))
         terms = self._terms(self._motion(view, nothing, jnp.zeros(self.physics.model.nu)))
-        obs = self._observe(view)
+        obs, privileged = self._observe(view)
         self._ends(view)  # traced here, too, so that its errors are raised when the environment is made
-        sound = jnp.isfinite(obs).all()
-        return EnvState.start(jnp.where(sound, obs, 0.0), key, task, state, leaves)._replace(
+        sound = all_finite(obs, privileged)
+        obs, privileged = jax.tree.map(lambda x: jnp.where(sound, x, 0.0), (obs, privileged))
+        return EnvState.start(obs, key, task, state, leaves, privileged)._replace(
             terms={name: jnp.zeros((), obs.dtype) for name in terms},
             done=~sound,
             diverged=~sound,
@@ -340,12 +331,12 @@ class TaskEnv:
         With ``ctrl`` (nu,), these are the controls, and nothing that is carried acts; for checks.
         """
         motion, moved, key, held = self._move(state, action, ctrl)
-        obs = self._observe(motion.after)
+        obs, privileged = self._observe(motion.after)
         terms = self._terms(motion)
         reward = sum(terms.values(), jnp.zeros_like(state.reward))
         sound = (
             (jnp.abs(moved.qpos) < _BLOWN_UP).all() & (jnp.abs(moved.qvel) < _BLOWN_UP).all()
-            & jnp.isfinite(obs).all() & jnp.isfinite(reward)
+            & all_finite(obs, privileged) & jnp.isfinite(reward)
         )  # fmt: skip
         live = sound & ~state.done
         ends = ~sound if self.terminate is None else ~sound | self._ends(motion.after)
@@ -361,6 +352,7 @@ class TaskEnv:
             terms=if_live(terms, {name: jnp.zeros_like(state.reward) for name in terms}),
             physics=if_live(moved, state.physics),
             carry=if_live(held, state.carry),
+            privileged=if_live(privileged, state.privileged),
         )
 
 

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import mujoco
 
+from roml_jax import users_code
+from roml_jax.envs.base import Parts
 from roml_jax.envs.physics import ModelLeaves, PhysicsState
 from roml_jax.types import Array
 
@@ -61,8 +63,13 @@ class Motion(NamedTuple):
     dt: float
 
 
-Observation = Mapping[str, Callable[[View], Array]]
+Observation = Parts
 Reward = Callable[[Motion], Mapping[str, Array]]
+
+
+def read(parts: Observation, view: View) -> dict[str, Array]:
+    """The named parts of a view as vectors."""
+    return {name: users_code.part(name, part, view) for name, part in parts.items()}
 
 
 def default_observation(model: mujoco.MjModel) -> Observation:

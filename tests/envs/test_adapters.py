@@ -202,26 +202,32 @@ def test_the_policy_sees_the_state_and_only_a_critic_what_is_privileged(on_playg
     env, state = on_playground.env, on_playground.step(on_playground.start(), 1.0)
     assert env.observation == ("state",)
     np.testing.assert_array_equal(state.obs[:, 2:], state.physics.data.qvel)
-    parts = jax.vmap(env.critic_parts)(state)
-    assert list(parts) == ["privileged_state"]
-    np.testing.assert_array_equal(parts["privileged_state"], state.physics.data.qvel)
+    assert dict(env.spec.privileged_slices) == {"privileged_state": slice(0, 2)}
+    np.testing.assert_array_equal(state.privileged, state.physics.data.qvel)
 
 
 def test_parts_of_the_observation_are_chosen_by_name():
     both = from_playground(FakePlayground(), (MASS,), observation=("privileged_state", "state"))
     assert dict(both.spec.obs_slices) == {"privileged_state": slice(0, 2), "state": slice(2, 6)}
-    assert both.critic == ()
+    assert both.spec.privileged_size == 0
     parts = {"state": jnp.full(4, 2.0), "privileged_state": jnp.ones((1, 2))}
     for obs in (parts, dict(reversed(parts.items()))):
         state = FakeState(None, obs, None, None, {}, {})
-        np.testing.assert_array_equal(both._observe(state, jnp.ones(1)), [1, 1, 2, 2, 2, 2])
+        np.testing.assert_array_equal(both._observe(state, jnp.ones(1))[0], [1, 1, 2, 2, 2, 2])
+    told = from_playground(
+        FakePlayground(), (MASS,), privileged=("mass", "state"), observation=("privileged_state",),
+        reads={"mass": lambda state, task: task},
+    )  # fmt: skip
+    assert dict(told.spec.obs_slices) == {"privileged_state": slice(0, 2)}
+    assert dict(told.spec.privileged_slices) == {"mass": slice(0, 1), "state": slice(1, 5)}
+    np.testing.assert_array_equal(told._observe(state, 3 * jnp.ones(1))[1], [3, 2, 2, 2, 2])
     for wrong, said in (
         (
             {"observation": ("stat",)},
             r"^the observation has no part 'stat'; did you mean 'state'\? \(it has ",
         ),
-        ({"critic": ("pixels",)}, r"^the observation has no part 'pixels'"),
-        ({"observation": "state"}, r"^observation and critic are tuples of names"),
+        ({"privileged": ("pixels",)}, r"^the observation has no part 'pixels'"),
+        ({"observation": "state"}, r"^observation and privileged are tuples of names"),
         ({"observation": ("state", "state")}, r"named twice"),
         ({"reads": {"state": lambda state, task: task}}, r"^reads: 'state' is a part of the observation"),
     ):
