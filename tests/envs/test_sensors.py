@@ -76,6 +76,22 @@ def test_a_delay_of_observations_shifts_them_but_not_the_reward(given, response)
     np.testing.assert_array_equal(late.reward, response[:, 0])
 
 
+@pytest.mark.parametrize("wrap", [
+    lambda env: noise(env, std=0.5, bias=0.5), lambda env: delay(env, observation=3),
+    lambda env: history(env, 2, actions=True),
+    lambda env: history(noise(delay(env, observation=3), std=1.0), 2),
+])  # fmt: skip
+def test_what_only_a_critic_sees_has_no_noise_delay_or_history(wrap, response):
+    bare = rail(privileged=("velocity",))
+    env = wrap(bare)
+    assert env.spec.privileged_slices == bare.spec.privileged_slices == {"velocity": slice(0, 1)}
+    assert not {"velocity", "velocity[-1]"} & set(env.spec.obs_slices)
+    first, rest = run(env, STEP)
+    assert first.obs.shape == (env.spec.obs_size,)
+    np.testing.assert_array_equal(first.privileged, [0.0])
+    np.testing.assert_array_equal(rest.privileged, response[:, 1:])
+
+
 def test_the_tasks_delay_is_each_tasks_in_one_batch(response):
     env = delay(rail(), action="latency_ms", unit="ms")
     tasks = jnp.stack([jnp.array([0.0, 20.0, 29.0, 31.0, 80.0]), jnp.zeros(5)], 1)
