@@ -23,6 +23,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from roml_jax.envs.base import Env, EnvState
+from roml_jax.envs.wrappers import inside
 from roml_jax.types import Array, Discrete
 
 OBSERVATION, LAST_OBSERVATION, LAST_REWARD = "observation", "last_observation", "last_reward"
@@ -239,8 +240,8 @@ class GymEnv(gymnasium.Env):
             return None
         if self._batch.state is None:
             raise gymnasium.error.ResetNeeded("no episode is running: call reset before render")
-        state = jax.tree.map(lambda x: x[0], self._batch.state)
-        return next(iter(self.env.render(self._batch.task[0], [state])))
+        shown, state = inside(self.env, jax.tree.map(lambda x: x[0], self._batch.state))
+        return next(iter(shown.render(self._batch.task[0], [state])))
 
 
 class GymVectorEnv(gymnasium.vector.VectorEnv):

@@ -2,7 +2,7 @@
 
 A ``Wrapper`` is an ``Env`` itself, so wrappers compose. It keeps its own memory in ``EnvState.carry`` and
 leaves the other parts of the state to the environment inside, so that it can be rendered and evaluated as
-that one.
+that one. What only a critic sees (``EnvState.privileged``) stays that of the environment inside.
 """
 
 from __future__ import annotations
