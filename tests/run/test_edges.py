@@ -17,7 +17,7 @@ RUN = ["--env", "probe_observation", "--num-tasks", "4", "--frames", "1e4", "--o
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_asks_the_loop_to_stop(kind):
     with interrupt.Interrupts() as interrupts:
-        os.kill(os.getpid(), kind)
+        signal.raise_signal(kind)
         assert interrupts.asked is kind
 
 
@@ -32,7 +32,7 @@ def test_a_signal_asks_the_loop_to_stop(kind):
 def test_a_signal_while_compiling_leaves_nothing_behind(kind, code, said, tmp_path, monkeypatch, capsys):
     def compiling(*args):
         assert (tmp_path / "run" / "config.yaml").exists()
-        os.kill(os.getpid(), kind)
+        signal.raise_signal(kind)  # in this thread, so that it is handled here
         raise AssertionError("not stopped")
 
     monkeypatch.setattr(loop, "_compile", compiling)

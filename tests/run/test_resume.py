@@ -157,7 +157,7 @@ def _without_numbers(run):
     [
         (_another_version, [], "was written by roml_jax 0.0.1"),
         (_another_configuration, [], "ppo.gamma was 0.9, now 0.5"),
-        (_damaged, [], "cannot be read"),
+        (_damaged, [], "is damaged"),
         (_without_numbers, [], "cannot be read"),
         (lambda run: (run / "config.yaml").write_text("a: [1"), [], "not YAML"),
         (lambda run: (run / "config.yaml").unlink(), [], "is not a run's folder"),
