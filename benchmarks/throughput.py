@@ -131,7 +131,8 @@ def _learner_layers(
     _, experience, _ = jax.jit(parts.learner.collect)(state.learner, tasks, key)
 
     def collect(learner: Any, tasks: jax.Array) -> Any:
-        return parts.learner.collect(learner, tasks, key)[1:]
+        _, experience, feedback = parts.learner.collect(learner, tasks, key)
+        return experience, feedback.returns
 
     def sampler(state: Any) -> Any:
         after, draw = parts.sampler.sample(state, key, tasks.shape[0])

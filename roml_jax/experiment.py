@@ -13,7 +13,7 @@ from roml_jax import agents, envs, held_out, meta, registry, rollout, samplers
 from roml_jax import config as configs
 from roml_jax.config import Config
 from roml_jax.errors import ConfigError, unknown
-from roml_jax.types import Array, EnvSpec, Outcome
+from roml_jax.types import Array, EnvSpec, Feedback, Outcome
 
 
 class Placement(NamedTuple):
@@ -74,7 +74,9 @@ def _check_weights(sampler: samplers.TaskSampler, num_tasks: int) -> None:
     """Traces the sampler's weights, so that it can reject a number of tasks before anything is compiled."""
 
     def weights(key: Array) -> Any:
-        return sampler.weights(sampler.init(key), jnp.zeros(num_tasks), jnp.zeros(()))
+        state, draw = sampler.sample(sampler.init(key), key, num_tasks)
+        zeros = jnp.zeros(num_tasks)
+        return sampler.weights(state, draw, Feedback(zeros, zeros[:, None], zeros, zeros > 0), jnp.zeros(()))
 
     jax.eval_shape(weights, jax.random.key(0))
 
@@ -88,6 +90,16 @@ def _check_sweep(config: Config, learner: agents.MetaLearner, sampler: samplers.
             if name not in tunable:
                 raise ConfigError(f"cannot sweep: {unknown('option', name, tunable)}")
         configs.with_options(config, seed.settings)
+
+
+def _check_needs(config: Config, learner: agents.MetaLearner, sampler: samplers.TaskSampler) -> None:
+    """Rejects a sampler that needs what the learner does not report."""
+    for need in sampler.needs:
+        if need not in learner.reports:
+            raise ConfigError(
+                f"sampler={config.sampler} with these options needs the agent's {need}, which "
+                f"agent={config.agent} does not report: use another agent or another option of the sampler"
+            )
 
 
 def _check_batch(sampler: samplers.TaskSampler, num_tasks: int, num_iterations: int) -> None:
@@ -163,6 +175,7 @@ def make(config: Config, env: envs.Env | None = None, placement: Placement = ONE
     try:
         agent, learner = _make_learner(config, env, spec, placement)
         sampler = samplers.make(config.sampler, env.family, config.alpha, config.sampler_options)
+        _check_needs(config, learner, sampler)
         _check_weights(sampler, config.num_tasks)
     except ValueError as error:
         raise ConfigError(str(error)) from None

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from roml_jax import guard, registry
 from roml_jax.agents.base import MetaLearner
 from roml_jax.samplers.base import TaskSampler
-from roml_jax.types import Array, Metrics
+from roml_jax.types import Array, Feedback, Metrics
 
 
 class MetaState(NamedTuple):
@@ -62,19 +62,41 @@ def make_iteration(
     """
 
     def iteration(state: MetaState) -> tuple[MetaState, Metrics]:
+        if sampler.scoring is not None:
+            state = _score(learner, sampler, state)
         key, draw_key, collect_key, learn_key, sampler_key = jax.random.split(state.key, 5)
         progress = state.iteration / num_iterations
         sampler_state, draw = sampler.sample(state.sampler, draw_key, num_tasks)
-        learner_state, experience, returns = learner.collect(state.learner, draw.task, collect_key)
-        weights = sampler.weights(sampler_state, returns, progress)
+        learner_state, experience, feedback = learner.collect(state.learner, draw.task, collect_key)
+        feedback = Feedback.of(feedback)
+        weights = sampler.weights(sampler_state, draw, feedback, progress)
         learner_state, learned = learner.update(learner_state, experience, weights, learn_key, progress)
-        sampler_state, sampled = sampler.update(sampler_state, draw, returns, sampler_key, progress)
+        sampler_state, sampled = sampler.update(sampler_state, draw, feedback, sampler_key, progress)
+        returns = feedback.returns
         metrics = {"train/return": returns.mean(), "train/return_min": returns.min(), **learned}
         metrics |= {f"sampler/{name}": value for name, value in sampled.items()}
         metrics |= {f"sampler/phi_{i}": value for i, value in enumerate(sampler.phi(sampler_state))}
         return MetaState(learner_state, sampler_state, key, state.stopped, state.iteration + 1), metrics
 
     return iteration
+
+
+def _score(learner: MetaLearner, sampler: TaskSampler, state: MetaState) -> MetaState:
+    """The sampler's scoring pass, in the iterations that have one. The learner learns nothing from it."""
+    scoring = sampler.scoring
+
+    def scored(held: tuple[Any, Array]) -> tuple[Any, Array]:
+        sampler_state, key = held
+        key, propose_key, collect_key, score_key = jax.random.split(key, 4)
+        sampler_state, draw = scoring.propose(sampler_state, propose_key)
+        tasks = jnp.repeat(draw.task, scoring.rollouts, axis=0)
+        _, _, feedback = learner.collect(state.learner, tasks, collect_key)
+        return scoring.scored(sampler_state, draw, Feedback.of(feedback), score_key), key
+
+    # the iteration is the same for all seeds, so that under vmap only one branch runs
+    due = state.iteration % scoring.every == 0
+    sampler_state, key = jax.lax.cond(due, scored, lambda held: held, (state.sampler, state.key))
+    return state._replace(sampler=sampler_state, key=key)
 
 
 def make_train(

@@ -17,6 +17,7 @@ from roml_jax.types import (
     Continuous,
     Discrete,
     EnvSpec,
+    Feedback,
     Metrics,
     Outcome,
     Rollout,
@@ -247,12 +248,19 @@ def make_learner(
         constrain: sharding constraint on the task axis, for several devices.
     """
 
-    def collect(state: Any, tasks: Array, key: Array) -> tuple[Any, Rollout, Array]:
+    def collect(state: Any, tasks: Array, key: Array) -> tuple[Any, Rollout, Feedback]:
         greedy = jnp.zeros(protocol.agent_spec(env.spec).episodes, bool)
         experience, outcome = run_episodes(
             agent, env, protocol, state, tasks, key, greedy=greedy, constrain=constrain
         )
-        return state, experience, outcome.returns.sum(axis=-1)
+        value_score = agent.value_score and agent.value_score(state, experience)
+        return (
+            state,
+            experience,
+            Feedback(
+                outcome.returns.sum(axis=-1), outcome.returns, value_score, outcome.diverged.any(axis=-1)
+            ),
+        )
 
     def update(
         state: Any, experience: Rollout, weights: TaskWeights, key: Array, progress: Array
@@ -266,4 +274,5 @@ def make_learner(
     def test(state: Any, tasks: Array, key: Array) -> Outcome:
         return run_test(agent, env, protocol, state, tasks, key, constrain=constrain)[1]
 
-    return MetaLearner(agent.init, collect, update, test, agent.acting, agent.storage)
+    reports = ("episode_returns", "diverged") + (("value_score",) if agent.value_score else ())
+    return MetaLearner(agent.init, collect, update, test, agent.acting, agent.storage, reports)

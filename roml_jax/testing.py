@@ -26,7 +26,7 @@ from roml_jax.envs.base import Env, EnvState
 from roml_jax.samplers import base as samplers_base
 from roml_jax.samplers.base import TaskSampler
 from roml_jax.tasks import TaskFamily
-from roml_jax.types import Array, Discrete, EnvSpec, TaskWeights
+from roml_jax.types import Array, Discrete, EnvSpec, Feedback, TaskDraw, TaskWeights
 
 SIGNATURES: dict[type, dict[str, type]] = {
     TaskSampler: {
@@ -229,6 +229,14 @@ def check_env(env: Env, num_tasks: int = 16) -> None:
     check_tasks(env)
 
 
+def _feedback(draw: TaskDraw) -> Feedback:
+    """Returns that fall with u, from two episodes and a critic that expected half of them."""
+    returns = -draw.u[:, 0]
+    return Feedback(
+        returns, jnp.stack([returns / 2] * 2, axis=1), draw.u[:, 0] / 2, jnp.zeros(returns.shape, bool)
+    )
+
+
 def check_sampler(sampler: TaskSampler, family: TaskFamily, num_tasks: int = 32) -> None:
     """A sampler keeps to what the loop expects of it; its states can be vmapped over seeds.
 
@@ -251,12 +259,12 @@ def check_sampler(sampler: TaskSampler, family: TaskFamily, num_tasks: int = 32)
     np.testing.assert_allclose(draw.task, family.decode(draw.u), err_msg="draw.task must be decode(draw.u)")
     weighted = np.asarray(draw.log_w)[np.asarray(draw.is_ref)].any()
     assert not weighted, "draws from the prior (is_ref) must have log_w 0"
-    returns = -draw.u[:, 0]
-    weights = sampler.weights(after, returns, jnp.asarray(0.5))
+    feedback = _feedback(draw)
+    weights = sampler.weights(after, draw, feedback, jnp.asarray(0.5))
     for weight in weights:
         assert weight.shape == (n,), "weights must be of shape (n,)"
     assert weights.keep.sum() > 0, "weights.keep must leave a task to learn from"
-    updated, metrics = sampler.update(after, draw, returns, jax.random.key(2), jnp.asarray(0.5))
+    updated, metrics = sampler.update(after, draw, feedback, jax.random.key(2), jnp.asarray(0.5))
     assert jax.tree.structure(state) == jax.tree.structure(updated), "update must keep the state's structure"
     assert _kinds(state) == _kinds(updated), "sample and update must keep the state's shapes and types"
     assert all(value.shape == () for value in metrics.values()), "metrics must be scalars"
@@ -270,7 +278,7 @@ def _check_seeds(sampler: TaskSampler, n: int) -> None:
     def advance(key: Array) -> Array:
         def step(state: Any, key: Array) -> tuple[Any, None]:
             state, draw = sampler.sample(state, key, n)
-            return sampler.update(state, draw, -draw.u[:, 0], key, jnp.asarray(0.5))[0], None
+            return sampler.update(state, draw, _feedback(draw), key, jnp.asarray(0.5))[0], None
 
         state, _ = jax.lax.scan(step, sampler.init(key), jax.random.split(key, 8))
         return sampler.phi(state)
@@ -297,8 +305,11 @@ def check_learner(learner: agents.MetaLearner, tasks: Array) -> None:
     def learned() -> tuple[Any, Any, dict[str, Array]]:
         first = state = jax.jit(learner.init)(jax.random.key(0))
         for i in range(2):
-            state, experience, returns = collect(state, tasks, jax.random.key(2 * i + 1))
-            assert returns.shape == (n,), f"collect must give returns of shape ({n},), got {returns.shape}"
+            state, experience, feedback = collect(state, tasks, jax.random.key(2 * i + 1))
+            shape = Feedback.of(feedback).returns.shape
+            assert shape == (n,), f"collect must give returns of shape ({n},), got {shape}"
+            for name in learner.reports:
+                assert getattr(feedback, name) is not None, f"collect reports no {name}, as it says it does"
             state, metrics = update(state, experience, ones, jax.random.key(2 * i + 2), jnp.asarray(0.5 * i))
         return first, state, metrics
 

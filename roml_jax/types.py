@@ -49,6 +49,29 @@ class TaskWeights(NamedTuple):
     loss: Array
 
 
+class Feedback(NamedTuple):
+    """What a learner tells a sampler of the tasks that it was given.
+
+    Attributes:
+        returns: (N,) a task's score: for a robot or a game the sum of its returns over all episodes; higher
+            is better, NaN marks a diverged task.
+        episode_returns: (N, K) returns of the episodes; None for a learner without episodes.
+        value_score: (N,) how much better than its critic expected the learner did on a task: the mean over
+            valid steps of max(advantage, 0), the "positive value loss" of PLR. None without a critic.
+        diverged: (N,) bool, whether an episode of the task diverged; None for a learner without episodes.
+    """
+
+    returns: Array
+    episode_returns: Array | None = None
+    value_score: Array | None = None
+    diverged: Array | None = None
+
+    @classmethod
+    def of(cls, feedback: Feedback | Array) -> Feedback:
+        """Feedback as it is, or made of returns (N,) alone."""
+        return feedback if isinstance(feedback, cls) else cls(feedback)
+
+
 class Transition(NamedTuple):
     """One environment step of every task in a batch, as seen by the agent.
 

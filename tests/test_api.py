@@ -77,8 +77,8 @@ def test_a_sampler_of_ones_own_has_defaults_for_weights_and_phi():
             u = family.proposal.sample(family.proposal.phi0, key, n) * jnp.where(state < 10, 0.5, 1.0)
             return state, roml.types.TaskDraw(u, family.decode(u), jnp.zeros(n), jnp.zeros(n, bool))
 
-        def update(state, draw, returns, key, progress=1.0):
-            del draw, returns, key, progress
+        def update(state, draw, feedback, key, progress=1.0):
+            del draw, feedback, key, progress
             return state + 1, {}
 
         return roml.samplers.TaskSampler(lambda key: jnp.zeros((), jnp.int32), sample, update)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol
 
 from roml_jax.registry import NoOptions, Registry, options_class
-from roml_jax.types import Array, EnvSpec, Metrics, Outcome, Rollout, TaskWeights, Transition
+from roml_jax.types import Array, EnvSpec, Feedback, Metrics, Outcome, Rollout, TaskWeights, Transition
 
 
 class Storage(NamedTuple):
@@ -49,8 +49,8 @@ class Init(Protocol):
 class Collect(Protocol):
     """Collects experience on tasks."""
 
-    def __call__(self, state: Any, tasks: Array, key: Array) -> tuple[Any, Any, Array]:
-        """Returns (L, experience, returns (N,)) for tasks (N, d); a return is the task's sampler score."""
+    def __call__(self, state: Any, tasks: Array, key: Array) -> tuple[Any, Any, Feedback]:
+        """Returns (L, experience, what the sampler is told) for tasks (N, d)."""
 
 
 class Update(Protocol):
@@ -91,11 +91,12 @@ class MetaLearner(NamedTuple):
 
     Attributes:
         init: (key) -> L.
-        collect: (L, tasks (N, d), key) -> (L, experience, returns (N,)).
+        collect: (L, tasks (N, d), key) -> (L, experience, Feedback (N,)).
         update: (L, experience, TaskWeights (N,), key, progress) -> (L, metrics).
         test: (L, tasks (M, d), key) -> Outcome, leaves (M, K).
         acting: (L) -> L with the fields that ``test`` does not need left empty.
         storage: where L holds experience; None if it holds none.
+        reports: names of the fields of ``Feedback`` that it fills, besides ``returns``.
     """
 
     init: Init
@@ -104,6 +105,7 @@ class MetaLearner(NamedTuple):
     test: Test
     acting: Acting = keep_all
     storage: Storage | None = None
+    reports: tuple[str, ...] = ()
 
 
 class Begin(Protocol):
@@ -156,6 +158,13 @@ class Learn(Protocol):
         """
 
 
+class ValueScore(Protocol):
+    """Compares an agent's experience with what its critic expected."""
+
+    def __call__(self, state: Any, rollout: Rollout) -> Array:
+        """Returns ``Feedback.value_score`` (N,)."""
+
+
 class Inform(Protocol):
     """Gives the agent its tasks."""
 
@@ -180,6 +189,8 @@ class Agent(NamedTuple):
             as input (an upper bound for the other agents); None for all other agents.
         exploring: number of initial test episodes that act stochastically.
         storage: where A holds experience; None if it holds none.
+        value_score: (A, Rollout) -> (N,), for samplers that use it; None for an agent without a critic of
+            its policy's values.
     """
 
     init: Init
@@ -192,6 +203,7 @@ class Agent(NamedTuple):
     inform: Inform | None = None
     exploring: int = 0
     storage: Storage | None = None
+    value_score: ValueScore | None = None
 
 
 Problem = Literal["episodes", "examples"]

@@ -59,6 +59,9 @@ def _agent(spec: EnvSpec, num_tasks: int, config: MultitaskConfig, latent_size: 
         adapt=None,
         update=update,
         acting=on_policy.acting,
+        value_score=lambda state, rollout: on_policy.value_score(
+            policy, config.ppo, state.params, state.statistics, rollout
+        ),
     )
 
 

@@ -183,6 +183,29 @@ def advantages(
     return ppo.gae(reward, value, keep.astype(reward.dtype), config.gamma, config.gae_lambda), value
 
 
+def value_score(
+    policy: ActorCritic, config: ppo.PpoConfig, params: Any, stats: Statistics, rollout: Rollout
+) -> Array:
+    """How much better than the critic expected each task went, ``Feedback.value_score`` (N,).
+
+    Rewards, and so the scores, are in units of the running std of returns.
+
+    Args:
+        policy: module.
+        config: options.
+        params: the policy's.
+        stats: before the rollout.
+        rollout: N tasks; its extras are the latents (N, K, H, L) that actions were chosen with.
+    """
+    inputs = policy_inputs(config, stats, rollout.critic_obs[:, :, :-1], rollout.extras)
+    _, value = policy.apply(params, *inputs)
+    reward = scale_reward(stats.return_, rollout.reward * rollout.valid)
+    ones = jnp.ones(reward.shape[0], reward.dtype)
+    advantage, _ = advantages(config, rollout, reward, value, TaskWeights(ones, ones))
+    positive = jnp.maximum(advantage, 0.0) * rollout.valid
+    return positive.sum(axis=(1, 2)) / jnp.maximum(rollout.valid.sum(axis=(1, 2)), 1)
+
+
 def make_batch(
     config: ppo.PpoConfig, rollout: Rollout, reward: Array, weights: TaskWeights, inputs: Any,
     log_prob: Array, value: Array,

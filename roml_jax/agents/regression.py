@@ -21,7 +21,7 @@ from roml_jax.agents.base import MetaLearner, register
 from roml_jax.networks import default_dense
 from roml_jax.registry import leaf
 from roml_jax.tasks import TaskFamily
-from roml_jax.types import Array, EnvSpec, Metrics, Outcome, TaskWeights
+from roml_jax.types import Array, EnvSpec, Feedback, Metrics, Outcome, TaskWeights
 
 
 class Regression(Protocol):
@@ -162,9 +162,11 @@ def maml(problem: Regression, spec: EnvSpec, config: MamlRegressionConfig) -> Me
         steps, first_order = config.inner_steps, config.first_order
         return losses_after(network, params, rates["inner_lr"], examples, steps, first_order)
 
-    def collect(state: RegressionState, tasks: Array, key: Array) -> tuple[RegressionState, Examples, Array]:
+    def collect(
+        state: RegressionState, tasks: Array, key: Array
+    ) -> tuple[RegressionState, Examples, Feedback]:
         examples = _draw(problem, tasks, key, spec.horizon, spec.horizon)
-        return state, examples, -losses(state.params, state.rates, examples)
+        return state, examples, Feedback(-losses(state.params, state.rates, examples))
 
     def update(
         state: RegressionState, experience: Examples, weights: TaskWeights, key: Array, progress: Array

@@ -86,4 +86,7 @@ def make(spec: EnvSpec, num_tasks: int, config: Rl2Config) -> Agent:
         adapt=None,
         update=update,
         acting=on_policy.acting,
+        value_score=lambda state, rollout: on_policy.value_score(
+            policy, config.ppo, state.params["policy"], state.statistics, rollout
+        ),
     )

@@ -251,4 +251,7 @@ def make(spec: EnvSpec, num_tasks: int, config: VaribadConfig) -> Agent:
             "vae.buffer_trajectories",
             halved_by=("vae.replay_dtype", "bfloat16") if config.vae.replay_dtype == "full" else None,
         ),
+        value_score=lambda state, rollout: on_policy.value_score(
+            networks.policy, config.ppo, state.policy, state.statistics, rollout
+        ),
     )

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from roml_jax.registry import NoOptions, Registry, options_class
 from roml_jax.tasks import TaskFamily
-from roml_jax.types import Array, Metrics, TaskDraw, TaskWeights
+from roml_jax.types import Array, Feedback, Metrics, TaskDraw, TaskWeights
 
 Schedule = Callable[[Array | float], Array]
 """(share of the run done, in [0, 1]) -> risk level ()."""
@@ -30,17 +30,18 @@ class Sample(Protocol):
 
 
 class Update(Protocol):
-    """Updates the state from the returns of drawn tasks."""
+    """Updates the state from what a learner tells of drawn tasks."""
 
     def __call__(
-        self, state: Any, draw: TaskDraw, returns: Array, key: Array, progress: Array | float = 1.0
-    ) -> tuple[Any, Metrics]:
+        self, state: Any, draw: TaskDraw, feedback: Feedback | Array, key: Array,
+        progress: Array | float = 1.0,
+    ) -> tuple[Any, Metrics]:  # fmt: skip
         """Returns (S, metrics).
 
         Args:
             state: S, as ``sample`` returned it.
             draw: as ``sample`` returned it.
-            returns: (n,) in the draw's order; higher is better, NaN marks a diverged task.
+            feedback: of n tasks, in the draw's order. Samplers of this package also take returns (n,) alone.
             key: randomness, e.g. for breaking ties.
             progress: () share of the run that is done, for schedules; by default 1, the end of a schedule.
         """
@@ -49,7 +50,9 @@ class Update(Protocol):
 class Weights(Protocol):
     """Weights the tasks of an iteration in the policy's update."""
 
-    def __call__(self, state: Any, returns: Array, progress: Array | float = 1.0) -> TaskWeights:
+    def __call__(
+        self, state: Any, draw: TaskDraw, feedback: Feedback | Array, progress: Array | float = 1.0
+    ) -> TaskWeights:
         """Returns weights (n,); see ``TaskWeights``. Arguments are those of ``Update``."""
 
 
@@ -60,9 +63,17 @@ class Phi(Protocol):
         """Returns parameters (p,)."""
 
 
-def all_count(state: Any, returns: Array, progress: Array | float = 1.0) -> TaskWeights:
+def returns_of(feedback: Feedback | Array) -> Array:
+    """The returns (n,) in feedback, or returns that are given alone."""
+    return Feedback.of(feedback).returns
+
+
+def all_count(
+    state: Any, draw: TaskDraw, feedback: Feedback | Array, progress: Array | float = 1.0
+) -> TaskWeights:
     """Weight 1 for every task; the ``weights`` of samplers that do not filter."""
-    del state, progress
+    del state, draw, progress
+    returns = returns_of(feedback)
     return TaskWeights(jnp.ones_like(returns), jnp.ones_like(returns))
 
 
@@ -70,6 +81,24 @@ def no_phi(state: Any) -> Array:
     """An empty array; the ``phi`` of samplers whose distribution has no parameters."""
     del state
     return jnp.zeros(0)
+
+
+class Scoring(NamedTuple):
+    """A scoring pass: rollouts on candidate tasks, from which the learner does not learn.
+
+    Attributes:
+        propose: (S, key) -> (S, TaskDraw of m candidates).
+        scored: (S, draw, Feedback (m R,), key) -> S; each candidate's ``rollouts`` results stand together.
+        candidates: m.
+        rollouts: R, independent rollouts of each candidate.
+        every: iterations between two passes; the first is before the first iteration.
+    """
+
+    propose: Callable[[Any, Array], tuple[Any, TaskDraw]]
+    scored: Callable[[Any, TaskDraw, Feedback, Array], Any]
+    candidates: int
+    rollouts: int
+    every: int
 
 
 class TaskSampler(NamedTuple):
@@ -83,13 +112,19 @@ class TaskSampler(NamedTuple):
         returns = evaluate(draw.task)  # (16,)
         state, metrics = sampler.update(state, draw, returns, key)
 
+    A sampler with ``scoring`` has tasks of its own choice scored: every so many iterations, the learner acts
+    on them and learns nothing from it. The frames of a scoring pass are frames of the run.
+
     Attributes:
         init: (key) -> S.
         sample: (S, key, n) -> (S, TaskDraw) of n tasks.
-        update: (S, draw, returns (n,), key, progress) -> (S, metrics).
-        weights: (S, returns (n,), progress) -> TaskWeights (n,); all ones unless the sampler filters.
+        update: (S, draw, Feedback (n,), key, progress) -> (S, metrics).
+        weights: (S, draw, Feedback (n,), progress) -> TaskWeights (n,); all ones unless the sampler filters.
         phi: (S) -> (p,) parameters of the current task distribution.
         batch_size: number of scored tasks before the distribution first changes; 0 if it never changes.
+        scoring: the scoring pass; None for samplers without one.
+        needs: names of fields of ``Feedback`` that the sampler cannot do without; a learner that does not
+            report them is rejected.
     """
 
     init: Init
@@ -98,6 +133,8 @@ class TaskSampler(NamedTuple):
     weights: Weights = all_count
     phi: Phi = no_phi
     batch_size: int = 0
+    scoring: Scoring | None = None
+    needs: tuple[str, ...] = ()
 
 
 def constant(alpha: float) -> Schedule:
@@ -133,13 +170,23 @@ def with_alpha(build: Callable[[Any], TaskSampler], alpha: float) -> TaskSampler
         return state._replace(state=inner), draw
 
     def update(
-        state: WithAlpha, draw: TaskDraw, returns: Array, key: Array, progress: Array | float = 1.0
-    ) -> tuple[WithAlpha, Metrics]:
-        inner, metrics = of(state).update(state.state, draw, returns, key, progress)
+        state: WithAlpha, draw: TaskDraw, feedback: Feedback | Array, key: Array,
+        progress: Array | float = 1.0,
+    ) -> tuple[WithAlpha, Metrics]:  # fmt: skip
+        inner, metrics = of(state).update(state.state, draw, feedback, key, progress)
         return state._replace(state=inner), metrics
 
-    def weights(state: WithAlpha, returns: Array, progress: Array | float = 1.0) -> TaskWeights:
-        return of(state).weights(state.state, returns, progress)
+    def weights(
+        state: WithAlpha, draw: TaskDraw, feedback: Feedback | Array, progress: Array | float = 1.0
+    ) -> TaskWeights:
+        return of(state).weights(state.state, draw, feedback, progress)
+
+    def propose(state: WithAlpha, key: Array) -> tuple[WithAlpha, TaskDraw]:
+        inner, draw = of(state).scoring.propose(state.state, key)
+        return state._replace(state=inner), draw
+
+    def scored(state: WithAlpha, draw: TaskDraw, feedback: Feedback, key: Array) -> WithAlpha:
+        return state._replace(state=of(state).scoring.scored(state.state, draw, feedback, key))
 
     fixed = build(alpha)
     return TaskSampler(
@@ -149,6 +196,8 @@ def with_alpha(build: Callable[[Any], TaskSampler], alpha: float) -> TaskSampler
         weights=weights,
         phi=lambda state: of(state).phi(state.state),
         batch_size=fixed.batch_size,
+        scoring=fixed.scoring and fixed.scoring._replace(propose=propose, scored=scored),
+        needs=fixed.needs,
     )
 
 
@@ -186,6 +235,7 @@ __all__ = [
     "Phi",
     "Sample",
     "Schedule",
+    "Scoring",
     "TaskSampler",
     "Update",
     "Weights",
@@ -198,5 +248,6 @@ __all__ = [
     "names",
     "no_phi",
     "register",
+    "returns_of",
     "with_alpha",
 ]

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from roml_jax import cem as method
 from roml_jax import proposals
 from roml_jax.cem import CemConfig, CemState
-from roml_jax.samplers.base import Schedule, TaskSampler, constant, falling, register
+from roml_jax.samplers.base import Schedule, TaskSampler, constant, falling, register, returns_of
 from roml_jax.tasks import TaskFamily
-from roml_jax.types import Array, Metrics, TaskDraw
+from roml_jax.types import Array, Feedback, Metrics, TaskDraw
 
 DEFAULTS = CemConfig()
 
@@ -31,8 +31,9 @@ def _cross_entropy(
         return state, draw._replace(task=family.decode(draw.u))
 
     def update(
-        state: CemState, draw: TaskDraw, returns: Array, key: Array, progress: Array | float = 1.0
+        state: CemState, draw: TaskDraw, feedback: Feedback | Array, key: Array, progress: Array | float = 1.0
     ) -> tuple[CemState, Metrics]:
+        returns = returns_of(feedback)
         alpha = schedule(jnp.asarray(progress, returns.dtype))
         state, metrics = method.update(config, proposal, state, draw, returns, key, alpha)
         return state, metrics._asdict() | {"updates": state.batch.astype(returns.dtype), "alpha": alpha}

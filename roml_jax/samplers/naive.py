@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from roml_jax import checks, risk
-from roml_jax.samplers.base import TaskSampler, register
+from roml_jax.samplers.base import TaskSampler, register, returns_of
 from roml_jax.tasks import TaskFamily
-from roml_jax.types import Array, Metrics, TaskDraw
+from roml_jax.types import Array, Feedback, Metrics, TaskDraw
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,14 @@ def naive(family: TaskFamily, alpha: float, config: NaiveConfig = DEFAULTS) -> T
         )
 
     def update(
-        state: NaiveState, draw: TaskDraw, returns: Array, key: Array, progress: Array | float = 1.0
+        state: NaiveState,
+        draw: TaskDraw,
+        feedback: Feedback | Array,
+        key: Array,
+        progress: Array | float = 1.0,
     ) -> tuple[NaiveState, Metrics]:
         del key, progress
+        returns = returns_of(feedback)
         index = jnp.abs(draw.u[:, None] - state.u[None]).sum(axis=-1).argmin(axis=1)
         # a task drawn several times gets its mean return; a diverged task keeps its previous score
         counted = ~jnp.isnan(returns)

@@ -8,10 +8,10 @@ from typing import Literal
 import jax.numpy as jnp
 
 from roml_jax import checks, risk
-from roml_jax.samplers.base import Schedule, TaskSampler, constant, falling, register
+from roml_jax.samplers.base import Schedule, TaskSampler, constant, falling, register, returns_of
 from roml_jax.samplers.uniform import uniform
 from roml_jax.tasks import TaskFamily
-from roml_jax.types import Array, TaskWeights
+from roml_jax.types import Array, Feedback, TaskDraw, TaskWeights
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,11 @@ DEFAULTS = TailConfig()
 
 
 def _tail(family: TaskFamily, schedule: Schedule, alpha: float, config: TailConfig) -> TaskSampler:
-    def weights(state: tuple[()], returns: Array, progress: Array | float = 1.0) -> TaskWeights:
-        del state
+    def weights(
+        state: tuple[()], draw: TaskDraw, feedback: Feedback | Array, progress: Array | float = 1.0
+    ) -> TaskWeights:
+        del state, draw
+        returns = returns_of(feedback)
         if returns.shape[0] % config.tasks_per_group:
             raise ValueError(
                 f"{returns.shape[0]} tasks per iteration do not divide into groups of "

@@ -5,9 +5,9 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from roml_jax import risk
-from roml_jax.samplers.base import TaskSampler, register
+from roml_jax.samplers.base import TaskSampler, register, returns_of
 from roml_jax.tasks import TaskFamily
-from roml_jax.types import Array, Metrics, TaskDraw
+from roml_jax.types import Array, Feedback, Metrics, TaskDraw
 
 
 @register("uniform")
@@ -20,9 +20,14 @@ def uniform(family: TaskFamily, alpha: float) -> TaskSampler:
         return state, TaskDraw(u, family.decode(u), jnp.zeros(n, u.dtype), jnp.ones(n, bool))
 
     def update(
-        state: tuple[()], draw: TaskDraw, returns: Array, key: Array, progress: Array | float = 1.0
+        state: tuple[()],
+        draw: TaskDraw,
+        feedback: Feedback | Array,
+        key: Array,
+        progress: Array | float = 1.0,
     ) -> tuple[tuple[()], Metrics]:
         del draw, key, progress
+        returns = returns_of(feedback)
         valid = ~jnp.isnan(returns)
         return state, {
             "ref_mean": risk.masked_mean(returns, valid),

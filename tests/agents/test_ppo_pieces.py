@@ -268,7 +268,7 @@ def test_a_test_takes_the_likeliest_actions_and_leaves_the_learner_as_it_was():
     state, tasks = jax.device_put(state), jnp.linspace(0.1, 0.9, 20)[:, None]
 
     def both(state, key):
-        return learner.test(state, tasks, key).returns, learner.collect(state, tasks, key)[2]
+        return learner.test(state, tasks, key).returns, learner.collect(state, tasks, key)[2].returns
 
     before, both = jax.tree.map(np.array, state), jax.jit(jax.vmap(both, in_axes=(None, 0)))
     returns, drawn = both(state, jax.random.split(jax.random.key(0)))

@@ -82,10 +82,10 @@ def test_inner_step_and_meta_gradient_against_finite_differences(x64):
 def test_a_task_that_is_filtered_out_adds_nothing_and_still_counts_in_the_mean():
     learner, _ = _learner()
     state = learner.init(jax.random.key(0))
-    state, examples, returns = learner.collect(state, _examples(4)[0], jax.random.key(1))
+    state, examples, feedback = learner.collect(state, _examples(4)[0], jax.random.key(1))
     keep = jnp.array([0.0, 1.0, 0.0, 0.0])
     _, metrics = learner.update(state, examples, TaskWeights(keep, jnp.ones(4)), jax.random.key(2), 0.0)
-    assert float(metrics["maml/meta_loss"]) == pytest.approx(-float(returns[1]) / 4, rel=1e-5)
+    assert float(metrics["maml/meta_loss"]) == pytest.approx(-float(feedback.returns[1]) / 4, rel=1e-5)
 
 
 NIGHTLY = {"cem_soft", "naive", "tail_soft"}  # of the kinds of uniform, cem and tail

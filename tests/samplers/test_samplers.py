@@ -8,6 +8,7 @@ from scipy import stats
 
 from roml_jax import cem, samplers, tasks, testing
 from roml_jax.errors import UnknownNameError
+from roml_jax.types import Feedback
 
 ALPHA, N = 0.2, 32
 EXACT = tasks.log_beta(
@@ -21,7 +22,8 @@ def hardness(draw):
 
 
 def weights_of(sampler, returns, progress=0.0):
-    return sampler.weights(sampler.init(jax.random.key(0)), returns, jnp.asarray(progress))
+    state, draw = sampler.sample(sampler.init(jax.random.key(0)), jax.random.key(1), returns.shape[0])
+    return sampler.weights(state, draw, Feedback(returns), jnp.asarray(progress))
 
 
 def advance(sampler, state, key, iterations=40, progress=1.0):
@@ -41,7 +43,7 @@ def test_contract(name):
     testing.check_sampler(sampler, EXACT, N)
     state = sampler.init(jax.random.key(0))
     after, draw = sampler.sample(state, jax.random.key(1), N)
-    for weight in sampler.weights(after, hardness(draw), jnp.asarray(0.5)):
+    for weight in sampler.weights(after, draw, hardness(draw), jnp.asarray(0.5)):
         assert set(np.unique(weight)) <= {0.0, 1.0}
 
 
