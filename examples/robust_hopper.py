@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from roml_jax import envs
 
 MODEL = Path(__file__).with_name("hopper.xml")
+SLIP = envs.Edit("geom_friction", "scale", ("foot", "floor"), column=0)
 HEIGHT, PITCH = 0.7, 0.3  # the robot has fallen with its torso below (m) or tilted more than this (rad)
 
 
@@ -42,9 +43,7 @@ def robust_hopper() -> envs.Env:
         MODEL,
         tasks=(
             envs.TaskDimension("mass", 0.5, 2.0, (envs.Edit("body_mass"),), "log"),
-            envs.TaskDimension(
-                "friction", 0.3, 1.5, (envs.Edit("geom_friction", "scale", ("foot", "floor"), column=0),), "log"
-            ),
+            envs.TaskDimension("friction", 0.3, 1.5, (SLIP,), "log"),
             envs.TaskDimension("motor", 0.5, 1.5, (envs.Edit("actuator_gear", column=0),), "log"),
             envs.TaskDimension("latency_ms", 0.0, 32.0),
         ),
