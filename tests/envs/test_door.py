@@ -384,6 +384,18 @@ def test_a_doubtful_edit_is_warned_of_once():
         TaskEnv.from_mjcf(hinged, tasks=(replace(task, inert=True),), reward=angle, engine="mujoco")
 
 
+def test_what_only_a_critic_sees_is_checked_too():
+    hinged = HINGE.format(joint="", motor="")
+    env = TaskEnv.from_mjcf(
+        hinged, tasks=(dimension(Edit("body_mass")),), reward=angle, engine="mujoco", check=False,
+        privileged={"mass": lambda view: view.task, "odd": lambda view: jnp.log(view.task - 1.0)},
+    )  # fmt: skip
+    report = door.check(env)
+    assert report.parts[-2] == door.Part("mass (critic)", 0.5, 2.0, True)
+    assert (report.parts[-1].name, report.parts[-1].finite) == ("odd (critic)", False)
+    assert not report.passed
+
+
 @pytest.mark.parametrize("width", [80, 160])
 def test_the_report_fits_the_terminal(alive, width):
     stream = io.StringIO()

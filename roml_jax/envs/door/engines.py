@@ -21,7 +21,7 @@ class Ran(NamedTuple):
     """Episodes: leaves (n, T + 1, ...), the reset first.
 
     Attributes:
-        obs: observations.
+        obs: observations, followed by the parts that only a critic sees.
         reward: 0 after a reset.
         done: ended early.
         diverged: blown up.
@@ -57,7 +57,7 @@ class Program:
         first = env.reset(jax.random.key(seed), task)
 
         def shown(state: Any) -> tuple[Any, ...]:
-            return state.obs, state.reward, state.done, state.diverged, _physics(state.physics)
+            return _seen(env, state), state.reward, state.done, state.diverged, _physics(state.physics)
 
         def move(state: Any, action: Any) -> tuple[Any, Any]:
             if getattr(env, "actuation", None) is None and not getattr(env, "carry", None):
@@ -121,6 +121,13 @@ class Program:
             return Ran(*jax.tree.map(np.asarray, self._compiled(*args)))
         except (jax.errors.JaxRuntimeError, NotImplementedError, ValueError) as error:
             raise EngineError(_last_line(error)) from None
+
+
+def _seen(env: Any, state: Any) -> Any:
+    """What the actor and the critic see: (D + P,)."""
+    if not env.spec.privileged_slices:
+        return state.obs
+    return jnp.concatenate([state.obs, state.privileged], axis=-1)
 
 
 def _physics(state: Any) -> dict[str, Any]:
