@@ -96,6 +96,9 @@ def _dropped(view: envs.View) -> Array:
 
 
 ROBOTS = {"barkour": barkour, "shadow_hand": shadow_hand}
+for _name, _robot in ROBOTS.items():
+    envs.register(_name, _robot)
+
 TRAINING = [
     "--sampler", "cem", "--sampler.batch-size", "32", "--num-tasks", "16", "--seeds", "0", "1",
     "--ppo.minibatches", "4", "--ppo.epochs", "2", "--vae.buffer-trajectories", "64", "--vae.updates", "1",
