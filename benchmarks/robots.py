@@ -127,7 +127,7 @@ def commands(name: str, folder: Path) -> dict[str, list[str]]:
         "evaluate": [run, "--tasks", "32", "--json", f"{run}.json"],
         "render": [run, "--out", f"{run}.html"],
         "export": [run, "--out", f"{run}.zip"],
-        "sim2sim": [run, "--tasks", "32"],
+        "sim2sim": [run, "--tasks", "256"],
     }
 
 
