@@ -4,7 +4,7 @@ The model is an MJCF file. A task is a factor on all masses, a factor on the fri
 the strength of the motors, and the latency of the actions. The policy observes none of them, and its sensors
 are noisy. A fall ends an episode.
 
-    python -m roml_jax.train --import examples/robust_hopper.py --env robust_hopper --sampler cem --seeds 0..4
+    python -m roml_jax.train --import examples.robust_hopper --env robust_hopper --sampler cem --seeds 0..4
 
 docs/robust_hopper.md goes from this file to a verdict and an exported policy.
 """

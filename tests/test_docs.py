@@ -188,6 +188,7 @@ def test_commands_in_a_line_of_a_shell():
 def test_commands_exist_and_training_commands_parse(page, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT))
     monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "configs").symlink_to(ROOT / "configs")  # commands are given from the checkout
     if page == "docs/your_own_tasks.md":  # "Save this as my_robot.py"
         (tmp_path / "my_robot.py").write_text(blocks_of(page, "python")[0].code)
     with workplace(tmp_path):

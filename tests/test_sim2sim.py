@@ -86,6 +86,28 @@ def test_an_episode_that_ended_stays_ended_and_one_that_blows_up_diverges():
     assert np.asarray(episode(wild, np.ones((5, 1)), [[1e12]]).diverged).any()
 
 
+def test_episodes_that_begin_in_one_state_are_all_begun():
+    """A compiler calls a reset that does not depend on the episode once, before all episodes."""
+    at = MODEL.qpos0.astype(np.float32), np.zeros(MODEL.nv, np.float32)
+    env = compare.on_engine(cart(derived="consistent", start=lambda key: at), "plain")
+    task, actions = jnp.array([[1.5]]), jnp.ones((6, 1))
+
+    @jax.jit
+    def run(keys):
+        def begun(carry, key):
+            def move(state, action):
+                state = jax.vmap(env.step, in_axes=(0, None))(state, action)
+                return state, state.physics.qpos
+
+            return carry, jax.lax.scan(move, jax.vmap(env.reset)(key[None], task), actions)[1]
+
+        return jax.lax.scan(begun, 0, keys)[1]
+
+    first, second = np.asarray(run(jax.random.split(jax.random.key(0), 2)))
+    np.testing.assert_array_equal(first, second)
+    assert np.unique(first).size > 5
+
+
 def test_it_refuses_to_continue_an_episode_that_it_did_not_begin():
     env = compare.on_engine(cart(), "plain")
     state = jax.jit(env.reset)(jax.random.key(0), jnp.ones(1))

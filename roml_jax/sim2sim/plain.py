@@ -42,6 +42,7 @@ class _Host:
         self._base = reading.with_energy(engine.model, readings)
         self._carried = carried.names(engine.model, readings)
         self._example, self._robots = mujoco.MjData(engine.model), []
+        self._begun: list[dict[str, Any]] = []
 
     def shapes(self, dtype: Any) -> PhysicsState:
         """The state of one robot, as shapes."""
@@ -59,31 +60,32 @@ class _Host:
     def start(self, begun: Mapping[str, Any], leaves: Mapping[str, Any]) -> PhysicsState:
         """Starts an episode of every robot; arguments (n, ...) or, for one robot, (...)."""
         front, (begun, leaves) = _rows((begun, leaves), np.ndim(begun["qpos"]) - 1)
-        self._robots = []
+        self._robots, self._begun = [], []
         for i in range(len(begun["qpos"])):
             model = self._edited({name: leaf[i] for name, leaf in leaves.items()})
-            robot = _Robot(model, mujoco.MjData(model))
-            _write(robot.data, {name: value[i] for name, value in begun.items()})
-            mujoco.mj_forward(model, robot.data)
-            robot.data.qacc_warmstart[:] = 0
-            self._robots.append(robot)
+            self._robots.append(_Robot(model, mujoco.MjData(model)))
+            self._begun.append({name: np.array(value[i]) for name, value in begun.items()})
+            _begin(self._robots[i], self._begun[i])
         return self._gathered(
             [self._state(r, self._requested(r)) for r in self._robots], front, begun["qpos"].dtype
         )
 
-    def step(self, qpos: Any, frozen: Any, given: Mapping[str, Any]) -> PhysicsState:
+    def step(self, qpos: Any, qvel: Any, frozen: Any, given: Mapping[str, Any]) -> PhysicsState:
         """One control step of every robot that is not frozen; NaN for one that blows up.
 
-        ``given`` has the controls, and what else holds during the step.
+        ``given`` has the controls, and what else holds during the step. The compiler calls ``start`` once for
+        all episodes if they begin in the same state, so a robot in that state begins again.
         """
-        front, (qpos, frozen, given) = _rows((qpos, frozen, given), np.ndim(qpos) - 1)
+        front, (qpos, qvel, frozen, given) = _rows((qpos, qvel, frozen, given), np.ndim(qpos) - 1)
         states = []
         for i, robot in enumerate(self._robots):
             if frozen[i]:
                 states.append(self._state(robot, self._requested(robot)))
                 continue
-            if not np.array_equal(robot.data.qpos.astype(qpos.dtype), qpos[i]):
-                raise RuntimeError("plain MuJoCo was stepped from another state than it returned last")
+            if not _is_in(robot, qpos[i], qvel[i]):
+                _begin(robot, self._begun[i])
+                if not _is_in(robot, qpos[i], qvel[i]):
+                    raise RuntimeError("plain MuJoCo was stepped from another state than it returned last")
             _write(robot.data, {name: value[i] for name, value in given.items()})
             states.append(self._stepped(robot))
         return self._gathered(states, front, qpos.dtype)
@@ -132,6 +134,22 @@ class _Host:
         return PhysicsState(*(part(name, getattr(shapes, name)) for name in _STATE), seen, kept)
 
 
+def _begin(robot: _Robot, begun: Mapping[str, np.ndarray]) -> None:
+    """The state at the start of an episode."""
+    mujoco.mj_resetData(*robot)
+    _write(robot.data, begun)
+    mujoco.mj_forward(*robot)
+    robot.data.qacc_warmstart[:] = 0
+
+
+def _is_in(robot: _Robot, qpos: np.ndarray, qvel: np.ndarray) -> bool:
+    """Whether a robot is in this state, to the precision of the program that asks."""
+    data = robot.data
+    return np.array_equal(data.qpos.astype(qpos.dtype), qpos) and np.array_equal(
+        data.qvel.astype(qvel.dtype), qvel
+    )
+
+
 def _rows(tree: Any, batched: int) -> tuple[tuple[int, ...], Any]:
     """The batch's axes, and the tree with them as one, (n, ...)."""
     tree = jax.tree.map(np.asarray, tree)
@@ -169,7 +187,9 @@ def make(engine: Physics, readings: tuple[str, ...]) -> Physics:
     ) -> PhysicsState:  # fmt: skip
         del leaves  # the robots have them since the reset
         held = {**(given or {}), "ctrl": ctrl}
-        return _call(host.step, host.shapes(state.qpos.dtype), state.qpos, jnp.asarray(frozen), held)
+        return _call(
+            host.step, host.shapes(state.qpos.dtype), state.qpos, state.qvel, jnp.asarray(frozen), held
+        )
 
     return on_c._replace(name="plain", reset=reset, step=step)
 

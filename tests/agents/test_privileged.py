@@ -176,7 +176,7 @@ def test_names_take_parts_from_the_policy():
         ({"position": lambda view: view.qpos}, r"'position' is a part of the observation"),
         ({"masses": lambda view: "heavy"}, r"part 'masses' must be an array of real numbers"),
     ],
-    ids=str,
+    ids=["misspelt", "text", "nothing_left", "twice", "no_number"],
 )
 def test_wrong_parts_are_one_line(wrong, said):
     with pytest.raises(ValueError, match=said) as told:

@@ -384,6 +384,23 @@ def test_a_doubtful_edit_is_warned_of_once():
         TaskEnv.from_mjcf(hinged, tasks=(replace(task, inert=True),), reward=angle, engine="mujoco")
 
 
+def test_what_only_a_critic_sees_is_checked_too():
+    hinged = HINGE.format(joint="", motor="")
+
+    def report(mass):
+        env = TaskEnv.from_mjcf(
+            hinged, tasks=(dimension(Edit("body_mass")),), reward=angle, engine="mujoco", check=False,
+            privileged={"mass": mass},
+        )  # fmt: skip
+        return door.check(env)
+
+    fine, odd = report(lambda view: view.task), report(lambda view: jnp.log(view.task - 1.0))
+    assert fine.parts[-1] == door.Part("mass (critic)", 0.5, 2.0, True)
+    assert fine.passed
+    assert not odd.parts[-1].finite
+    assert not odd.passed
+
+
 @pytest.mark.parametrize("width", [80, 160])
 def test_the_report_fits_the_terminal(alive, width):
     stream = io.StringIO()

@@ -32,9 +32,10 @@ def test_every_environment_has_a_row(capsys):
     for name in envs.names():
         made = config.make(name)
         env = envs.from_options(name, made.env_options)
+        spec = made.protocol.agent_spec(env.spec)
         cells = row_of(text, name)
         assert cells[1] == str(env.spec.obs_size)
-        assert cells[3] == f"{env.spec.episodes} x {env.spec.horizon}"
+        assert cells[3] == f"{spec.episodes} x {spec.horizon}"
         assert cells[5] == f"{made.alpha:g}"
         assert "not described" not in cells[4]
 

@@ -29,7 +29,13 @@ def test_a_signal_asks_the_loop_to_stop(kind):
         (signal.SIGUSR1, 138, "stopped by SIGUSR1 before the first iteration; nothing was saved"),
     ],
 )
-def test_a_signal_while_compiling_leaves_nothing_behind(kind, code, said, tmp_path, monkeypatch, capsys):
+def test_a_signal_while_compiling_leaves_nothing_behind(
+    kind, code, said, tmp_path, monkeypatch, capsys, request
+):
+    # a shell that starts the tests in the background has them ignore SIGINT
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
+
     def compiling(*args):
         assert (tmp_path / "run" / "config.yaml").exists()
         signal.raise_signal(kind)  # in this thread, so that it is handled here

@@ -21,7 +21,7 @@ class Ran(NamedTuple):
     """Episodes: leaves (n, T + 1, ...), the reset first.
 
     Attributes:
-        obs: observations.
+        obs: observations, followed by the parts that only a critic sees.
         reward: 0 after a reset.
         done: ended early.
         diverged: blown up.
@@ -57,7 +57,7 @@ class Program:
         first = env.reset(jax.random.key(seed), task)
 
         def shown(state: Any) -> tuple[Any, ...]:
-            return state.obs, state.reward, state.done, state.diverged, _physics(state.physics)
+            return self._seen(state), state.reward, state.done, state.diverged, _physics(state.physics)
 
         def move(state: Any, action: Any) -> tuple[Any, Any]:
             if getattr(env, "actuation", None) is None and not getattr(env, "carry", None):
@@ -68,6 +68,12 @@ class Program:
 
         later = jax.lax.scan(move, first, actions)[1]
         return jax.tree.map(lambda one, rest: jnp.concatenate([one[None], rest]), shown(first), later)
+
+    def _seen(self, state: Any) -> Any:
+        """What the actor and the critic see: (D + P,)."""
+        if not self._env.spec.privileged_slices:
+            return state.obs
+        return jnp.concatenate([state.obs, state.privileged], axis=-1)
 
     def _episodes(self, v: int, s: int) -> Callable[..., tuple[Any, ...]]:
         """The (v s,) episodes: at once on the C engine; elsewhere variant by variant, to save memory."""

@@ -361,8 +361,12 @@ def _tables(
         end = variant.end if at is None else f"{variant.end} {variant.task[at]:.4g}"
         ended, blown = float(own.done[:, -1].mean()), float(own.diverged[:, -1].mean())
         rows.append(Row(variant.dimension or "all", end, moved, gap, ended - blown, blown))
-    parts = []
-    for name, where in env.spec.obs_slices.items():
+    parts, size = [], env.spec.obs_size
+    critic = {
+        f"{name} (critic)": slice(part.start + size, part.stop + size)
+        for name, part in env.spec.privileged_slices.items()
+    }
+    for name, where in {**env.spec.obs_slices, **critic}.items():
         values = ran.obs[..., where]
         finite = bool(np.isfinite(values).all()) and not ran.diverged[:, 0].any()
         parts.append(Part(name, float(np.nanmin(values)), float(np.nanmax(values)), finite))
