@@ -155,12 +155,15 @@ def _devices(parts: experiment.Experiment) -> str:
     return f" on {parts.placement.mesh.size} devices ({sizes})"
 
 
-def _scoring(parts: experiment.Experiment) -> str:
-    """Text on the scoring passes; empty for a sampler without them."""
-    frames = parts.frames
-    if not frames.scoring:
-        return ""
-    return f", a scoring pass of {frames.scoring} frames before every {frames.every} of them"
+def _heading(config: Config, parts: experiment.Experiment) -> str:
+    """Text that describes a run: its components, its length and its seeds."""
+    frames, passes = parts.frames, ""
+    if frames.scoring:
+        passes = f", a scoring pass of {frames.scoring} frames before every {frames.every} of them"
+    return (
+        f"[bold]{config.env}[/] x {config.sampler} x {config.agent}, {parts.num_iterations} iterations "
+        f"of {frames.iteration} frames{passes}, {len(config.plan)} seed(s){_devices(parts)}"
+    )
 
 
 def _say(console: Console) -> Callable[[str], None]:
@@ -204,12 +207,7 @@ def run(
         if config.resume and _is_complete(config, folder):
             console.print(f"{folder} is complete; there is nothing to resume", soft_wrap=True)
             return folder
-        console.print(
-            f"[bold]{config.env}[/] x {config.sampler} x {config.agent}, {parts.num_iterations} iterations "
-            f"of {parts.frames.iteration} frames{_scoring(parts)}, {num_seeds} seed(s){_devices(parts)}, "
-            f"into {folder}",
-            soft_wrap=True,
-        )
+        console.print(f"{_heading(config, parts)}, into {folder}", soft_wrap=True)
         restored = None
         if config.resume:
             restored, line = start.restored(parts, plan, shapes, folder / run_folder.CHECKPOINT)

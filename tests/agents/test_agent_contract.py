@@ -52,6 +52,11 @@ SMALL = {
     "oracle": PPO,
 }  # fmt: skip
 BATCH = 8  # scored tasks until a sampler moves: it has moved when the second iteration draws
+OF_SAMPLERS = {
+    "plr": {"buffer": BATCH, "score": "negative_return"},
+    "accel": {"buffer": BATCH, "score": "negative_return"},
+    "sfl": {"candidates": BATCH, "rollouts": 2, "top": 4},
+}
 ALL = [(agent, sampler, env) for agent in AGENTS for sampler in SAMPLERS for env in ENVS]
 MEETS_ALL = "multitask"  # the smallest agent
 PAIRS = [
@@ -90,7 +95,7 @@ def learner_of(agent, env):
 def sampler_made(sampler, env):
     kind = options_class(samplers.get(sampler))
     batch = {"batch_size": BATCH} if "batch_size" in kind.__dataclass_fields__ else {}
-    return samplers.make(sampler, ENVS[env]().family, 0.2, kind(**batch))
+    return samplers.make(sampler, ENVS[env]().family, 0.2, kind(**batch, **OF_SAMPLERS.get(sampler, {})))
 
 
 @functools.cache

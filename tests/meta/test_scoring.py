@@ -62,11 +62,11 @@ def test_a_pass_runs_only_in_the_iterations_that_have_one(num_seeds):
     assert calls.count(24) == 3 * num_seeds
     assert calls.count(5) == 10 * num_seeds
     assert len(calls) == 13 * num_seeds
-    np.testing.assert_array_equal(
-        metrics["sampler/passes"][[0, 3, 4, 7, 8, 9]].T, [[1, 1, 2, 2, 3, 3]] * num_seeds
-    )
-    # what the learner learned from: its five tasks, half of them from the best
-    assert np.isfinite(np.asarray(state.learner)).all()
+    passes = np.asarray(metrics["sampler/passes"])
+    np.testing.assert_array_equal(passes, np.repeat([1, 2, 3], [4, 4, 2])[:, None].repeat(num_seeds, axis=1))
+    # ten means of five tasks in [0, 1] were learned from, and nothing of the pass
+    assert (np.asarray(state.learner) > 0).all()
+    assert (np.asarray(state.learner) < 10).all()
 
 
 def _small(agent, env="probe_target", **options):
@@ -88,7 +88,9 @@ def test_every_agent_collects_on_another_number_of_tasks(agent):
     """24 rollouts where an iteration has 4 tasks: building the run traces the pass."""
     parts = _small(agent, **AGENTS[agent])
     assert parts.frames == Frames(4 * 16, 24 * 16, 4)
-    assert parts.num_iterations == 61  # 15 periods of 640 frames, then a pass and an iteration of 448
+    assert (
+        parts.num_iterations == 60
+    )  # 15 periods of 640 frames; 400 are left, a pass of 384 and no iteration
 
 
 def test_a_pass_does_not_touch_the_replay():
@@ -145,7 +147,7 @@ def _state_of(folder):
     return [np.asarray(leaf) for leaf in jax.tree.leaves(checkpoint.plain(state))]
 
 
-@pytest.mark.parametrize("sampler", OPTIONS)
+@pytest.mark.parametrize("sampler", ["sfl", "accel", pytest.param("plr", marks=pytest.mark.slow)])
 def test_a_run_is_resumed_bit_for_bit_and_counts_every_frame(sampler, tmp_path):
     """Stopped after 3 iterations by a signal, in the middle of a period of the scoring passes."""
     arguments = [*RUN, "--sampler", sampler, *OPTIONS[sampler]]
