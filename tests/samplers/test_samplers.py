@@ -45,8 +45,8 @@ def test_contract(name):
     """``testing.check_sampler``, and weights of 0 or 1."""
     sampler = samplers.make(name, EXACT, ALPHA)
     testing.check_sampler(sampler, EXACT, N)
-    state = sampler.init(jax.random.key(0))
-    after, draw = sampler.sample(state, jax.random.key(1), N)
+    state = jax.jit(sampler.init)(jax.random.key(0))
+    after, draw = jax.jit(sampler.sample, static_argnums=2)(state, jax.random.key(1), N)
     for weight in sampler.weights(after, draw, hardness(draw), jnp.asarray(0.5)):
         assert set(np.unique(weight)) <= {0.0, 1.0}
 
