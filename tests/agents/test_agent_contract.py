@@ -107,9 +107,19 @@ def sampler_of(sampler, env):
     )  # fmt: skip
 
 
+@functools.cache
+def iteration_of(agent, sampler, env):
+    learner, chosen = learner_of(agent, env), sampler_of(sampler, env)
+    if chosen.scoring is None:
+        return meta.make_iteration(learner, chosen, TASKS, 10)
+    # a pass is a branch of the iteration, and functions that are compiled with options cannot stand in one
+    whole = learner._replace(collect=learner.collect.__wrapped__, update=learner.update.__wrapped__)
+    return compiled(meta.make_iteration(whole, sampler_made(sampler, env), TASKS, 10))
+
+
 def run(agent, sampler, env, seed):
     learner, chosen = learner_of(agent, env), sampler_of(sampler, env)
-    iteration = meta.make_iteration(learner, chosen, TASKS, 10)
+    iteration = iteration_of(agent, sampler, env)
     learner_key, sampler_key, key = jax.random.split(jax.random.key(seed), 3)
     state = meta.MetaState(
         learner.init(learner_key), chosen.init(sampler_key), key, jnp.full((), -1, jnp.int32),
