@@ -16,6 +16,29 @@ from roml_jax.errors import ConfigError, unknown
 from roml_jax.types import Array, EnvSpec, Feedback, Outcome
 
 
+class Frames(NamedTuple):
+    """Environment steps of one seed, the scoring passes of its sampler included.
+
+    Attributes:
+        iteration: steps of an iteration's tasks.
+        scoring: steps of a scoring pass; 0 for a sampler without one.
+        every: iterations between two passes; the first pass is before the first iteration.
+    """
+
+    iteration: int
+    scoring: int = 0
+    every: int = 1
+
+    def after(self, iterations: int) -> int:
+        """Steps after a number of iterations."""
+        return iterations * self.iteration + -(-iterations // self.every) * self.scoring
+
+    def iterations(self, frames: float) -> int:
+        """The greatest number of iterations that take at most this many steps."""
+        periods, rest = divmod(int(frames), self.every * self.iteration + self.scoring)
+        return periods * self.every + max(rest - self.scoring, 0) // self.iteration
+
+
 class Placement(NamedTuple):
     """How a run's computation is split over devices.
 
@@ -23,6 +46,7 @@ class Placement(NamedTuple):
 
     Attributes:
         devices: number of devices.
+        task_devices: number of devices that an iteration's tasks are divided among.
         seed_axis: mesh axis along which a vmap over seeds is sharded; None for one device.
         tasks: sharding constraint on pytrees with leaves (N, ...), N tasks.
         output: (function) -> the same function, with its results replicated on every device.
@@ -31,6 +55,7 @@ class Placement(NamedTuple):
     """
 
     devices: int = 1
+    task_devices: int = 1
     seed_axis: str | None = None
     tasks: rollout.Constrain = rollout.anywhere
     output: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda function: function
@@ -54,7 +79,7 @@ class Experiment(NamedTuple):
             tasks.
         test: the same on the tasks of the final test.
         num_iterations: number of iterations of the whole run.
-        frames_per_iteration: environment steps per seed and iteration.
+        frames: environment steps per seed.
         placement: the devices that the functions are built for.
     """
 
@@ -66,8 +91,13 @@ class Experiment(NamedTuple):
     evaluate: Callable[[Any], Outcome]
     test: Callable[[Any], Outcome]
     num_iterations: int
-    frames_per_iteration: int
+    frames: Frames
     placement: Placement
+
+    @property
+    def frames_per_iteration(self) -> int:
+        """Environment steps per seed and iteration, without scoring passes."""
+        return self.frames.iteration
 
 
 def _check_weights(sampler: samplers.TaskSampler, num_tasks: int) -> None:
@@ -133,10 +163,50 @@ def _make_learner(
     return agent_or_learner, rollout.make_learner(agent_or_learner, env, config.protocol, placement.tasks)
 
 
-def frames_per_iteration(config: Config, env: envs.Env) -> int:
-    """Environment steps per seed and iteration."""
-    spec = config.protocol.agent_spec(env.spec)
-    return config.num_tasks * spec.episodes * spec.horizon
+def _check_scoring(sampler: samplers.TaskSampler, learner: agents.MetaLearner, placement: Placement) -> None:
+    """Traces the sampler's scoring pass; rejects one with wrong sizes or that does not fit a mesh."""
+    scoring = sampler.scoring
+    if scoring is None:
+        return
+    for name in ("candidates", "rollouts", "every"):
+        if getattr(scoring, name) < 1:
+            raise ConfigError(f"a scoring pass needs at least 1 of {name}, got {getattr(scoring, name)}")
+    rollouts = scoring.candidates * scoring.rollouts
+    if rollouts % placement.task_devices:
+        raise ConfigError(
+            f"the {scoring.candidates} x {scoring.rollouts} rollouts of a scoring pass do not divide into "
+            f"{placement.task_devices} devices along the tasks: change them, or use --mesh none"
+        )
+
+    def score(key: Array) -> Any:
+        state, draw = scoring.propose(sampler.init(key), key)
+        if draw.task.shape[0] != scoring.candidates:
+            raise ConfigError(
+                f"the sampler proposes {draw.task.shape[0]} tasks for a scoring pass of {scoring.candidates}"
+            )
+        return meta.score(learner, scoring, learner.init(key), state, key)
+
+    jax.eval_shape(score, jax.random.key(0))
+
+
+def _make_frames(config: Config, spec: EnvSpec, sampler: samplers.TaskSampler) -> Frames:
+    """The run's frames; rejects a run that is shorter than an iteration."""
+    per_task, scoring = spec.episodes * spec.horizon, sampler.scoring
+    frames, sizes = Frames(config.num_tasks * per_task), f"{spec.episodes} episodes x {spec.horizon} steps"
+    also = ""
+    if scoring is not None:
+        steps = scoring.candidates * scoring.rollouts * per_task
+        frames = Frames(frames.iteration, steps, scoring.every)
+        also = (
+            f" and a scoring pass of {steps} frames ({scoring.candidates} candidates x {scoring.rollouts} "
+            f"rollouts x {sizes})"
+        )
+    if frames.iterations(config.frames) < 1:
+        raise ConfigError(
+            f"frames={config.frames:g} is less than one iteration of {frames.iteration} frames "
+            f"({config.num_tasks} tasks x {sizes}){also}"
+        )
+    return frames
 
 
 def make_env(config: Config) -> envs.Env:
@@ -164,21 +234,18 @@ def make(config: Config, env: envs.Env | None = None, placement: Placement = ONE
     """
     num_seeds = len(config.plan)
     env = make_env(config) if env is None else env
-    spec, frames = config.protocol.agent_spec(env.spec), frames_per_iteration(config, env)
-    if config.frames < frames:
-        raise ConfigError(
-            f"frames={config.frames:g} is less than one iteration of {frames} frames "
-            f"({config.num_tasks} tasks x {spec.episodes} episodes x {spec.horizon} steps)"
-        )
-    num_iterations = int(config.frames // frames)
+    spec = config.protocol.agent_spec(env.spec)
     _check_engine(env, placement.devices)
     try:
         agent, learner = _make_learner(config, env, spec, placement)
         sampler = samplers.make(config.sampler, env.family, config.alpha, config.sampler_options)
         _check_needs(config, learner, sampler)
         _check_weights(sampler, config.num_tasks)
+        _check_scoring(sampler, learner, placement)
+        frames = _make_frames(config, spec, sampler)
     except ValueError as error:
         raise ConfigError(str(error)) from None
+    num_iterations = frames.iterations(config.frames)
     _check_batch(sampler, config.num_tasks, num_iterations)
     _check_sweep(config, learner, sampler)
 
@@ -200,6 +267,6 @@ def make(config: Config, env: envs.Env | None = None, placement: Placement = ONE
         evaluate=on_held_out(config.eval.tasks, "validation"),
         test=on_held_out(config.eval.test_tasks, "test"),
         num_iterations=num_iterations,
-        frames_per_iteration=frames,
+        frames=frames,
         placement=placement,
     )

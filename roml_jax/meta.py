@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from roml_jax import guard, registry
 from roml_jax.agents.base import MetaLearner
-from roml_jax.samplers.base import TaskSampler
+from roml_jax.samplers.base import Scoring, TaskSampler
 from roml_jax.types import Array, Feedback, Metrics
 
 
@@ -63,7 +63,7 @@ def make_iteration(
 
     def iteration(state: MetaState) -> tuple[MetaState, Metrics]:
         if sampler.scoring is not None:
-            state = _score(learner, sampler, state)
+            state = _score_if_due(learner, sampler.scoring, state)
         key, draw_key, collect_key, learn_key, sampler_key = jax.random.split(state.key, 5)
         progress = state.iteration / num_iterations
         sampler_state, draw = sampler.sample(state.sampler, draw_key, num_tasks)
@@ -81,21 +81,33 @@ def make_iteration(
     return iteration
 
 
-def _score(learner: MetaLearner, sampler: TaskSampler, state: MetaState) -> MetaState:
-    """The sampler's scoring pass, in the iterations that have one. The learner learns nothing from it."""
-    scoring = sampler.scoring
+def score(learner: MetaLearner, scoring: Scoring, learner_state: Any, state: Any, key: Array) -> Any:
+    """A scoring pass: the sampler's state after rollouts on the tasks that it proposes.
 
-    def scored(held: tuple[Any, Array]) -> tuple[Any, Array]:
-        sampler_state, key = held
-        key, propose_key, collect_key, score_key = jax.random.split(key, 4)
-        sampler_state, draw = scoring.propose(sampler_state, propose_key)
-        tasks = jnp.repeat(draw.task, scoring.rollouts, axis=0)
-        _, _, feedback = learner.collect(state.learner, tasks, collect_key)
-        return scoring.scored(sampler_state, draw, Feedback.of(feedback), score_key), key
+    Args:
+        learner: the meta-learner, which learns nothing from the pass.
+        scoring: the sampler's.
+        learner_state: L.
+        state: the sampler's.
+        key: randomness.
+    """
+    propose_key, collect_key, score_key = jax.random.split(key, 3)
+    state, draw = scoring.propose(state, propose_key)
+    tasks = jnp.repeat(draw.task, scoring.rollouts, axis=0)
+    _, _, feedback = learner.collect(learner_state, tasks, collect_key)
+    return scoring.scored(state, draw, Feedback.of(feedback), score_key)
+
+
+def _score_if_due(learner: MetaLearner, scoring: Scoring, state: MetaState) -> MetaState:
+    """Runs the scoring pass in the iterations that have one."""
+
+    def run(sampler_state: Any) -> tuple[Any, Array]:
+        key, score_key = jax.random.split(state.key)
+        return score(learner, scoring, state.learner, sampler_state, score_key), key
 
     # the iteration is the same for all seeds, so that under vmap only one branch runs
     due = state.iteration % scoring.every == 0
-    sampler_state, key = jax.lax.cond(due, scored, lambda held: held, (state.sampler, state.key))
+    sampler_state, key = jax.lax.cond(due, run, lambda kept: (kept, state.key), state.sampler)
     return state._replace(sampler=sampler_state, key=key)
 
 

@@ -250,7 +250,7 @@ def check_sampler(sampler: TaskSampler, family: TaskFamily, num_tasks: int = 32)
     """
     check_signatures(sampler)
     n, d = num_tasks, len(family.names)
-    state = sampler.init(jax.random.key(0))
+    state = jax.jit(sampler.init)(jax.random.key(0))
     after, draw = jax.jit(sampler.sample, static_argnums=2)(state, jax.random.key(1), n)
     shapes = {"u": (n, family.proposal.dims), "task": (n, d), "log_w": (n,), "is_ref": (n,)}
     for name, shape in shapes.items():
@@ -260,16 +260,48 @@ def check_sampler(sampler: TaskSampler, family: TaskFamily, num_tasks: int = 32)
     weighted = np.asarray(draw.log_w)[np.asarray(draw.is_ref)].any()
     assert not weighted, "draws from the prior (is_ref) must have log_w 0"
     feedback = _feedback(draw)
-    weights = sampler.weights(after, draw, feedback, jnp.asarray(0.5))
+    weights = jax.jit(sampler.weights)(after, draw, feedback, jnp.asarray(0.5))
     for weight in weights:
         assert weight.shape == (n,), "weights must be of shape (n,)"
-    assert weights.keep.sum() > 0, "weights.keep must leave a task to learn from"
-    updated, metrics = sampler.update(after, draw, feedback, jax.random.key(2), jnp.asarray(0.5))
+    if not weights.keep.sum() > 0:
+        _check_keeps(sampler, n)
+    updated, metrics = jax.jit(sampler.update)(after, draw, feedback, jax.random.key(2), jnp.asarray(0.5))
     assert jax.tree.structure(state) == jax.tree.structure(updated), "update must keep the state's structure"
     assert _kinds(state) == _kinds(updated), "sample and update must keep the state's shapes and types"
     assert all(value.shape == () for value in metrics.values()), "metrics must be scalars"
     assert sampler.phi(updated).ndim == 1, "phi must be of shape (p,)"
+    if sampler.scoring is not None:
+        _check_scoring(sampler, family)
     _check_seeds(sampler, n)
+
+
+def _check_keeps(sampler: TaskSampler, n: int) -> None:
+    """A sampler that only scores its first tasks has the learner learn from others soon."""
+
+    def step(state: Any, key: Array) -> tuple[Any, Array]:
+        state, draw = sampler.sample(state, key, n)
+        feedback, progress = _feedback(draw), jnp.asarray(0.5)
+        keep = sampler.weights(state, draw, feedback, progress).keep
+        return sampler.update(state, draw, feedback, key, progress)[0], keep.sum()
+
+    scan = jax.jit(lambda state, keys: jax.lax.scan(step, state, keys)[1])
+    kept = scan(jax.jit(sampler.init)(jax.random.key(6)), jax.random.split(jax.random.key(7), 100))
+    assert kept.sum() > 0, "weights.keep must leave a task to learn from within 100 iterations"
+
+
+def _check_scoring(sampler: TaskSampler, family: TaskFamily) -> None:
+    """A scoring pass has the number of candidates that it says, and keeps the state's structure."""
+    scoring, state = sampler.scoring, jax.jit(sampler.init)(jax.random.key(0))
+    after, draw = jax.jit(scoring.propose)(state, jax.random.key(4))
+    m = scoring.candidates
+    assert draw.u.shape == (m, family.proposal.dims), f"propose must draw {m} candidates, as the pass says"
+    np.testing.assert_allclose(
+        draw.task, family.decode(draw.u), rtol=1e-6, err_msg="draw.task must be decode(draw.u)"
+    )
+    repeated = jax.tree.map(lambda x: jnp.repeat(x, scoring.rollouts, axis=0), draw)
+    after = jax.jit(scoring.scored)(after, draw, _feedback(repeated), jax.random.key(5))
+    assert jax.tree.structure(state) == jax.tree.structure(after), "scored must keep the state's structure"
+    assert _kinds(state) == _kinds(after), "scored must keep the state's shapes and types"
 
 
 def _check_seeds(sampler: TaskSampler, n: int) -> None:

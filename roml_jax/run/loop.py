@@ -129,7 +129,7 @@ class _Host(NamedTuple):
         """
         if not distributed.is_main():  # only process 0 writes
             return
-        frames = done * self.parts.frames_per_iteration
+        frames = self.parts.frames.after(done)
         for place, (seed, values) in enumerate(zip(self.config.plan, rows, strict=True)):
             head = {**seed.columns, "iteration": done, "frames": frames, "seconds": round(seconds, 3)}
             self.sink.write(place, head | {f"{prefix}{name}": value for name, value in values.items()})
@@ -138,7 +138,7 @@ class _Host(NamedTuple):
         """Starts to write a checkpoint."""
         acting = self.parts.learner.acting(state.meta.learner)
         best = {} if state.best is None else {"best_mean": state.best.mean, "best_cvar": state.best.cvar}
-        frames = state.done * self.parts.frames_per_iteration
+        frames = self.parts.frames.after(state.done)
         about = {
             "version": __version__, "jax": jax.__version__, "backend": jax.default_backend(),
             "iteration": state.done, "frames": frames, "seconds": state.seconds,
@@ -153,6 +153,17 @@ def _devices(parts: experiment.Experiment) -> str:
         return ""
     sizes = " x ".join(f"{size} {name}" for name, size in parts.placement.mesh.shape.items())
     return f" on {parts.placement.mesh.size} devices ({sizes})"
+
+
+def _heading(config: Config, parts: experiment.Experiment) -> str:
+    """Text that describes a run: its components, its length and its seeds."""
+    frames, passes = parts.frames, ""
+    if frames.scoring:
+        passes = f", a scoring pass of {frames.scoring} frames before every {frames.every} of them"
+    return (
+        f"[bold]{config.env}[/] x {config.sampler} x {config.agent}, {parts.num_iterations} iterations "
+        f"of {frames.iteration} frames{passes}, {len(config.plan)} seed(s){_devices(parts)}"
+    )
 
 
 def _say(console: Console) -> Callable[[str], None]:
@@ -196,11 +207,7 @@ def run(
         if config.resume and _is_complete(config, folder):
             console.print(f"{folder} is complete; there is nothing to resume", soft_wrap=True)
             return folder
-        console.print(
-            f"[bold]{config.env}[/] x {config.sampler} x {config.agent}, {parts.num_iterations} iterations "
-            f"of {parts.frames_per_iteration} frames, {num_seeds} seed(s){_devices(parts)}, into {folder}",
-            soft_wrap=True,
-        )
+        console.print(f"{_heading(config, parts)}, into {folder}", soft_wrap=True)
         restored = None
         if config.resume:
             restored, line = start.restored(parts, plan, shapes, folder / run_folder.CHECKPOINT)
@@ -252,7 +259,7 @@ def _host(config: Config, parts: experiment.Experiment, folder: Path, console: C
         missing = run_folder.cut_metrics(folder / run_folder.METRICS, done)
         if missing:
             _say(console)(missing)
-        frames = done * parts.frames_per_iteration
+        frames = parts.frames.after(done)
         sink = sinks.make(config.log, folder, config.plan, to_mapping(config), frames, _say(console))
     with contextlib.closing(sink):
         checkpoints = checkpoint.Checkpoints(folder / run_folder.CHECKPOINT, _say(console))
@@ -335,13 +342,12 @@ def _check_first(host: _Host, rows: Rows) -> None:
 def _loop(host: _Host, programs: _Programs, state: State, interrupts: interrupt.Interrupts) -> State:
     """Runs chunks of iterations, with an evaluation and a checkpoint whenever one is due."""
     config, parts = host.config, host.parts
-    interval, total, per_iteration = (
-        config.eval.every(config.num_tasks), parts.num_iterations, parts.frames_per_iteration,
-    )  # fmt: skip
+    interval, total = config.eval.every(config.num_tasks), parts.num_iterations
+    frames_after = parts.frames.after
     num_seeds, began, saved = len(config.plan), time.monotonic() - state.seconds, time.monotonic()
     last_rows = _Shown([], [])
     with progress.ConsoleProgress(
-        host.console, total * per_iteration * num_seeds, state.done * per_iteration * num_seeds
+        host.console, frames_after(total) * num_seeds, frames_after(state.done) * num_seeds
     ) as bar:
         while state.done < total:
             started = time.monotonic()
@@ -352,8 +358,9 @@ def _loop(host: _Host, programs: _Programs, state: State, interrupts: interrupt.
             after, rows = programs.chunk(state.meta, jnp.int32(n))
             latest = progress.mean_over_rows(jax.device_get(rows))
             now = time.monotonic()
+            frames = frames_after(state.done + n) - frames_after(state.done)
             state = state._replace(meta=after, done=state.done + n, seconds=now - began)
-            speed = {"train/frames_per_second": n * per_iteration / (now - started)}
+            speed = {"train/frames_per_second": frames / (now - started)}
             latest = [row | speed for row in latest]
             _report_diverged(host, last_rows.latest, latest)
             if state.done == n:
@@ -365,7 +372,7 @@ def _loop(host: _Host, programs: _Programs, state: State, interrupts: interrupt.
             if interval and (state.done % interval == 0 or state.done >= total):
                 state, held_out = _validated(host, programs, state)
                 last_rows = last_rows._replace(held_out=held_out)
-            bar.advance(n * per_iteration * num_seeds, last_rows.facts())
+            bar.advance(frames * num_seeds, last_rows.facts())
             due = time.monotonic() - saved > 60 * config.checkpoint_minutes
             asked, due = distributed.any_of(interrupts.asked is not None, due)
             if asked or all(map(_diverged, latest)):

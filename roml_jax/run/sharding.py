@@ -146,6 +146,7 @@ def placement(config: Config) -> Placement:
         return ONE_DEVICE
     return Placement(
         devices=mesh.size,
+        task_devices=mesh.shape[TASK],
         seed_axis=SEED,
         tasks=over_tasks(mesh),
         output=lambda function: place_output(function, mesh),

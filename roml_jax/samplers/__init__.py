@@ -3,16 +3,23 @@
 To add a sampler, add one file to this folder and import it here.
 """
 
+from roml_jax.samplers.accel import AccelConfig, accel
 from roml_jax.samplers.base import TaskSampler, get, make, names, register
 from roml_jax.samplers.cross_entropy import cem, cem_soft, oracle
 from roml_jax.samplers.naive import NaiveConfig, naive
+from roml_jax.samplers.plr import PlrConfig, plr
+from roml_jax.samplers.sfl import SflConfig, sfl
 from roml_jax.samplers.tail import TailConfig, tail, tail_soft
 from roml_jax.samplers.uniform import uniform
 
 __all__ = [
+    "AccelConfig",
     "NaiveConfig",
+    "PlrConfig",
+    "SflConfig",
     "TailConfig",
     "TaskSampler",
+    "accel",
     "cem",
     "cem_soft",
     "get",
@@ -20,7 +27,9 @@ __all__ = [
     "naive",
     "names",
     "oracle",
+    "plr",
     "register",
+    "sfl",
     "tail",
     "tail_soft",
     "uniform",

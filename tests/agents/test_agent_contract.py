@@ -52,6 +52,11 @@ SMALL = {
     "oracle": PPO,
 }  # fmt: skip
 BATCH = 8  # scored tasks until a sampler moves: it has moved when the second iteration draws
+OF_SAMPLERS = {
+    "plr": {"buffer": BATCH, "score": "negative_return"},
+    "accel": {"buffer": BATCH, "score": "negative_return"},
+    "sfl": {"candidates": BATCH, "rollouts": 2, "top": 4},
+}
 ALL = [(agent, sampler, env) for agent in AGENTS for sampler in SAMPLERS for env in ENVS]
 MEETS_ALL = "multitask"  # the smallest agent
 PAIRS = [
@@ -90,7 +95,7 @@ def learner_of(agent, env):
 def sampler_made(sampler, env):
     kind = options_class(samplers.get(sampler))
     batch = {"batch_size": BATCH} if "batch_size" in kind.__dataclass_fields__ else {}
-    return samplers.make(sampler, ENVS[env]().family, 0.2, kind(**batch))
+    return samplers.make(sampler, ENVS[env]().family, 0.2, kind(**batch, **OF_SAMPLERS.get(sampler, {})))
 
 
 @functools.cache
@@ -102,9 +107,19 @@ def sampler_of(sampler, env):
     )  # fmt: skip
 
 
+@functools.cache
+def iteration_of(agent, sampler, env):
+    learner, chosen = learner_of(agent, env), sampler_of(sampler, env)
+    if chosen.scoring is None:
+        return meta.make_iteration(learner, chosen, TASKS, 10)
+    # a pass is a branch of the iteration, and functions that are compiled with options cannot stand in one
+    whole = learner._replace(collect=learner.collect.__wrapped__, update=learner.update.__wrapped__)
+    return compiled(meta.make_iteration(whole, sampler_made(sampler, env), TASKS, 10))
+
+
 def run(agent, sampler, env, seed):
     learner, chosen = learner_of(agent, env), sampler_of(sampler, env)
-    iteration = meta.make_iteration(learner, chosen, TASKS, 10)
+    iteration = iteration_of(agent, sampler, env)
     learner_key, sampler_key, key = jax.random.split(jax.random.key(seed), 3)
     state = meta.MetaState(
         learner.init(learner_key), chosen.init(sampler_key), key, jnp.full((), -1, jnp.int32),

@@ -88,7 +88,14 @@ def test_a_task_that_is_filtered_out_adds_nothing_and_still_counts_in_the_mean()
     assert float(metrics["maml/meta_loss"]) == pytest.approx(-float(feedback.returns[1]) / 4, rel=1e-5)
 
 
-NIGHTLY = {"cem_soft", "naive", "tail_soft"}  # of the kinds of uniform, cem and tail
+NIGHTLY = {"cem_soft", "naive", "tail_soft", "accel"}  # of the kinds of uniform, cem, tail and plr
+OPTIONS = {
+    "cem": {"sampler.batch_size": 40},
+    "cem_soft": {"sampler.batch_size": 40},
+    "plr": {"sampler.buffer": 40, "sampler.score": "negative_return"},
+    "accel": {"sampler.buffer": 40, "sampler.score": "negative_return"},
+    "sfl": {"sampler.candidates": 20, "sampler.rollouts": 2, "sampler.top": 10, "frames": 42 * 400},
+}
 
 
 @pytest.mark.parametrize(
@@ -101,10 +108,8 @@ NIGHTLY = {"cem_soft", "naive", "tail_soft"}  # of the kinds of uniform, cem and
 )
 def test_sine_regression_by_every_sampler(sampler):
     """The loop is the same: 40 iterations of 20 tasks with 10 + 10 examples."""
-    options = {"sampler.batch_size": 40} if sampler in ("cem", "cem_soft") else {}
-    parts = experiment.make(config.make(
-        "sine", sampler, "maml", frames=40 * 400, chunk=40, **{"eval.tasks": 50, **options}
-    ))  # fmt: skip
+    options = {"frames": 40 * 400, "chunk": 40, "eval.tasks": 50} | OPTIONS.get(sampler, {})
+    parts = experiment.make(config.make("sine", sampler, "maml", **options))
     assert parts.frames_per_iteration == 400
     state = jax.jit(parts.train.init)(jnp.stack([jax.random.key(0)]))
     evaluate = jax.jit(parts.evaluate)
