@@ -5,21 +5,30 @@ To add a sampler, add one file to this folder and import it here.
 
 from roml_jax.samplers.base import TaskSampler, get, make, names, register
 from roml_jax.samplers.cross_entropy import cem, cem_soft, oracle
+from roml_jax.samplers.gdrm import GdrmConfig, gdrm
+from roml_jax.samplers.mpts import MptsConfig, mpts
 from roml_jax.samplers.naive import NaiveConfig, naive
+from roml_jax.samplers.pdts import PdtsConfig, pdts
 from roml_jax.samplers.tail import TailConfig, tail, tail_soft
 from roml_jax.samplers.uniform import uniform
 
 __all__ = [
+    "GdrmConfig",
+    "MptsConfig",
     "NaiveConfig",
+    "PdtsConfig",
     "TailConfig",
     "TaskSampler",
     "cem",
     "cem_soft",
+    "gdrm",
     "get",
     "make",
+    "mpts",
     "naive",
     "names",
     "oracle",
+    "pdts",
     "register",
     "tail",
     "tail_soft",
