@@ -13,7 +13,7 @@ from roml_jax import checks, risk
 from roml_jax.proposals import Proposal
 from roml_jax.samplers import risk_network
 from roml_jax.samplers.base import TaskSampler, returns_of
-from roml_jax.samplers.risk_network import RiskNetworkConfig, RiskState
+from roml_jax.samplers.risk_network import RiskNetwork, RiskNetworkConfig, RiskState
 from roml_jax.tasks import TaskFamily
 from roml_jax.types import Array, Feedback, Metrics, TaskDraw
 
@@ -77,6 +77,23 @@ def _moments(proposal: Proposal, key: Array) -> tuple[Array, Array]:
     return drawn.mean(axis=0), jnp.where(std > 0, std, 1.0)
 
 
+def _learn(
+    network: RiskNetwork, state: RiskGuidedState, draw: TaskDraw, returns: Array, key: Array
+) -> tuple[RiskGuidedState, Metrics]:
+    """The state after a batch, with the progress as it was."""
+    counted = ~jnp.isnan(returns)
+    x, losses = state.coordinates(draw.u), -risk.standardised(returns, counted)
+    predicted = risk_network.decode(state.network.params, x, state.network.posterior.mean[None])[0]
+    learned, error = network.update(state.network, x, losses, counted, key)
+    metrics = {
+        "sample_mean": risk.masked_mean(returns, counted),
+        "prior_share": draw.is_ref.mean(dtype=returns.dtype),
+        "correlation": (risk.standardised(predicted, counted) * losses).sum() / counted.sum(),
+        "network_error": error,
+    }
+    return state._replace(network=learned, mean=draw.u.mean(axis=0), updates=state.updates + 1), metrics
+
+
 def risk_guided(
     family: TaskFamily, config: RiskGuidedConfig, candidates: float, choose: Choose
 ) -> TaskSampler:
@@ -120,23 +137,7 @@ def risk_guided(
         state: RiskGuidedState, draw: TaskDraw, feedback: Feedback | Array, key: Array,
         progress: Array | float = 1.0,
     ) -> tuple[RiskGuidedState, Metrics]:  # fmt: skip
-        returns = returns_of(feedback)
-        counted = ~jnp.isnan(returns)
-        x, losses = state.coordinates(draw.u), -risk.standardised(returns, counted)
-        predicted = risk_network.decode(state.network.params, x, state.network.posterior.mean[None])[0]
-        learned, error = network.update(state.network, x, losses, counted, key)
-        metrics = {
-            "sample_mean": risk.masked_mean(returns, counted),
-            "prior_share": draw.is_ref.mean(dtype=returns.dtype),
-            "correlation": (risk.standardised(predicted, counted) * losses).sum() / counted.sum(),
-            "network_error": error,
-        }
-        after = state._replace(
-            network=learned,
-            mean=draw.u.mean(axis=0),
-            updates=state.updates + 1,
-            progress=jnp.asarray(progress, state.progress.dtype),
-        )
-        return after, metrics
+        state, metrics = _learn(network, state, draw, returns_of(feedback), key)
+        return state._replace(progress=jnp.asarray(progress, state.progress.dtype)), metrics
 
     return TaskSampler(init, sample, update, phi=lambda state: state.mean, batch_size=1)

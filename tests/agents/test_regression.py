@@ -88,7 +88,7 @@ def test_a_task_that_is_filtered_out_adds_nothing_and_still_counts_in_the_mean()
     assert float(metrics["maml/meta_loss"]) == pytest.approx(-float(feedback.returns[1]) / 4, rel=1e-5)
 
 
-NIGHTLY = {"cem_soft", "naive", "tail_soft"}  # of the kinds of uniform, cem and tail
+NIGHTLY = {"cem_soft", "gdrm", "mpts", "naive", "tail_soft"}  # of the kinds of uniform, cem, pdts and tail
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The risk network of MPTS and PDTS against formulas written out, and on a loss surface that is known."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,8 +18,10 @@ RNG = np.random.default_rng(0)
 X, Y = RNG.uniform(size=(12, DIMS)), RNG.normal(size=12)
 
 
-def params(seed=0):
-    return risk_network.init_params(jax.random.key(seed), DIMS, WIDTH, jnp.float32)
+@functools.cache
+def params(seed=0, dtype=jnp.float32):
+    init = jax.jit(lambda key: risk_network.init_params(key, DIMS, WIDTH, dtype))
+    return init(jax.random.key(seed))
 
 
 def dense(layer, x):
@@ -79,7 +83,8 @@ def test_divergence_is_the_integral():
 
 
 def network(**options):
-    return risk_network.make(RiskNetworkConfig(**options), DIMS, jnp.float32)
+    made = risk_network.make(RiskNetworkConfig(**options), DIMS, jnp.float32)
+    return made._replace(init=jax.jit(made.init), update=jax.jit(made.update))
 
 
 def test_the_latent_of_a_step_is_the_prior_of_the_next():
@@ -88,7 +93,7 @@ def test_the_latent_of_a_step_is_the_prior_of_the_next():
     first = made.init(jax.random.key(0))
     np.testing.assert_array_equal(first.prior.mean, 0)
     np.testing.assert_array_equal(first.prior.std, 1)
-    second, _ = jax.jit(made.update)(first, x, y, where, jax.random.key(1))
+    second, _ = made.update(first, x, y, where, jax.random.key(1))
     before = risk_network.encode(first.params, x, y, where)
     np.testing.assert_allclose(second.prior.mean, before.mean, rtol=1e-5, atol=1e-6)
     after = risk_network.encode(second.params, x, y, where)
@@ -100,17 +105,18 @@ def test_the_latent_of_a_step_is_the_prior_of_the_next():
 
 def test_the_gradient_is_that_of_error_and_divergence(x64):
     """By finite differences along a random direction, with the draw of the latent held fixed."""
-    p = risk_network.init_params(jax.random.key(0), DIMS, WIDTH, jnp.float64)
+    p = params(0, jnp.float64)
     prior = Latent(jnp.full(WIDTH, 0.2), jnp.full(WIDTH, 0.7))
 
+    @jax.jit
     def value(p):
         args = (jnp.asarray(X), jnp.asarray(Y), jnp.ones(12, bool), jax.random.key(3), 0.5)
         return risk_network.loss(p, prior, *args)[0]
 
-    direction = risk_network.init_params(jax.random.key(1), DIMS, WIDTH, jnp.float64)
+    direction = params(1, jnp.float64)
     slope = sum(
         float((a * b).sum())
-        for a, b in zip(jax.tree.leaves(jax.grad(value)(p)), jax.tree.leaves(direction), strict=True)
+        for a, b in zip(jax.tree.leaves(jax.jit(jax.grad(value))(p)), jax.tree.leaves(direction), strict=True)
     )
     ends = [value(jax.tree.map(lambda a, b, h=h: a + h * b, p, direction)) for h in (1e-6, -1e-6)]
     assert slope == pytest.approx(float(ends[0] - ends[1]) / 2e-6, rel=1e-5)
@@ -150,11 +156,12 @@ def test_after_twenty_batches_tasks_are_ranked_by_their_losses(name):
         return sampler.update(state, draw, 1e4 - 300 * surface(draw.u), key, progress)
 
     u = FAMILY.proposal.sample(FAMILY.proposal.phi0, jax.random.key(9), 2000)
+    init, decode = jax.jit(sampler.init), jax.jit(risk_network.decode)
     for seed in range(3):
-        state = sampler.init(jax.random.key(seed))
+        state = init(jax.random.key(seed))
         for i, key in enumerate(jax.random.split(jax.random.key(10 + seed), 20)):
             state, metrics = step(state, key, i / 20)
         network = state.state.network
-        predicted = risk_network.decode(network.params, u, network.posterior.mean[None])[0]
+        predicted = decode(network.params, u, network.posterior.mean[None])[0]
         assert stats.spearmanr(surface(u), predicted).statistic > 0.9
         assert float(metrics["prior_share"]) == 0
