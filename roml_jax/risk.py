@@ -151,6 +151,27 @@ def masked_mean(x: Array, where: Array) -> Array:
     return jnp.where(where, x, 0).sum() / where.sum()
 
 
+def standardised(x: Array, where: Array) -> Array:
+    """The values minus their mean, divided by their (population) std.
+
+    Args:
+        x: (n,) values; an infinite one counts as the largest or smallest finite one.
+        where: (n,) bool, which values count.
+
+    Returns:
+        (n,) finite numbers; 0 for values that do not count, and for all values if those that count are equal.
+    """
+    usable = where & jnp.isfinite(x)
+    low = jnp.where(usable.any(), jnp.where(usable, finite(x), jnp.inf).min(), 0.0)
+    high = jnp.where(usable.any(), jnp.where(usable, finite(x), -jnp.inf).max(), 0.0)
+    # on [0, 1] first: the squares of large values would overflow
+    unit = (jnp.clip(jnp.where(where, x, low), low, high) - low) / jnp.where(high > low, high - low, 1.0)
+    count = jnp.maximum(where.sum(), 1)
+    apart = jnp.where(where, unit - jnp.where(where, unit, 0).sum() / count, 0)
+    std = jnp.sqrt(jnp.square(apart).sum() / count)
+    return jnp.where(high > low, apart / jnp.where(std > 0, std, 1.0), 0.0)
+
+
 def tail_level(mean: Array, returns: Array, where: Array, *, assume_sorted: bool = False) -> Array:
     """The level alpha at which CVaR_alpha of returns[where] equals ``mean``, linear between samples.
 

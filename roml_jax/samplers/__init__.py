@@ -6,7 +6,10 @@ To add a sampler, add one file to this folder and import it here.
 from roml_jax.samplers.accel import AccelConfig, accel
 from roml_jax.samplers.base import TaskSampler, get, make, names, register
 from roml_jax.samplers.cross_entropy import cem, cem_soft, oracle
+from roml_jax.samplers.gdrm import GdrmConfig, gdrm
+from roml_jax.samplers.mpts import MptsConfig, mpts
 from roml_jax.samplers.naive import NaiveConfig, naive
+from roml_jax.samplers.pdts import PdtsConfig, pdts
 from roml_jax.samplers.plr import PlrConfig, plr
 from roml_jax.samplers.sfl import SflConfig, sfl
 from roml_jax.samplers.tail import TailConfig, tail, tail_soft
@@ -14,7 +17,10 @@ from roml_jax.samplers.uniform import uniform
 
 __all__ = [
     "AccelConfig",
+    "GdrmConfig",
+    "MptsConfig",
     "NaiveConfig",
+    "PdtsConfig",
     "PlrConfig",
     "SflConfig",
     "TailConfig",
@@ -22,11 +28,14 @@ __all__ = [
     "accel",
     "cem",
     "cem_soft",
+    "gdrm",
     "get",
     "make",
+    "mpts",
     "naive",
     "names",
     "oracle",
+    "pdts",
     "plr",
     "register",
     "sfl",

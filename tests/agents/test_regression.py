@@ -88,7 +88,8 @@ def test_a_task_that_is_filtered_out_adds_nothing_and_still_counts_in_the_mean()
     assert float(metrics["maml/meta_loss"]) == pytest.approx(-float(feedback.returns[1]) / 4, rel=1e-5)
 
 
-NIGHTLY = {"cem_soft", "naive", "tail_soft", "accel"}  # of the kinds of uniform, cem, tail and plr
+# of the kinds of uniform, cem, pdts, tail and plr
+NIGHTLY = {"accel", "cem_soft", "gdrm", "mpts", "naive", "tail_soft"}
 OPTIONS = {
     "cem": {"sampler.batch_size": 40},
     "cem_soft": {"sampler.batch_size": 40},

@@ -100,3 +100,22 @@ def test_what_is_sorted_already_gives_the_same(x64):
             running = np.cumsum(np.sort(known)) / np.arange(1, known.size + 1)
             level = np.interp(mean, running, np.arange(1, known.size + 1) / known.size)
             np.testing.assert_allclose(risk.tail_level(mean, x, where), level, rtol=1e-12)
+
+
+def test_standardised_values_are_numpys_and_finite_whatever_comes():
+    x = RNG.normal(size=20)
+    where = np.arange(20) % 3 > 0
+    poisoned = jnp.asarray(np.where(where, x, np.nan))
+    expected = np.where(where, (x - x[where].mean()) / x[where].std(), 0)
+    np.testing.assert_allclose(
+        risk.standardised(poisoned, jnp.asarray(where)), expected, rtol=1e-4, atol=1e-6
+    )
+    every = jnp.ones(3, bool)
+    for values, expected in (
+        ([-jnp.inf, 0.0, 1.0], [-(2**-0.5), -(2**-0.5), 2**0.5]),  # as the smallest finite one
+        ([-3e38, 3e38, 3e38], [-(2**0.5), 2**-0.5, 2**-0.5]),
+        ([-jnp.inf, jnp.inf, -jnp.inf], [0, 0, 0]),
+        ([2.0, 2.0, 2.0], [0, 0, 0]),
+    ):
+        np.testing.assert_allclose(risk.standardised(jnp.array(values), every), expected, rtol=1e-5)
+    np.testing.assert_array_equal(risk.standardised(jnp.full(3, jnp.nan), ~every), 0)
