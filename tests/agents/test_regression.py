@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from roml_jax import config, experiment, samplers
+from roml_jax import config, experiment, samplers, testing
 from roml_jax.agents import regression
 from roml_jax.envs.sine import Sine
 from roml_jax.types import TaskWeights
@@ -88,7 +88,8 @@ def test_a_task_that_is_filtered_out_adds_nothing_and_still_counts_in_the_mean()
     assert float(metrics["maml/meta_loss"]) == pytest.approx(-float(feedback.returns[1]) / 4, rel=1e-5)
 
 
-NIGHTLY = {"cem_soft", "naive", "tail_soft"}  # of the kinds of uniform, cem and tail
+# of the kinds of uniform, cem and tail; the others meet an agent in test_agent_contract.py
+NIGHTLY = {"cem_soft", "naive", "tail_soft", "doraemon", "autodr"}
 
 
 @pytest.mark.parametrize(
@@ -102,6 +103,7 @@ NIGHTLY = {"cem_soft", "naive", "tail_soft"}  # of the kinds of uniform, cem and
 def test_sine_regression_by_every_sampler(sampler):
     """The loop is the same: 40 iterations of 20 tasks with 10 + 10 examples."""
     options = {"sampler.batch_size": 40} if sampler in ("cem", "cem_soft") else {}
+    options |= {f"sampler.{option}": value for option, value in testing.REQUIRED.get(sampler, {}).items()}
     parts = experiment.make(config.make(
         "sine", sampler, "maml", frames=40 * 400, chunk=40, **{"eval.tasks": 50, **options}
     ))  # fmt: skip

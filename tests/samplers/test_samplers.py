@@ -15,6 +15,7 @@ EXACT = tasks.log_beta(
     ("mass",), bound=None, hardest="top"
 )  # task = 2^(2u - 1): the hardest are the heaviest below
 SEEKING = ("cem", "cem_soft", "oracle", "naive")
+WIDENING = ("autodr", "doraemon")  # start narrow at the middle; see test_autodr.py and test_doraemon.py
 
 
 def hardness(draw):
@@ -39,7 +40,7 @@ def advance(sampler, state, key, iterations=40, progress=1.0):
 @pytest.mark.parametrize("name", samplers.names())
 def test_contract(name):
     """``testing.check_sampler``, and weights of 0 or 1."""
-    sampler = samplers.make(name, EXACT, ALPHA)
+    sampler = testing.make_sampler(name, EXACT, ALPHA)
     testing.check_sampler(sampler, EXACT, N)
     state = sampler.init(jax.random.key(0))
     after, draw = sampler.sample(state, jax.random.key(1), N)
@@ -49,9 +50,14 @@ def test_contract(name):
 
 @pytest.mark.parametrize("name", samplers.names())
 def test_the_prior_is_what_is_drawn_first(name):
-    sampler = samplers.make(name, EXACT, ALPHA)
+    sampler = testing.make_sampler(name, EXACT, ALPHA)
     n = 100 if name == "naive" else 5000  # its pool
     _, draw = sampler.sample(sampler.init(jax.random.key(0)), jax.random.key(1), n)
+    if name in WIDENING:
+        assert not draw.is_ref.any()
+        assert float(draw.u.mean()) == pytest.approx(0.5, abs=0.005)
+        assert float(draw.u.std()) < 0.05
+        return
     assert stats.kstest(np.asarray(draw.u)[:, 0], "uniform").pvalue > 1e-3
     np.testing.assert_allclose(draw.log_w, 0.0, atol=1e-4)
 
@@ -59,12 +65,14 @@ def test_the_prior_is_what_is_drawn_first(name):
 @pytest.mark.parametrize("name", samplers.names())
 def test_hard_tasks_come_more_often_after_updates(name):
     """The share of tasks that are harder than the prior's alpha-quantile (u > 1 - alpha)."""
-    sampler = samplers.make(name, EXACT, ALPHA)
+    sampler = testing.make_sampler(name, EXACT, ALPHA)
     state, _ = advance(sampler, sampler.init(jax.random.key(0)), jax.random.key(1))
     _, draw = sampler.sample(state, jax.random.key(2), 5000)
     share = float((draw.u > 1 - ALPHA).mean())
     if name in SEEKING:
         assert share > 2.5 * ALPHA
+    elif name in WIDENING:
+        assert share < 0.25 * ALPHA  # they are failures
     else:
         assert share == pytest.approx(ALPHA, abs=0.02)
 
@@ -72,13 +80,15 @@ def test_hard_tasks_come_more_often_after_updates(name):
 @pytest.mark.parametrize("name", samplers.names())
 def test_exact_weights_integrate_to_the_priors_share_of_what_can_be_drawn(name):
     """1, and for the oracle the part of the prior that its range covers; exact to the sampling error."""
-    sampler = samplers.make(name, EXACT, ALPHA)
+    if name == "doraemon":
+        pytest.skip("narrow at first: test_doraemon.py has the weights of a wide distribution")
+    sampler = testing.make_sampler(name, EXACT, ALPHA)
     state, _ = advance(sampler, sampler.init(jax.random.key(0)), jax.random.key(1), iterations=8)
     _, draw = sampler.sample(state, jax.random.key(2), 200_000)
     others = ~np.asarray(draw.is_ref)
     log_w = np.asarray(draw.log_w, np.float64)
-    if name in ("uniform", "tail", "tail_soft", "naive"):
-        assert not log_w.any()  # the prior itself; a pool of the prior's draws, which has no density
+    if name in ("uniform", "tail", "tail_soft", "naive", "autodr"):
+        assert not log_w.any()  # the prior itself; a pool or a box with pinned ends, which has no density
         return
     phi, weights = float(sampler.phi(state)[0]), np.exp(log_w[others])
     assert phi > 0.6  # away from the prior, so that weights are not all 1
