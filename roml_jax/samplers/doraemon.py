@@ -20,13 +20,10 @@ _LOW = 0.8  # least a and b
 _ROOM = 10.0  # how far a and b may rise above where they start
 _MARGIN = 1e-5  # how far inside the trust region the search for a feasible start stays
 _TOLERANCE = 1e-3  # by how much a step may miss the required share of successes; for the KL, a tenth of that
-# Of the search, where the trust region has radius 1 and every slope is of order 1:
+# Of the search, where the trust region has radius 1 and the terms' slopes at its start are 1:
 _PENALTY = 3.0  # of the augmented Lagrangian, whose curvature is then at most about 4 * 3 + 2
 _LENGTH, _MOMENTUM = 1 / 16, 0.8  # of a gradient step
-_STEEPEST, _FLATTEST = (
-    2.0,
-    0.3,
-)  # slopes are clipped to the one, and the objective's is not scaled above the other
+_STEEPEST, _FLATTEST = 2.0, 0.1  # slopes are clipped to the one; those below the other are not scaled to 1
 _ROUND = 20  # gradient steps between two updates of the multipliers
 
 
@@ -168,8 +165,13 @@ def _problem(config: DoraemonConfig, phi: Array, window: Window) -> _Problem:
     return _Problem(change, outside, lambda delta: betas.kl(phi, delta), share, width)
 
 
+def _slope(term: Callable[[Array], Array], z: Array, least: Array) -> Array:
+    """The norm of a term's gradient at z, at least ``least``."""
+    return jnp.maximum(jnp.linalg.norm(jax.grad(term)(z)), least)
+
+
 def _search(
-    config: DoraemonConfig, problem: _Problem, start: Array, steps: Array, *, for_success: bool
+    config: DoraemonConfig, problem: _Problem, start: Array, steps: Array, for_success: Array
 ) -> Array:
     """Minimises the KL to the prior, or maximises the share of successes, in the trust region.
 
@@ -181,28 +183,30 @@ def _search(
         problem: objective and constraints.
         start: (2 d,) the first z.
         steps: () number of gradient steps; with 0, the result is ``start``.
-        for_success: whether the share of successes is the objective, not a constraint.
+        for_success: () bool, whether the share of successes is the objective, not a constraint.
 
     Returns:
         z (2 d,).
     """
-    unit = (2 * config.max_kl) ** 0.5
-    radius = config.max_kl - _MARGIN if for_success else config.max_kl
+    least = _FLATTEST * jnp.sqrt(jnp.asarray(2 * config.max_kl, start.dtype))
+    radius = config.max_kl - jnp.where(for_success, _MARGIN, 0.0)
 
-    def objective(z: Array) -> Array:
-        delta = problem.change(z)
-        return (-problem.share(delta) if for_success else problem.width(delta)) / unit
+    def width(z: Array) -> Array:
+        return problem.width(problem.change(z))
 
-    scale = jnp.maximum(jnp.linalg.norm(jax.grad(objective)(start)), _FLATTEST)
+    def failures(z: Array) -> Array:
+        return config.success_share - problem.share(problem.change(z))
+
+    width_scale, failures_scale = _slope(width, start, least), _slope(failures, start, least)
 
     def lagrangian(z: Array, multipliers: Array) -> tuple[Array, Array]:
-        delta = problem.change(z)
-        excess = [problem.kl(delta) / radius - 1]
-        if not for_success:
-            excess.append((config.success_share - problem.share(delta)) / unit)
-        active = jnp.maximum(multipliers + _PENALTY * jnp.stack(excess), 0)
+        few = failures(z) / failures_scale
+        excess = jnp.stack(
+            [problem.kl(problem.change(z)) / radius - 1, jnp.where(for_success, -jnp.inf, few)]
+        )
+        active = jnp.maximum(multipliers + _PENALTY * excess, 0)
         penalty = jnp.square(active).sum() / (2 * _PENALTY) + _PENALTY * problem.outside(z)
-        return objective(z) / scale + penalty, active
+        return jnp.where(for_success, few, width(z) / width_scale) + penalty, active
 
     def step(i: Array, search: _Search) -> _Search:
         ahead = search.z + _MOMENTUM * search.velocity
@@ -212,7 +216,7 @@ def _search(
         multipliers = jnp.where((i + 1) % _ROUND == 0, active, search.multipliers)
         return _Search(search.z + velocity, velocity, multipliers)
 
-    first = _Search(start, jnp.zeros_like(start), jnp.zeros(1 if for_success else 2, start.dtype))
+    first = _Search(start, jnp.zeros_like(start), jnp.zeros(2, start.dtype))
     return jax.lax.fori_loop(0, steps, step, first).z
 
 
@@ -224,7 +228,8 @@ def next_distribution(
 
     Minimise KL(phi' | prior) subject to KL(phi | phi') <= max_kl and an estimated share of successes under
     phi' of at least ``success_share``. If phi itself has too few, the share is maximised first, and where it
-    stays too small that is the step. Source: DORAEMON (2024), equations 3 to 5 and its published code.
+    stays too small that is the step. A search whose result violates a constraint is discarded. Source:
+    DORAEMON (2024) and its published code.
 
     Args:
         config: options.
@@ -233,29 +238,27 @@ def next_distribution(
         reached: () bool, whether an earlier window had the required share: no step is taken before.
         closes: () bool, whether to take a step at all.
     """
-    problem = _problem(config, phi, window)
-    zero = jnp.zeros_like(phi)
-    share = problem.share(zero)
+    problem, zero = _problem(config, phi, window), jnp.zeros_like(phi)
+
+    def share_at(z: Array) -> Array:
+        return problem.share(problem.change(z))
+
+    share = share_at(zero)
     feasible = share >= config.success_share
     acts = closes & (reached | feasible)
 
-    def holds(z: Array) -> Array:
-        kl = problem.kl(problem.change(z))
-        return jnp.isfinite(z).all() & (kl <= config.max_kl + 0.1 * _TOLERANCE)
+    def phase(z: Array, for_success: Array) -> tuple[Array, None]:
+        before = share_at(z)
+        runs = acts & (for_success != (before >= config.success_share))
+        found = _search(config, problem, z, jnp.where(runs, config.gradient_steps, 0), for_success)
+        near = problem.kl(problem.change(found)) <= config.max_kl + 0.1 * _TOLERANCE
+        enough = share_at(found) >= jnp.where(for_success, before, config.success_share - _TOLERANCE)
+        return jnp.where(runs & near & enough & jnp.isfinite(found).all(), found, z), None
 
-    better = _search(
-        config, problem, zero, jnp.where(acts & ~feasible, config.gradient_steps, 0), for_success=True
-    )
-    better = jnp.where(holds(better) & (problem.share(problem.change(better)) >= share), better, zero)
-    feasible_there = problem.share(problem.change(better)) >= config.success_share
-    wider = _search(
-        config, problem, better, jnp.where(acts & feasible_there, config.gradient_steps, 0), for_success=False
-    )
-    enough = problem.share(problem.change(wider)) >= config.success_share - _TOLERANCE
-    delta = problem.change(jnp.where(feasible_there & holds(wider) & enough, wider, better))
-    return Step(
-        phi + delta, share, problem.share(delta), problem.kl(delta), feasible, (delta != 0).any() & acts
-    )
+    z, _ = jax.lax.scan(phase, zero, jnp.asarray([True, False]))
+    delta = problem.change(z)
+    moved = (delta != 0).any()
+    return Step(phi + delta, share, problem.share(delta), problem.kl(delta), feasible, moved)
 
 
 def _fill(state: DoraemonState, v: Array, success: Array, valid: Array, closes: Array) -> DoraemonState:

@@ -49,11 +49,11 @@ def test_the_divergence_in_single_precision(p, q):
 @pytest.mark.parametrize(("p", "q"), PAIRS)
 def test_densities_and_divergences_are_scipys(p, q, x64):
     p, q = jnp.asarray(p), jnp.asarray(q)
-    assert float(betas.kl(p, q - p)) == pytest.approx(exact_kl(p, q), rel=1e-8)
+    assert float(betas.kl(p, q - p)) == pytest.approx(exact_kl(p, q), rel=1e-6)
     v = np.random.default_rng(0).uniform(0.01, 0.99, (20, p.size // 2))
-    np.testing.assert_allclose(betas.log_prob(p, jnp.asarray(v)), exact_log_prob(p, v), rtol=1e-9)
+    np.testing.assert_allclose(betas.log_prob(p, jnp.asarray(v)), exact_log_prob(p, v), atol=1e-7)
     ratio = betas.statistics(p, jnp.asarray(v)) @ (q - p) - betas.kl(p, q - p)
-    np.testing.assert_allclose(ratio, exact_log_prob(q, v) - exact_log_prob(p, v), rtol=1e-7, atol=1e-8)
+    np.testing.assert_allclose(ratio, exact_log_prob(q, v) - exact_log_prob(p, v), rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("phi", [p for p, _ in PAIRS])
@@ -131,16 +131,27 @@ class Exact:
         return float(np.exp(self.log_prob(phi) - self.base).sum()) / self.size
 
     def solved(self, objective, constraints):
-        bounds = optimize.Bounds(*np.log([[0.8] * self.phi.size, [110.0] * self.phi.size]))
+        """By trust-constr, over coordinates in which KL(phi | phi') is about |x|^2 / 2."""
+        a, b = np.split(self.phi, 2)
+        both = special.polygamma(1, a + b)
+        fisher = np.block([
+            [np.diag(special.polygamma(1, a) - both), np.diag(-both)],
+            [np.diag(-both), np.diag(special.polygamma(1, b) - both)],
+        ])  # fmt: skip
+        back = np.linalg.inv(np.linalg.cholesky(fisher)).T
+
+        def at(x):
+            return np.clip(self.phi + back @ x, 0.8, 110.0)
+
+        bounds = optimize.LinearConstraint(back, 0.8 - self.phi, 110.0 - self.phi)
+        others = [
+            optimize.NonlinearConstraint(lambda x, f=f: f(at(x)), low, high) for f, low, high in constraints
+        ]
         result = optimize.minimize(
-            lambda x: objective(np.exp(x)), np.log(self.phi), method="trust-constr", bounds=bounds,
-            constraints=[
-                optimize.NonlinearConstraint(lambda x, f=f: f(np.exp(x)), low, high)
-                for f, low, high in constraints
-            ],
-            options={"gtol": 1e-6, "xtol": 1e-9, "maxiter": 300},
+            lambda x: objective(at(x)), np.zeros(self.phi.size), method="trust-constr",
+            constraints=[bounds, *others], options={"gtol": 1e-6, "xtol": 1e-8, "maxiter": 200},
         )  # fmt: skip
-        return np.exp(result.x)
+        return at(result.x)
 
 
 def stepped(config, phi, v, success, reached=TRUE):
@@ -206,12 +217,13 @@ def played(returns_of, iterations, n, config, family=FAMILY):
 
 
 def test_it_ends_at_the_prior_where_all_succeed():
+    """After about 46 steps: a step is 0.1 long, and from Beta(100, 100) the way is 3.25 in each dimension."""
     state, metrics = played(
         lambda u: jnp.ones(u.shape[0]), 80, 50, samplers.DoraemonConfig(0.0, batch_size=50)
     )
     assert float(metrics["kl_prior"][-1]) < 0.01
     assert (np.diff(metrics["kl_prior"])[:30] < 0).all()
-    assert int(state.updates) >= 60
+    assert 42 <= int(state.updates) <= 52
     np.testing.assert_allclose(state.phi, 1.0, atol=0.2)
 
 
