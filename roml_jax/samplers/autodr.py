@@ -96,6 +96,38 @@ def moved(config: AutodrConfig, ends: Array, mean: Array, full: Array) -> Array:
     return jnp.stack([low, high])
 
 
+def _at_ends(config: AutodrConfig, key: Array, n: int, dims: int) -> Array:
+    """At which end each draw of a call is, (n, 2, d) bool; all False for draws inside the box."""
+    share_key, place_key = jax.random.split(key)
+    at_end = jax.random.bernoulli(share_key, config.end_share, (n,))
+    place = jax.random.randint(place_key, (n,), 0, 2 * dims)
+    chosen = at_end[:, None] & (place[:, None] == jnp.arange(2 * dims)[None])
+    return chosen.reshape(n, 2, dims)
+
+
+def _update(
+    config: AutodrConfig, state: AutodrState, returns: Array, dims: int
+) -> tuple[AutodrState, Metrics]:
+    """Adds the returns of the latest draws to the buffers of their ends, and decides about full ones."""
+    valid = ~jnp.isnan(returns)
+    sample_mean = risk.masked_mean(returns, valid)
+    reached = state.reached | (sample_mean >= _thresholds(config)[1])
+    counted = _at_ends(config, state.key, returns.shape[0], dims) & valid[:, None, None] & reached
+    total = state.total + jnp.where(counted, returns[:, None, None], 0).sum(axis=0)
+    count = state.count + counted.sum(axis=0, dtype=jnp.int32)
+    full = count >= config.batch_size
+    ends = moved(config, state.ends, total / jnp.maximum(count, 1), full)
+    updates = state.updates + (ends != state.ends).sum(dtype=jnp.int32)
+    after = AutodrState(
+        ends, jnp.where(full, 0, total), jnp.where(full, 0, count), reached, updates, state.key
+    )
+    return after, {
+        "sample_mean": sample_mean,
+        "width": (ends[1] - ends[0]).mean(),
+        "updates": updates.astype(returns.dtype),
+    }
+
+
 @register("autodr")
 def autodr(family: TaskFamily, alpha: float, config: AutodrConfig = DEFAULTS) -> TaskSampler:
     """A box that widens where the tasks at its end succeed and narrows where they fail.
@@ -110,17 +142,9 @@ def autodr(family: TaskFamily, alpha: float, config: AutodrConfig = DEFAULTS) ->
         ValueError: without thresholds, or for a family whose prior has no quantiles.
     """
     del alpha
-    _, success = _thresholds(config)
+    _thresholds(config)
     unit, dims = box.unit_box(family, "autodr"), family.proposal.dims
     dtype = family.proposal.phi0.dtype
-
-    def places(key: Array, n: int) -> Array:
-        """At which end the draws of a call are, (n, 2, d) bool; nowhere True for draws inside."""
-        share_key, place_key = jax.random.split(key)
-        at_end = jax.random.bernoulli(share_key, config.end_share, (n,))
-        place = jax.random.randint(place_key, (n,), 0, 2 * dims)
-        chosen = at_end[:, None] & (place[:, None] == jnp.arange(2 * dims)[None])
-        return chosen.reshape(n, 2, dims)
 
     def init(key: Array) -> AutodrState:
         zeros = jnp.zeros((2, dims), dtype)
@@ -133,7 +157,7 @@ def autodr(family: TaskFamily, alpha: float, config: AutodrConfig = DEFAULTS) ->
         inner_key, key = jax.random.split(key)
         low, high = state.ends[:1], state.ends[1:]
         v = low + (high - low) * jax.random.uniform(inner_key, (n, dims), dtype)
-        at = places(key, n)
+        at = _at_ends(config, key, n, dims)
         v = jnp.where(at[:, 0], low, jnp.where(at[:, 1], high, v))
         u = unit.to_u(box.inside(v))
         return state._replace(key=key), TaskDraw(u, family.decode(u), jnp.zeros(n, dtype), jnp.zeros(n, bool))
@@ -146,24 +170,7 @@ def autodr(family: TaskFamily, alpha: float, config: AutodrConfig = DEFAULTS) ->
         progress: Array | float = 1.0,
     ) -> tuple[AutodrState, Metrics]:
         del key, progress
-        returns = returns_of(feedback)
-        valid = ~jnp.isnan(returns)
-        sample_mean = risk.masked_mean(returns, valid)
-        reached = state.reached | (sample_mean >= success)
-        counted = places(state.key, draw.u.shape[0]) & valid[:, None, None] & reached
-        total = state.total + jnp.where(counted, returns[:, None, None], 0).sum(axis=0)
-        count = state.count + counted.sum(axis=0, dtype=jnp.int32)
-        full = count >= config.batch_size
-        ends = moved(config, state.ends, total / jnp.maximum(count, 1), full)
-        updates = state.updates + (ends != state.ends).sum(dtype=jnp.int32)
-        state = AutodrState(
-            ends, jnp.where(full, 0, total), jnp.where(full, 0, count), reached, updates, state.key
-        )
-        return state, {
-            "sample_mean": sample_mean,
-            "width": (ends[1] - ends[0]).mean(),
-            "updates": updates.astype(returns.dtype),
-        }
+        return _update(config, state, returns_of(feedback), dims)
 
     return TaskSampler(
         init, sample, update, phi=lambda state: state.ends.reshape(-1), batch_size=config.batch_size

@@ -30,6 +30,11 @@ def _halves(phi: Array) -> tuple[Array, Array]:
     return a, b
 
 
+def _with_sum(phi: Array) -> Array:
+    """Parameters a, b and a + b, (3 d,)."""
+    return jnp.concatenate([phi, sum(_halves(phi))])
+
+
 def _correction(x: Array) -> Array:
     """Log gamma(x) less (x - 1/2) log x - x + log(2 pi) / 2, for large x."""
     return 1 / (12 * x) - 1 / (360 * x**3) + 1 / (1260 * x**5)
@@ -54,14 +59,14 @@ def _trigamma(x: Array) -> Array:
 
 def kl(phi: Array, delta: Array) -> Array:
     """KL(phi | phi + delta), ()."""
-    (a, b), (change_a, change_b) = _halves(phi), _halves(delta)
-    return (_gap(a, change_a) + _gap(b, change_b) - _gap(a + b, change_a + change_b)).sum()
+    of_a, of_b, of_sum = jnp.split(_gap(_with_sum(phi), _with_sum(delta)), 3)
+    return (of_a + of_b - of_sum).sum()
 
 
 def statistics(phi: Array, v: Array) -> Array:
     """T(v) - E_phi T, (n, 2 d), for v (n, d) in the unit box."""
-    a, b = _halves(phi)
-    mean = jnp.concatenate([digamma(a), digamma(b)]) - jnp.tile(digamma(a + b), 2)
+    of_a, of_b, of_sum = jnp.split(digamma(_with_sum(phi)), 3)
+    mean = jnp.concatenate([of_a - of_sum, of_b - of_sum])
     return jnp.concatenate([jnp.log(v), jnp.log1p(-v)], axis=1) - mean[None]
 
 
@@ -77,11 +82,10 @@ def whitened(phi: Array, z: Array) -> Array:
 
     Each dimension's Fisher information is a matrix of two rows, L L' by Cholesky, and delta is L'^-1 z.
     """
-    a, b = _halves(phi)
-    both = _trigamma(a + b)
-    first = jnp.sqrt(_trigamma(a) - both)
-    below = -both / first
-    second = jnp.sqrt(_trigamma(b) - both - below**2)
+    of_a, of_b, of_sum = jnp.split(_trigamma(_with_sum(phi)), 3)
+    first = jnp.sqrt(of_a - of_sum)
+    below = -of_sum / first
+    second = jnp.sqrt(of_b - of_sum - below**2)
     za, zb = _halves(z)
     change_b = zb / second
     return jnp.concatenate([(za - below * change_b) / first, change_b])

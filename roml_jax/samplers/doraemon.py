@@ -165,11 +165,6 @@ def _problem(config: DoraemonConfig, phi: Array, window: Window) -> _Problem:
     return _Problem(change, outside, lambda delta: betas.kl(phi, delta), share, width)
 
 
-def _slope(term: Callable[[Array], Array], z: Array, least: Array) -> Array:
-    """The norm of a term's gradient at z, at least ``least``."""
-    return jnp.maximum(jnp.linalg.norm(jax.grad(term)(z)), least)
-
-
 def _search(
     config: DoraemonConfig, problem: _Problem, start: Array, steps: Array, for_success: Array
 ) -> Array:
@@ -191,22 +186,18 @@ def _search(
     least = _FLATTEST * jnp.sqrt(jnp.asarray(2 * config.max_kl, start.dtype))
     radius = config.max_kl - jnp.where(for_success, _MARGIN, 0.0)
 
-    def width(z: Array) -> Array:
-        return problem.width(problem.change(z))
+    def scale(term: Callable[[Array], Array]) -> Array:
+        return jnp.maximum(jnp.linalg.norm(jax.grad(lambda z: term(problem.change(z)))(start)), least)
 
-    def failures(z: Array) -> Array:
-        return config.success_share - problem.share(problem.change(z))
-
-    width_scale, failures_scale = _slope(width, start, least), _slope(failures, start, least)
+    width_scale, failures_scale = scale(problem.width), scale(problem.share)
 
     def lagrangian(z: Array, multipliers: Array) -> tuple[Array, Array]:
-        few = failures(z) / failures_scale
-        excess = jnp.stack(
-            [problem.kl(problem.change(z)) / radius - 1, jnp.where(for_success, -jnp.inf, few)]
-        )
+        delta = problem.change(z)
+        few = (config.success_share - problem.share(delta)) / failures_scale
+        excess = jnp.stack([problem.kl(delta) / radius - 1, jnp.where(for_success, -jnp.inf, few)])
         active = jnp.maximum(multipliers + _PENALTY * excess, 0)
         penalty = jnp.square(active).sum() / (2 * _PENALTY) + _PENALTY * problem.outside(z)
-        return jnp.where(for_success, few, width(z) / width_scale) + penalty, active
+        return jnp.where(for_success, few, problem.width(delta) / width_scale) + penalty, active
 
     def step(i: Array, search: _Search) -> _Search:
         ahead = search.z + _MOMENTUM * search.velocity
@@ -272,6 +263,30 @@ def _fill(state: DoraemonState, v: Array, success: Array, valid: Array, closes: 
     )
 
 
+def _update(
+    config: DoraemonConfig, state: DoraemonState, v: Array, returns: Array, success: Array
+) -> tuple[DoraemonState, Metrics]:
+    """Adds scored tasks to the window, and moves the distribution if the window closes."""
+    valid = ~jnp.isnan(returns)
+    held = jnp.arange(config.batch_size) < state.cursor
+    pairs = (state.v, v), (state.success, success), (held, valid)
+    window = Window(*(jnp.concatenate(pair) for pair in pairs))
+    closes = window.valid.sum() >= config.batch_size
+    step = next_distribution(config, state.phi, window, state.reached, closes)
+    state = _fill(state, v, success, valid, closes)._replace(
+        phi=step.phi, reached=state.reached | (closes & step.feasible), updates=state.updates + step.moved
+    )
+    return state, {
+        "sample_mean": risk.masked_mean(returns, valid),
+        "success": risk.masked_mean(success.astype(returns.dtype), valid),
+        "window_success": jnp.where(closes, step.share, jnp.nan),
+        "next_success": jnp.where(closes, step.next_share, jnp.nan),
+        "kl": jnp.where(closes, step.kl, jnp.nan),
+        "kl_prior": betas.kl(step.phi, 1 - step.phi),
+        "updates": state.updates.astype(returns.dtype),
+    }
+
+
 @register("doraemon")
 def doraemon(family: TaskFamily, alpha: float, config: DoraemonConfig = DEFAULTS) -> TaskSampler:
     """The widest task distribution on which the required share of tasks succeeds.
@@ -312,28 +327,7 @@ def doraemon(family: TaskFamily, alpha: float, config: DoraemonConfig = DEFAULTS
         progress: Array | float = 1.0,
     ) -> tuple[DoraemonState, Metrics]:
         del key, progress
-        returns, v = returns_of(feedback), box.inside(unit.from_u(draw.u))
-        valid, success = ~jnp.isnan(returns), returns >= level
-        held = jnp.arange(config.batch_size) < state.cursor
-        window = Window(
-            *(jnp.concatenate(pair) for pair in ((state.v, v), (state.success, success), (held, valid)))
-        )
-        closes = window.valid.sum() >= config.batch_size
-        step = next_distribution(config, state.phi, window, state.reached, closes)
-        state = _fill(state, v, success, valid, closes)._replace(
-            phi=step.phi,
-            reached=state.reached | (closes & step.feasible),
-            updates=state.updates + step.moved,
-        )
-        metrics = {
-            "sample_mean": risk.masked_mean(returns, valid),
-            "success": risk.masked_mean(success.astype(returns.dtype), valid),
-            "window_success": jnp.where(closes, step.share, jnp.nan),
-            "next_success": jnp.where(closes, step.next_share, jnp.nan),
-            "kl": jnp.where(closes, step.kl, jnp.nan),
-            "kl_prior": betas.kl(step.phi, 1 - step.phi),
-            "updates": state.updates.astype(returns.dtype),
-        }
-        return state, metrics
+        returns = returns_of(feedback)
+        return _update(config, state, box.inside(unit.from_u(draw.u)), returns, returns >= level)
 
     return TaskSampler(init, sample, update, phi=lambda state: state.phi, batch_size=config.batch_size)
