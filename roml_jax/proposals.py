@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.special import ndtr, ndtri
 
 from roml_jax.types import Array
 
@@ -26,6 +27,18 @@ _MIN_STD = 1e-3  # least std of a fitted Gaussian, in units of the prior's std
 _REACH = (
     1e3  # how far a fit may go from the prior, in units of the prior's mean (exponential) or std (normal)
 )
+
+
+class UnitBox(NamedTuple):
+    """The map between u and v in the unit box, where the prior is uniform: a prior's quantiles.
+
+    Attributes:
+        to_u: v (n, d) -> u (n, d).
+        from_u: u (n, d) -> v (n, d), the inverse.
+    """
+
+    to_u: Callable[[Array], Array]
+    from_u: Callable[[Array], Array]
 
 
 class Proposal(NamedTuple):
@@ -42,6 +55,7 @@ class Proposal(NamedTuple):
         dims: d.
         uniform_prior: whether u is uniform on [0, 1]^d under the prior.
         unclipped: () -> the same family with its exact density; None if the density is already exact.
+        box: the prior's quantiles, for samplers that need a bounded box; None for a finite set of tasks.
     """
 
     phi0: Array
@@ -53,6 +67,7 @@ class Proposal(NamedTuple):
     dims: int
     uniform_prior: bool = False
     unclipped: Callable[[], Proposal] | None = None
+    box: UnitBox | None = None
 
 
 def exact(proposal: Proposal) -> Proposal:
@@ -128,6 +143,7 @@ def beta(dims: int, bound: float | None = 0.02) -> Proposal:
     return Proposal(
         jnp.full(dims, 0.5), sample, log_prob, fit, low, high, dims,
         uniform_prior=True, unclipped=None if bound is None else lambda: beta(dims, None),
+        box=UnitBox(lambda v: v, lambda u: u),
     )  # fmt: skip
 
 
@@ -149,7 +165,21 @@ def exponential(mean: float) -> Proposal:
     def fit(u: Array, weights: Array) -> Array:
         return jnp.clip(_weighted_mean(u, weights), low.astype(u.dtype), high.astype(u.dtype))
 
-    return Proposal(jnp.full(1, mean), sample, log_prob, fit, low, high, 1)
+    box = UnitBox(lambda v: -mean * jnp.log1p(-v), lambda u: -jnp.expm1(-u / mean))
+    return Proposal(jnp.full(1, mean), sample, log_prob, fit, low, high, 1, box=box)
+
+
+def _normal_box(mean: np.ndarray, factor: np.ndarray) -> UnitBox:
+    """The quantiles of a normal with this mean (d,) and Cholesky factor (d, d) of its covariance."""
+    inverse = np.linalg.inv(factor)
+
+    def to_u(v: Array) -> Array:
+        return jnp.asarray(mean, v.dtype)[None] + ndtri(v) @ jnp.asarray(factor.T, v.dtype)
+
+    def from_u(u: Array) -> Array:
+        return ndtr((u - jnp.asarray(mean, u.dtype)[None]) @ jnp.asarray(inverse.T, u.dtype))
+
+    return UnitBox(to_u, from_u)
 
 
 def gaussian(mean: Sequence[float], std: Sequence[float]) -> Proposal:
@@ -183,6 +213,7 @@ def gaussian(mean: Sequence[float], std: Sequence[float]) -> Proposal:
         low=low,
         high=high,
         dims=dims,
+        box=_normal_box(mean0, np.diag(std0)),
     )
 
 
@@ -225,6 +256,7 @@ def gaussian_full(mean: Sequence[float], covariance: Sequence[Sequence[float]]) 
         low=jnp.asarray(np.concatenate([np.full(dims, -np.inf), on_diagonal])),
         high=jnp.full(dims + rows.size, jnp.inf),
         dims=dims,
+        box=_normal_box(mean0, np.linalg.cholesky(cov0)),
     )
 
 
@@ -327,9 +359,16 @@ def product(parts: Sequence[Proposal]) -> Proposal:
     def joined(name: str) -> Array:
         return jnp.concatenate([getattr(part, name) for part in parts])
 
+    def apart(x: Array, function: str) -> Array:
+        pieces = jnp.split(x, u_ends, axis=-1)
+        mapped = [getattr(part.box, function)(piece) for part, piece in zip(parts, pieces, strict=True)]
+        return jnp.concatenate(mapped, axis=-1)
+
     return Proposal(
         joined("phi0"), sample, log_prob, fit, joined("low"), joined("high"),
         dims=sum(part.dims for part in parts), uniform_prior=all(part.uniform_prior for part in parts),
         unclipped=(lambda: product([exact(part) for part in parts]))
         if any(part.unclipped is not None for part in parts) else None,
+        box=UnitBox(lambda v: apart(v, "to_u"), lambda u: apart(u, "from_u"))
+        if all(part.box is not None for part in parts) else None,
     )  # fmt: skip

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from roml_jax import agents, rollout
+from roml_jax import agents, registry, rollout, samplers
 from roml_jax.agents import base as agents_base
 from roml_jax.envs import door
 from roml_jax.envs.base import Env, EnvState
@@ -43,6 +43,20 @@ SIGNATURES: dict[type, dict[str, type]] = {
         "acting": agents_base.Acting, "inform": agents_base.Inform,
     },
 }  # fmt: skip
+
+
+REQUIRED: dict[str, dict[str, Any]] = {
+    "autodr": {"success": -0.5, "failure": -0.75},
+    "doraemon": {"success": -0.5},
+}
+"""Options without which a sampler of the package cannot be made; for checks that go over all names, with
+values for returns between -1 and 0."""
+
+
+def make_sampler(name: str, family: TaskFamily, alpha: float, **options: Any) -> TaskSampler:
+    """A registered sampler by name, with its options in ``REQUIRED`` and others."""
+    kind = registry.options_class(samplers.get(name))
+    return samplers.make(name, family, alpha, kind(**REQUIRED.get(name, {}) | options))
 
 
 def check_signatures(component: Any) -> None:

@@ -89,8 +89,14 @@ def _tasks_at(family: TaskFamily, sampler: str, phi: np.ndarray) -> np.ndarray:
 
 
 def draws(method: Method, family: TaskFamily) -> Draws | None:
-    """The tasks that a method's sampler draws over time, or None if it always draws from the prior."""
+    """The tasks that a method's sampler draws over time.
+
+    None if it always draws from the prior, or if its phi has more numbers than the family's (``doraemon``,
+    ``autodr``).
+    """
     prior = np.asarray(family.proposal.phi0)
+    if any(len(seed.series(f"sampler/phi_{prior.size}")[0]) for seed in method.seeds):
+        return None
     names = [f"sampler/phi_{i}" for i in range(prior.size)]
     phi_by_seed = []
     for seed in method.seeds:

@@ -4,8 +4,10 @@ To add a sampler, add one file to this folder and import it here.
 """
 
 from roml_jax.samplers.accel import AccelConfig, accel
+from roml_jax.samplers.autodr import AutodrConfig, autodr
 from roml_jax.samplers.base import TaskSampler, get, make, names, register
 from roml_jax.samplers.cross_entropy import cem, cem_soft, oracle
+from roml_jax.samplers.doraemon import DoraemonConfig, doraemon
 from roml_jax.samplers.gdrm import GdrmConfig, gdrm
 from roml_jax.samplers.mpts import MptsConfig, mpts
 from roml_jax.samplers.naive import NaiveConfig, naive
@@ -17,6 +19,8 @@ from roml_jax.samplers.uniform import uniform
 
 __all__ = [
     "AccelConfig",
+    "AutodrConfig",
+    "DoraemonConfig",
     "GdrmConfig",
     "MptsConfig",
     "NaiveConfig",
@@ -26,8 +30,10 @@ __all__ = [
     "TailConfig",
     "TaskSampler",
     "accel",
+    "autodr",
     "cem",
     "cem_soft",
+    "doraemon",
     "gdrm",
     "get",
     "make",

@@ -95,7 +95,7 @@ def learner_of(agent, env):
 def sampler_made(sampler, env):
     kind = options_class(samplers.get(sampler))
     batch = {"batch_size": BATCH} if "batch_size" in kind.__dataclass_fields__ else {}
-    return samplers.make(sampler, ENVS[env]().family, 0.2, kind(**batch, **OF_SAMPLERS.get(sampler, {})))
+    return testing.make_sampler(sampler, ENVS[env]().family, 0.2, **batch, **OF_SAMPLERS.get(sampler, {}))
 
 
 @functools.cache

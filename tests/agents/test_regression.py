@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from roml_jax import config, experiment, samplers
+from roml_jax import config, experiment, samplers, testing
 from roml_jax.agents import regression
 from roml_jax.envs.sine import Sine
 from roml_jax.types import TaskWeights
@@ -88,8 +88,8 @@ def test_a_task_that_is_filtered_out_adds_nothing_and_still_counts_in_the_mean()
     assert float(metrics["maml/meta_loss"]) == pytest.approx(-float(feedback.returns[1]) / 4, rel=1e-5)
 
 
-# of the kinds of uniform, cem, pdts, tail and plr
-NIGHTLY = {"accel", "cem_soft", "gdrm", "mpts", "naive", "tail_soft"}
+# of the kinds of uniform, cem, pdts, tail and plr; the others meet an agent in test_agent_contract.py
+NIGHTLY = {"accel", "autodr", "cem_soft", "doraemon", "gdrm", "mpts", "naive", "tail_soft"}
 OPTIONS = {
     "cem": {"sampler.batch_size": 40},
     "cem_soft": {"sampler.batch_size": 40},
@@ -109,7 +109,8 @@ OPTIONS = {
 )
 def test_sine_regression_by_every_sampler(sampler):
     """The loop is the same: 40 iterations of 20 tasks with 10 + 10 examples."""
-    options = {"frames": 40 * 400, "chunk": 40, "eval.tasks": 50} | OPTIONS.get(sampler, {})
+    required = {f"sampler.{option}": value for option, value in testing.REQUIRED.get(sampler, {}).items()}
+    options = {"frames": 40 * 400, "chunk": 40, "eval.tasks": 50} | required | OPTIONS.get(sampler, {})
     parts = experiment.make(config.make("sine", sampler, "maml", **options))
     assert parts.frames_per_iteration == 400
     state = jax.jit(parts.train.init)(jnp.stack([jax.random.key(0)]))

@@ -134,6 +134,24 @@ WRONG = {
     "gdrm": ("--sampler gdrm --sampler.eta -1", "sampler.eta must be at least 0, got -1.0"),
     "mpts": ("--sampler mpts --sampler.network.lr 0", "sampler.network.lr must be positive"),
     "pdts": ("--sampler pdts --sampler.candidates 0.5", "sampler.candidates must be at least 1"),
+    "success": (
+        "--sampler doraemon",
+        "sampler=doraemon needs sampler.success: the return from which a task counts as a success",
+    ),
+    "how_success_is_found": (
+        "--sampler doraemon",
+        "train with sampler=uniform and take the return that half",
+    ),
+    "success_of_ends": (
+        "--sampler autodr",
+        "sampler=autodr needs sampler.success: the mean return at an end",
+    ),
+    "failure": ("--sampler autodr --sampler.success -1", "sampler=autodr needs sampler.failure, the mean"),
+    "failure_above": (
+        "--sampler autodr --sampler.success 1 --sampler.failure 2",
+        "sampler.failure must be below sampler.success=1, got 2",
+    ),
+    "success_nan": ("--sampler doraemon --sampler.success nan", "sampler.success must be a finite number"),
     "groups": ("--sampler tail --sampler.tasks_per_group 5", "into groups of sampler.tasks_per_group=5"),
     "mesh": ("--mesh 4x2", "mesh must be auto, none or sizes such as seed=4,task=2"),
     "devices": ("--mesh task=3", "mesh task=3 has 3 device(s) instead of 1; valid: seed=1,task=1"),

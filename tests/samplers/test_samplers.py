@@ -15,12 +15,17 @@ EXACT = tasks.log_beta(
     ("mass",), bound=None, hardest="top"
 )  # task = 2^(2u - 1): the hardest are the heaviest below
 SEEKING = ("cem", "cem_soft", "oracle", "naive", "pdts", "plr", "accel")
-# a choice among prior draws, and a pool or buffer of tasks, have no density
-NO_DENSITY = ("mpts", "naive", "pdts", "plr", "accel", "sfl")
+WIDENING = ("autodr", "doraemon")  # start narrow at the middle; see test_autodr.py and test_doraemon.py
+# a choice among prior draws, a pool or buffer of tasks, and a box with pinned ends have no density
+NO_DENSITY = ("mpts", "naive", "pdts", "plr", "accel", "sfl", "autodr")
 OPTIONS = {  # for samplers whose defaults need more than returns, or more tasks than these tests have
-    "plr": samplers.PlrConfig(buffer=2 * N, replay=0.9, score="negative_return"),
-    "accel": samplers.AccelConfig(buffer=2 * N, score="negative_return"),
+    "plr": {"buffer": 2 * N, "replay": 0.9, "score": "negative_return"},
+    "accel": {"buffer": 2 * N, "score": "negative_return"},
 }
+
+
+def made(name):
+    return testing.make_sampler(name, EXACT, ALPHA, **OPTIONS.get(name, {}))
 
 
 def hardness(draw):
@@ -45,7 +50,7 @@ def advance(sampler, state, key, iterations=40, progress=1.0):
 @pytest.mark.parametrize("name", samplers.names())
 def test_contract(name):
     """``testing.check_sampler``, and weights of 0 or 1 (but for GDRM, whose weights are any numbers)."""
-    sampler = samplers.make(name, EXACT, ALPHA)
+    sampler = testing.make_sampler(name, EXACT, ALPHA)
     testing.check_sampler(sampler, EXACT, N)
     state = jax.jit(sampler.init)(jax.random.key(0))
     after, draw = jax.jit(sampler.sample, static_argnums=2)(state, jax.random.key(1), N)
@@ -55,9 +60,14 @@ def test_contract(name):
 
 @pytest.mark.parametrize("name", samplers.names())
 def test_the_prior_is_what_is_drawn_first(name):
-    sampler = samplers.make(name, EXACT, ALPHA)
+    sampler = testing.make_sampler(name, EXACT, ALPHA)
     n = 100 if name == "naive" else 5000  # its pool
     _, draw = sampler.sample(sampler.init(jax.random.key(0)), jax.random.key(1), n)
+    if name in WIDENING:
+        assert not draw.is_ref.any()
+        assert float(draw.u.mean()) == pytest.approx(0.5, abs=0.005)
+        assert float(draw.u.std()) < 0.05
+        return
     assert stats.kstest(np.asarray(draw.u)[:, 0], "uniform").pvalue > 1e-3
     np.testing.assert_allclose(draw.log_w, 0.0, atol=1e-4)
 
@@ -65,7 +75,7 @@ def test_the_prior_is_what_is_drawn_first(name):
 @pytest.mark.parametrize("name", samplers.names())
 def test_hard_tasks_come_more_often_after_updates(name):
     """The share of tasks that are harder than the prior's alpha-quantile (u > 1 - alpha)."""
-    sampler = samplers.make(name, EXACT, ALPHA, OPTIONS.get(name))
+    sampler = made(name)
     state, _ = advance(sampler, sampler.init(jax.random.key(0)), jax.random.key(1))
     _, draw = sampler.sample(state, jax.random.key(2), 500 if name == "pdts" else 5000)  # of 64 times as many
     share = float((draw.u > 1 - ALPHA).mean())
@@ -73,6 +83,8 @@ def test_hard_tasks_come_more_often_after_updates(name):
         assert share > 2.5 * ALPHA
     elif name == "mpts":  # half of the draw is the worst third of the candidates, as far as that is known
         assert 1.1 * ALPHA < share < 1.6 * ALPHA
+    elif name in WIDENING:
+        assert share < 0.25 * ALPHA  # they are failures
     else:
         assert share == pytest.approx(ALPHA, abs=0.02)
 
@@ -80,7 +92,9 @@ def test_hard_tasks_come_more_often_after_updates(name):
 @pytest.mark.parametrize("name", samplers.names())
 def test_exact_weights_integrate_to_the_priors_share_of_what_can_be_drawn(name):
     """1, and for the oracle the part of the prior that its range covers; exact to the sampling error."""
-    sampler = samplers.make(name, EXACT, ALPHA, OPTIONS.get(name))
+    if name == "doraemon":
+        pytest.skip("narrow at first: test_doraemon.py has the weights of a wide distribution")
+    sampler = made(name)
     state, _ = advance(sampler, sampler.init(jax.random.key(0)), jax.random.key(1), iterations=8)
     _, draw = sampler.sample(state, jax.random.key(2), N if name in NO_DENSITY else 200_000)
     others = ~np.asarray(draw.is_ref)

@@ -45,6 +45,35 @@ def test_fit_recovers_the_mean(name):
     np.testing.assert_allclose(proposal.fit(u, jnp.ones(20_000)), phi, rtol=0.03)
 
 
+BOXES = {
+    **FAMILIES,
+    "disk": tasks.disk(("x", "y"), 5.0),
+    "gaussian": tasks.gaussian(("a", "b"), (0.0, 1.0), (1.0, 2.0)),
+    "gaussian_full": tasks.gaussian_full(("a", "b"), (0.0, 3.0), ((1.0, 0.8), (0.8, 2.0))),
+    "product": tasks.product({"mass": tasks.log_beta(("mass",)), "noise": tasks.exponential("noise", 1.0)}),
+}
+
+
+@pytest.mark.parametrize("name", BOXES)
+def test_the_priors_quantiles(name):
+    """Uniform in the box is the prior in u, one dimension like the other and together; and back."""
+    proposal = BOXES[name].proposal
+    v = jax.random.uniform(jax.random.key(0), (5000, proposal.dims), minval=1e-6, maxval=1 - 1e-6)
+    u = proposal.box.to_u(v)
+    np.testing.assert_allclose(proposal.box.from_u(u), v, atol=1e-5)
+    drawn = proposal.sample(proposal.phi0, jax.random.key(1), 5000)
+    for ours, priors in zip(np.asarray(u).T, np.asarray(drawn).T, strict=True):
+        assert stats.ks_2samp(ours, priors).pvalue > 1e-3
+    if proposal.dims > 1:
+        np.testing.assert_allclose(np.corrcoef(u.T), np.corrcoef(drawn.T), atol=0.06)
+
+
+def test_a_finite_set_of_tasks_has_no_quantiles():
+    finite = tasks.categorical(("k",), [[0.0], [1.0]])
+    assert finite.proposal.box is None
+    assert tasks.product({"k": finite, "v": FAMILIES["beta"]}).proposal.box is None
+
+
 def test_densities_are_scipys(x64):
     u = np.linspace(0.001, 0.999, 50)[:, None]
     phi = np.array([0.8])
