@@ -40,15 +40,12 @@ SIGNATURES: dict[type, dict[str, type]] = {
     agents.Agent: {
         "init": agents_base.Init, "begin": agents_base.Begin, "act": agents_base.Act,
         "observe": agents_base.Observe, "adapt": agents_base.Adapt, "update": agents_base.Learn,
-        "acting": agents_base.Acting, "inform": agents_base.Inform,
+        "acting": agents_base.Acting, "inform": agents_base.Inform, "value_score": agents_base.ValueScore,
     },
 }  # fmt: skip
 
 
-REQUIRED: dict[str, dict[str, Any]] = {
-    "autodr": {"success": -0.5, "failure": -0.75},
-    "doraemon": {"success": -0.5},
-}
+REQUIRED: dict[str, Any] = {"autodr": {"success": -0.5, "failure": -0.75}, "doraemon": {"success": -0.5}}
 """Options without which a sampler of the package cannot be made; for checks that go over all names, with
 values for returns between -1 and 0."""
 
