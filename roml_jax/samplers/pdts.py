@@ -56,19 +56,23 @@ def choose_apart(score: Array, x: Array, n: int, diversity: float) -> Array:
     if diversity == 0:
         return jax.lax.top_k(score, n)[1]
 
-    def choose(left: Array, nearest: Array) -> tuple[Array, Array, Array]:
-        """(what is left of the scores, distances to the nearest chosen) after a choice, and the choice."""
-        best = jnp.argmax(left + diversity * nearest)
-        apart = x - jax.lax.dynamic_slice_in_dim(x, best, 1)
-        return left.at[best].set(-jnp.inf), jnp.sqrt(jnp.square(apart).sum(axis=1)), best
+    half, dims_first, index = score / 2, x.T, jnp.arange(score.shape[0])
 
-    def step(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], Array]:
-        left, nearest = carry
-        left, distance, best = choose(left, nearest)
-        return (left, jnp.minimum(nearest, distance)), best
+    def best(gain: Array) -> Array:
+        # on a CPU XLA takes a fifth of the time of argmax for this
+        return jnp.where(gain == gain.max(), index, score.shape[0]).min()
 
-    left, distance, first = choose(score / 2, jnp.zeros_like(score))
-    _, others = jax.lax.scan(step, (left, distance), length=n - 1)
+    def distance(chosen: Array) -> Array:
+        """To a chosen candidate (m,); -inf for itself, so that it is not chosen again."""
+        apart = dims_first - jax.lax.dynamic_slice_in_dim(dims_first, chosen, 1, axis=1)
+        return jnp.where(index == chosen, -jnp.inf, jnp.sqrt(jnp.square(apart).sum(axis=0)))
+
+    def step(nearest: Array, _: None) -> tuple[Array, Array]:
+        chosen = best(half + diversity * nearest)
+        return jnp.minimum(nearest, distance(chosen)), chosen
+
+    first = best(half)
+    _, others = jax.lax.scan(step, distance(first), length=n - 1)
     return jnp.concatenate([first[None], others])
 
 
