@@ -41,7 +41,7 @@ PAIRS = [
 
 @pytest.mark.parametrize(("p", "q"), PAIRS)
 def test_the_divergence_in_single_precision(p, q):
-    """To 5e-6; with differences of log B(100, 100) it would be 1e-4."""
+    """To 5e-6, where log gamma(200) itself is rounded by 3e-5."""
     delta = jnp.asarray(q) - jnp.asarray(p)
     assert float(betas.kl(jnp.asarray(p), delta)) == pytest.approx(exact_kl(p, q), abs=5e-6, rel=1e-5)
 
@@ -169,10 +169,10 @@ def test_the_step_against_trust_constr(seed):
     config, phi, v, success = window_of(seed, feasible=True)
     exact, step = Exact(config, phi, v, success), stepped(config, phi, v, success)
     ours = np.asarray(step.phi, float)
-    assert exact.kl(ours) <= config.max_kl + 1e-3
-    assert exact.share(ours) >= 0.5 - 1e-3
+    assert exact.kl(ours) <= config.max_kl + 1e-4
+    assert exact.share(ours) >= 0.5 - 1e-4
     theirs = exact.solved(exact.width, [(exact.kl, -np.inf, config.max_kl), (exact.share, 0.5, np.inf)])
-    assert exact.width(ours) <= exact.width(theirs) + 1e-2
+    assert exact.width(ours) <= exact.width(theirs) + 1e-3
     assert bool(step.moved)
     assert exact.width(ours) < exact.width(phi)
     assert float(step.kl) == pytest.approx(exact.kl(ours), abs=1e-5)
@@ -185,14 +185,14 @@ def test_a_window_with_too_few_successes_maximises_their_share(seed):
     exact, step = Exact(config, phi, v, success), stepped(config, phi, v, success)
     ours = np.asarray(step.phi, float)
     best = exact.solved(lambda x: -exact.share(x), [(exact.kl, -np.inf, config.max_kl - 1e-5)])
-    assert exact.kl(ours) <= config.max_kl + 1e-3
+    assert exact.kl(ours) <= config.max_kl + 1e-4
     assert not bool(step.feasible)
     if exact.share(best) < 0.5:
-        assert exact.share(ours) >= exact.share(best) - 1e-3
+        assert exact.share(ours) >= exact.share(best) - 1e-4
     else:
-        assert exact.share(ours) >= 0.5 - 1e-3
+        assert exact.share(ours) >= 0.5 - 1e-4
         theirs = exact.solved(exact.width, [(exact.kl, -np.inf, config.max_kl), (exact.share, 0.5, np.inf)])
-        assert exact.width(ours) <= exact.width(theirs) + 1e-2
+        assert exact.width(ours) <= exact.width(theirs) + 1e-3
 
 
 def test_no_step_before_a_window_succeeds_and_none_without_a_success():
@@ -240,10 +240,10 @@ def test_windows_close_after_so_many_tasks_that_did_not_diverge():
     sampler = samplers.doraemon(FAMILY, 0.05, samplers.DoraemonConfig(0.0, batch_size=20))
     state, draw = sampler.sample(sampler.init(jax.random.key(0)), jax.random.key(1), 8)
     returns = jnp.asarray([1.0, jnp.nan, 1.0, 1.0, -1.0, 1.0, jnp.nan, 1.0])
-    seen = []
+    seen, update = [], jax.jit(sampler.update)
     for _ in range(4):
         before = state
-        state, metrics = sampler.update(state, draw, Feedback(returns), jax.random.key(0))
+        state, metrics = update(state, draw, Feedback(returns), jax.random.key(0))
         seen.append((int(state.cursor), int(state.updates), float(metrics["window_success"])))
     assert [(cursor, updates) for cursor, updates, _ in seen] == [(6, 0), (12, 0), (18, 0), (0, 1)]
     assert np.isnan([share for *_, share in seen[:3]]).all()
