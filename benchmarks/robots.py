@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import mujoco
 
 from benchmarks import machine, models
 from roml_jax import envs
@@ -73,8 +74,10 @@ def barkour() -> envs.TaskEnv:
 
 def shadow_hand() -> envs.TaskEnv:
     """Turn a block in the hand; actions are shares of each servo's range; a dropped block ends an episode."""
+    spec = mujoco.MjSpec.from_file(str(_model("shadow hand")))
+    spec.delete(spec.body("target"))  # a marker without contacts, which would fall for ever
     return envs.TaskEnv.from_mjcf(
-        _model("shadow hand"),
+        spec,
         tasks=(_MASS, _ON_PAIRS),
         action="ctrlrange",
         reward=lambda motion: {
