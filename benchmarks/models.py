@@ -29,7 +29,7 @@ from roml_jax import envs
 from roml_jax.envs import Edit, Motion, TaskDimension, TaskEnv
 from roml_jax.types import Array
 
-_MASS = TaskDimension("mass", 0.7, 1.4, (Edit("body_mass"),), "log")
+MASS = TaskDimension("mass", 0.7, 1.4, (Edit("body_mass"),), "log")
 _FRICTION = TaskDimension("friction", 0.6, 1.6, (Edit("geom_friction", column=0),), "log")
 _PAIRS = TaskDimension(
     "friction",
@@ -106,7 +106,7 @@ def build(file: Path, model: Model, engine: str) -> TaskEnv:
         ValueError: if MuJoCo or the engine refuses it; one line.
     """
     return TaskEnv.from_mjcf(
-        file, tasks=(_MASS, model.second, _MOTOR), reward=_stay, frame_skip=4, engine=engine, check=False,
+        file, tasks=(MASS, model.second, _MOTOR), reward=_stay, frame_skip=4, engine=engine, check=False,
         name=file.stem,
     )  # fmt: skip
 

@@ -29,9 +29,6 @@ from benchmarks import machine, models
 from roml_jax import envs
 from roml_jax.types import Array
 
-_MASS = envs.TaskDimension("mass", 0.7, 1.4, (envs.Edit("body_mass"),), "log")
-_FRICTION = envs.TaskDimension("friction", 0.6, 1.6, (envs.Edit("geom_friction", column=0),), "log")
-_ON_PAIRS = envs.TaskDimension("friction", 0.6, 1.6, models.MODELS["shadow hand"].second.edits, "log")
 _UPSIDE_DOWN = 0.0  # cosine of barkour's tilt at which an episode ends
 _BLOCK = 24  # the block's first coordinate, after the hand's joints
 _DROPPED = 0.1  # height (m) of a block that has been dropped
@@ -54,7 +51,7 @@ def barkour() -> envs.TaskEnv:
     """Walk forward; position servos move around the standing pose; a fall on the back ends an episode."""
     return envs.TaskEnv.from_mjcf(
         _model("barkour"),
-        tasks=(_MASS, _FRICTION),
+        tasks=(models.MASS, models.MODELS["barkour"].second),
         action=envs.Actions(home="standing", scale=0.3),
         start="standing",
         reward=lambda motion: {
@@ -78,7 +75,7 @@ def shadow_hand() -> envs.TaskEnv:
     spec.delete(spec.body("target"))  # a marker without contacts, which would fall for ever
     return envs.TaskEnv.from_mjcf(
         spec,
-        tasks=(_MASS, _ON_PAIRS),
+        tasks=(models.MASS, models.MODELS["shadow hand"].second),
         action="ctrlrange",
         reward=lambda motion: {
             "turn": motion.after.qvel[_BLOCK + 5],  # the block's spin around its third axis, rad/s

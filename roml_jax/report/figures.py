@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, ScalarFormatter
@@ -125,6 +126,22 @@ def _task_ticks(axis: Axis, low: float, high: float) -> None:
     axis.set_major_formatter(ScalarFormatter())
 
 
+def _finish_over_tasks(
+    axis: Axes,
+    family: TaskFamily,
+    i: int,
+    title: str,
+    y: str,
+    ends: Mapping[str, tuple[float, float, str]],
+) -> None:
+    """Scale, names and labels of a panel whose x is dimension i of the task."""
+    if _log_scaled(family, i):
+        axis.set_xscale("log", base=2)
+        _task_ticks(axis.xaxis, *family.ranges[i])
+    style.name_axes(axis, title, _with_unit(family, i), y)
+    style.label_ends(axis, ends)
+
+
 def against_task(group: Group, found: Mapping[str, Records], family: TaskFamily) -> Figure | None:
     """Return against each dimension of the task: a dot per task, and means over groups of tasks.
 
@@ -150,11 +167,7 @@ def against_task(group: Group, found: Mapping[str, Records], family: TaskFamily)
             axis.fill_between(x, interval.low, interval.high, color=colour, alpha=0.2, lw=0)
             axis.plot(x, interval.mean, color=colour, lw=1.8, ls=style.line(j))
             ends[method.label] = (x[-1], interval.mean[-1], colour)
-        if _log_scaled(family, i):
-            axis.set_xscale("log", base=2)
-            _task_ticks(axis.xaxis, *family.ranges[i])
-        style.name_axes(axis, f"Return against {name}", _with_unit(family, i), "return per episode")
-        style.label_ends(axis, ends)
+        _finish_over_tasks(axis, family, i, f"Return against {name}", "return per episode", ends)
     return figure
 
 
@@ -253,11 +266,7 @@ def differences(
             axis.plot(x, mean, color=colours[label], lw=1.8, ls=style.line(j))
             ends[label] = (x[-1], mean[-1], colours[label])
         axis.axhline(0.0, color=style.FAINT, lw=1.0)
-        if _log_scaled(family, i):
-            axis.set_xscale("log", base=2)
-            _task_ticks(axis.xaxis, *family.ranges[i])
-        style.name_axes(axis, f"Difference from {baseline}", _with_unit(family, i), "difference of returns")
-        style.label_ends(axis, ends)
+        _finish_over_tasks(axis, family, i, f"Difference from {baseline}", "difference of returns", ends)
     return figure
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from roml_jax import checks
 from roml_jax.samplers import buffer as buffers
-from roml_jax.samplers.base import TaskSampler, register
+from roml_jax.samplers.base import TaskSampler, register, returns_of
 from roml_jax.samplers.buffer import Buffer, ReplayConfig
 from roml_jax.tasks import TaskFamily
 from roml_jax.types import Array, Feedback, Metrics, TaskDraw, TaskWeights
@@ -130,8 +130,7 @@ def accel(family: TaskFamily, alpha: float, config: AccelConfig = DEFAULTS) -> T
         state: AccelState, draw: TaskDraw, feedback: Feedback | Array, progress: Array | float = 1.0
     ) -> TaskWeights:
         del draw, progress
-        returns = Feedback.of(feedback).returns
-        keep = jnp.full_like(returns, state.kind == REPLAYED)
+        keep = jnp.full_like(returns_of(feedback), state.kind == REPLAYED)
         return TaskWeights(keep, keep)
 
     return TaskSampler(

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax.numpy as jnp
 
+from roml_jax import risk
 from roml_jax.registry import NoOptions, Registry, options_class
 from roml_jax.tasks import TaskFamily
 from roml_jax.types import Array, Feedback, Metrics, TaskDraw, TaskWeights
@@ -66,6 +67,16 @@ class Phi(Protocol):
 def returns_of(feedback: Feedback | Array) -> Array:
     """The returns (n,) in feedback, or returns that are given alone."""
     return Feedback.of(feedback).returns
+
+
+def by_origin(draw: TaskDraw, returns: Array, alpha: Array | float) -> Metrics:
+    """Mean and CVaR of the tasks from the prior, and the mean of the others; diverged tasks do not count."""
+    valid = ~jnp.isnan(returns)
+    return {
+        "ref_mean": risk.masked_mean(returns, valid & draw.is_ref),
+        "ref_cvar": risk.cvar(returns, alpha, valid & draw.is_ref),
+        "sample_mean": risk.masked_mean(returns, valid & ~draw.is_ref),
+    }
 
 
 def all_count(
@@ -241,6 +252,7 @@ __all__ = [
     "Weights",
     "WithAlpha",
     "all_count",
+    "by_origin",
     "constant",
     "falling",
     "get",

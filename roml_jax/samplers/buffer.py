@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from roml_jax import checks, risk
 from roml_jax.proposals import Proposal
+from roml_jax.samplers.base import by_origin
 from roml_jax.types import Array, Feedback, Metrics, TaskDraw
 
 Score = Literal["negative_return", "regret", "value_loss"]
@@ -212,12 +213,9 @@ def mean_task(config: ReplayConfig, buffer: Buffer) -> Array:
 
 def metrics(buffer: Buffer, draw: TaskDraw, returns: Array, alpha: Array | float) -> Metrics:
     """Returns of new tasks from the prior and of the others; size, mean score and mean age of the buffer."""
-    valid, held = ~jnp.isnan(returns), buffer.held
+    held = buffer.held
     age = (buffer.updates - buffer.visited).astype(returns.dtype)
-    return {
-        "ref_mean": risk.masked_mean(returns, valid & draw.is_ref),
-        "ref_cvar": risk.cvar(returns, alpha, valid & draw.is_ref),
-        "sample_mean": risk.masked_mean(returns, valid & ~draw.is_ref),
+    return by_origin(draw, returns, alpha) | {
         "replayed_share": 1 - draw.is_ref.mean(dtype=returns.dtype),
         "buffer_share": held.mean(dtype=returns.dtype),
         "buffer_score": risk.masked_mean(buffer.score, held),

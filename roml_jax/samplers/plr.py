@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from roml_jax.samplers import buffer as buffers
-from roml_jax.samplers.base import TaskSampler, register
+from roml_jax.samplers.base import TaskSampler, register, returns_of
 from roml_jax.samplers.buffer import Buffer, ReplayConfig
 from roml_jax.tasks import TaskFamily
 from roml_jax.types import Array, Feedback, Metrics, TaskDraw, TaskWeights
@@ -55,7 +55,7 @@ def plr(family: TaskFamily, alpha: float, config: PlrConfig = DEFAULTS) -> TaskS
     ) -> TaskWeights:
         del state, progress
         learned = ~draw.is_ref | (not config.robust)
-        keep = learned.astype(Feedback.of(feedback).returns.dtype)
+        keep = learned.astype(returns_of(feedback).dtype)
         return TaskWeights(keep, keep)
 
     return TaskSampler(

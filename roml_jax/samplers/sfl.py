@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from roml_jax import checks, risk
-from roml_jax.samplers.base import Scoring, TaskSampler, register, returns_of
+from roml_jax.samplers.base import Scoring, TaskSampler, by_origin, register, returns_of
+from roml_jax.samplers.uniform import uniform
 from roml_jax.tasks import TaskFamily
 from roml_jax.types import Array, Feedback, Metrics, TaskDraw
 
@@ -101,11 +102,10 @@ def sfl(family: TaskFamily, alpha: float, config: SflConfig = DEFAULTS) -> TaskS
     Sources: Rutherford et al. 2024, No Regrets (SFL); Monette et al. 2025, whose generalised learnability
     needs no notion of success.
     """
-    proposal = family.proposal
+    from_prior = uniform(family, alpha)
 
     def prior(key: Array, n: int) -> TaskDraw:
-        u = proposal.sample(proposal.phi0, key, n)
-        return TaskDraw(u, family.decode(u), jnp.zeros(n, u.dtype), jnp.ones(n, bool))
+        return from_prior.sample((), key, n)[1]
 
     def init(key: Array) -> SflState:
         u, zero = prior(key, config.top).u, jnp.zeros((), jnp.int32)
@@ -125,11 +125,7 @@ def sfl(family: TaskFamily, alpha: float, config: SflConfig = DEFAULTS) -> TaskS
     ) -> tuple[SflState, Metrics]:
         del key, progress
         returns = returns_of(feedback)
-        valid = ~jnp.isnan(returns)
-        return state, {
-            "ref_mean": risk.masked_mean(returns, valid & draw.is_ref),
-            "ref_cvar": risk.cvar(returns, alpha, valid & draw.is_ref),
-            "sample_mean": risk.masked_mean(returns, valid & ~draw.is_ref),
+        return state, by_origin(draw, returns, alpha) | {
             "learnability": state.learnability.sum() / jnp.maximum(state.count, 1),
             "passes": state.passes.astype(returns.dtype),
         }
