@@ -1,0 +1,1 @@
+"""Compares all task samplers under one protocol: ``python -m benchmarks.samplers``."""

@@ -1,0 +1,124 @@
+"""Compares all task samplers: equal frames, the same held-out tasks, the same seeds.
+
+    python -m benchmarks.samplers [--beds khazad_dum ...] [--samplers cem plr ...]
+    python -m benchmarks.samplers --tables
+
+Trains every sampler on every test bed, a bed after the other, all seeds of a sampler in one program, and
+writes a compact result of each to benchmarks/results/samplers. A sampler with a result is skipped. Several
+processes of this command may run at once, one per core: each takes samplers that no other process works on.
+The frames of scoring passes count. The thresholds of doraemon and autodr come from the test returns of
+uniform, which therefore runs first.
+
+--tables does not train: it makes the tables and figures of docs/samplers.md from the results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.markdown import Markdown
+
+from benchmarks.reproduce import campaign
+from benchmarks.reproduce.tables import fill
+from benchmarks.samplers import figures, protocol, tables, training
+from roml_jax.errors import unknown
+from roml_jax.run import cli
+
+_ROOT = Path(__file__).parent.parent.parent
+RESULTS = _ROOT / "benchmarks" / "results" / "samplers"
+_WAIT = 30.0  # seconds between two looks for the result of uniform that another process works on
+
+
+def _parser() -> cli.Parser:
+    parser = cli.Parser(
+        prog="python -m benchmarks.samplers", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument(
+        "--beds", nargs="+", default=list(protocol.BEDS), metavar="BED",
+        help=f"of {', '.join(protocol.BEDS)} (default: all)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--samplers", nargs="+", default=list(protocol.OPTIONS), metavar="SAMPLER",
+        help=f"of {', '.join(protocol.OPTIONS)} (default: all)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, help="folder of the compact results (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--tables", action="store_true", help="do not train; make tables and figures from the results"
+    )
+    return parser
+
+
+def _limits(results: Path, name: str) -> tuple[float, float]:
+    """Thresholds from ``uniform`` on a bed, once its result is there: another process may work on it."""
+    while (result := training.read(results, name, "uniform")) is None:
+        time.sleep(_WAIT)
+    return protocol.thresholds(protocol.BEDS[name], result.returns, result.about["episodes"])
+
+
+def _train(results: Path, name: str, sampler: str, console: Console) -> None:
+    """Trains a sampler on a bed, unless it has a result or another process works on it."""
+    with campaign.claimed(training.path(results, name, sampler)) as is_claimed:
+        if not is_claimed or training.path(results, name, sampler).is_file():
+            return
+        bed = protocol.BEDS[name]
+        limits = _limits(results, name) if sampler in protocol.WITH_THRESHOLDS else None
+        console.rule(f"{bed.title}: {sampler}")
+        result = training.attempt(bed, sampler, limits, lambda line: console.print(line, soft_wrap=True))
+        training.write(results, name, sampler, result)
+
+
+def _show(results: Path, beds: Sequence[str], console: Console) -> None:
+    """Prints all tables, fills them into docs/samplers.md and draws the figures."""
+    found, refused = {}, {}
+    for bed in beds:
+        each = {name: training.read(results, bed, name) for name in protocol.OPTIONS}
+        each = {name: result for name, result in each.items() if result is not None}
+        if each:
+            found[bed] = each
+            reasons = {name: training.refusal(results, bed, name) for name in protocol.OPTIONS}
+            refused[bed] = {name: reason for name, reason in reasons.items() if reason is not None}
+    chosen = {bed: protocol.BEDS[bed] for bed in found}
+    page = _ROOT / "docs" / "samplers.md"
+    for name, text in tables.all_tables(chosen, found, refused):
+        console.rule(name)
+        console.print(Markdown(text))
+        if not fill(page, f"samplers {name}", text):
+            console.print(f"{page} has no mark <!-- begin samplers {name} -->: this table is only printed")
+    for path in figures.draw(chosen, found, _ROOT / "docs" / "images"):
+        console.print(f"wrote {path}", soft_wrap=True)
+
+
+def command(argv: Sequence[str]) -> None:
+    """Trains what has no result, or makes tables and figures.
+
+    Raises:
+        ConfigError: for wrong input; one line.
+    """
+    args = _parser().parse_args(argv)
+    for name in args.beds:
+        if name not in protocol.BEDS:
+            raise unknown("test bed", name, protocol.BEDS)
+    for name in args.samplers:
+        if name not in protocol.OPTIONS:
+            raise unknown("sampler", name, protocol.OPTIONS)
+    console = Console()
+    if args.tables:
+        _show(args.results, args.beds, console)
+        return
+    for name in args.beds:
+        needs_uniform = any(sampler in protocol.WITH_THRESHOLDS for sampler in args.samplers)
+        first = ["uniform"] if needs_uniform and "uniform" not in args.samplers else []
+        for sampler in [*first, *args.samplers]:
+            _train(args.results, name, sampler, console)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(command))
