@@ -37,7 +37,7 @@ from roml_jax.agents import varibad
 from roml_jax.agents.history import trajectory_of
 from roml_jax.config import seed_plan
 from roml_jax.envs import TaskEnv
-from roml_jax.run import sharding
+from roml_jax.run import devices, sharding
 from roml_jax.types import TaskWeights
 
 ENVS = ("khazad_dum", "cheetah_mass")
@@ -189,6 +189,7 @@ def measure(
     if "learning_starts" in configs.to_mapping(configs.make(env, "cem", agent)):
         options = {"learning_starts": 0} | options
     config = configs.make(env, "cem", agent, **options)
+    devices.for_run(config)
     parts = experiment.make(config, placement=sharding.placement(config))
     layers = _layers(parts, config, which)
     first = {}

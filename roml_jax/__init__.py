@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from roml_jax.config import make as make_config
     from roml_jax.deploy.policy import Policy, load
     from roml_jax.errors import ConfigError
+    from roml_jax.run.devices import devices
 
 _MODULES = (
     "agents", "cem", "config", "deploy", "envs", "evaluate", "experiment", "held_out", "meta", "proposals",
@@ -44,6 +45,7 @@ _NAMES = {
     "Config": ("roml_jax.config", "Config"),
     "ConfigError": ("roml_jax.errors", "ConfigError"),
     "Policy": ("roml_jax.deploy.policy", "Policy"),
+    "devices": ("roml_jax.run.devices", "devices"),
     "load": ("roml_jax.deploy.policy", "load"),
     "make_config": ("roml_jax.config", "make"),
     "open": ("roml_jax.api", "open"),
@@ -57,6 +59,7 @@ __all__ = [
     "agents",
     "cem",
     "config",
+    "devices",
     "envs",
     "evaluate",
     "experiment",

@@ -49,8 +49,10 @@ class Placement(NamedTuple):
         task_devices: number of devices that an iteration's tasks are divided among.
         seed_axis: mesh axis along which a vmap over seeds is sharded; None for one device.
         tasks: sharding constraint on pytrees with leaves (N, ...), N tasks.
-        output: (function) -> the same function, with its results replicated on every device.
-        train: (Train, number of seeds) -> the same training, with its state sharded by seed.
+        output: (a function for any number of seeds, number of seeds) -> the function for all seeds, with its
+            results replicated on every device.
+        train: (the training for any number of seeds, number of seeds) -> the training of all seeds, with its
+            state sharded by seed.
         mesh: the device mesh, used to restore a state onto it; None for one device.
     """
 
@@ -58,8 +60,8 @@ class Placement(NamedTuple):
     task_devices: int = 1
     seed_axis: str | None = None
     tasks: rollout.Constrain = rollout.anywhere
-    output: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda function: function
-    train: Callable[[meta.Train, int], meta.Train] = lambda train, num_seeds: train
+    output: Callable[[Callable[[int], Any], int], Callable[..., Any]] = lambda of, num_seeds: of(num_seeds)
+    train: Callable[[Callable[[int], meta.Train], int], meta.Train] = lambda of, num_seeds: of(num_seeds)
     mesh: Any = None
 
 
@@ -142,13 +144,13 @@ def _check_batch(sampler: samplers.TaskSampler, num_tasks: int, num_iterations: 
         )
 
 
-def _check_engine(env: envs.Env, devices: int) -> None:
-    """Rejects MuJoCo's C engine, which runs on one host, on a mesh of several devices."""
+def _check_engine(env: envs.Env, task_devices: int) -> None:
+    """Rejects MuJoCo's C engine, whose calls have a seed's whole batch, on a mesh that divides the tasks."""
     env, _ = envs.inside(env)
-    if devices > 1 and isinstance(env, envs.TaskEnv) and env.physics.name == "mujoco":
+    if task_devices > 1 and isinstance(env, envs.TaskEnv) and env.physics.name == "mujoco":
         raise ConfigError(
-            f"MuJoCo's C engine runs on one device and the mesh has {devices}: "
-            "use --physics mjx, or --mesh none for one device"
+            f"MuJoCo's C engine steps all tasks of a seed on one device, and the mesh divides them among "
+            f"{task_devices}: use --physics mjx, a mesh of seeds alone, or --mesh none for one device"
         )
 
 
@@ -235,7 +237,7 @@ def make(config: Config, env: envs.Env | None = None, placement: Placement = ONE
     num_seeds = len(config.plan)
     env = make_env(config) if env is None else env
     spec = config.protocol.agent_spec(env.spec)
-    _check_engine(env, placement.devices)
+    _check_engine(env, placement.task_devices)
     try:
         agent, learner = _make_learner(config, env, spec, placement)
         sampler = samplers.make(config.sampler, env.family, config.alpha, config.sampler_options)
@@ -251,19 +253,22 @@ def make(config: Config, env: envs.Env | None = None, placement: Placement = ONE
 
     def on_held_out(tasks: int, purpose: held_out.Purpose) -> Callable[[Any], Outcome]:
         one = held_out.make_evaluate(learner, env.family, tasks, config.eval.seed, purpose)
-        batched = jax.vmap(one, spmd_axis_name=placement.seed_axis) if num_seeds > 1 else one
-        return placement.output(batched)
+        return placement.output(
+            lambda seeds: jax.vmap(one, spmd_axis_name=placement.seed_axis) if seeds > 1 else one, num_seeds
+        )
 
-    train = meta.make_train(
-        learner, sampler, num_tasks=config.num_tasks, num_iterations=num_iterations, num_seeds=num_seeds,
-        chunk_length=min(config.chunk, num_iterations), seed_axis=placement.seed_axis,
-    )  # fmt: skip
+    def train_of(seeds: int) -> meta.Train:
+        return meta.make_train(
+            learner, sampler, num_tasks=config.num_tasks, num_iterations=num_iterations, num_seeds=seeds,
+            chunk_length=min(config.chunk, num_iterations), seed_axis=placement.seed_axis,
+        )  # fmt: skip
+
     return Experiment(
         env=env,
         agent=agent,
         learner=learner,
         sampler=sampler,
-        train=placement.train(train, num_seeds),
+        train=placement.train(train_of, num_seeds),
         evaluate=on_held_out(config.eval.tasks, "validation"),
         test=on_held_out(config.eval.test_tasks, "test"),
         num_iterations=num_iterations,

@@ -12,7 +12,7 @@ from rich.console import Console
 from roml_jax import api, users_code
 from roml_jax import config as configs
 from roml_jax.errors import ConfigError
-from roml_jax.run import compile_cache, distributed, interrupt, loop
+from roml_jax.run import compile_cache, devices, distributed, interrupt, loop
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,6 +31,7 @@ def _main(argv: Sequence[str]) -> int:
             config = configs.parse(argv)
             if config.compile_cache:
                 compile_cache.enable()
+            devices.for_run(config)
             distributed.initialize(config.distributed)
             loop.run(config, Console(quiet=not distributed.is_main()))
     except ConfigError as error:

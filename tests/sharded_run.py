@@ -59,6 +59,27 @@ def bytes_per_device(mesh):
     return np.array([memory.temp_size_in_bytes, memory.output_size_in_bytes])
 
 
+def motion_on_c(mesh):
+    """Observations of half-cheetahs on MuJoCo's C engine under fixed actions, (seeds, tasks, steps, size)."""
+    made = config.make("cheetah_mass", mesh=mesh, seeds=SMALL["seeds"])
+    env, placement = experiment.make_env(made), sharding.placement(made)
+
+    def one_task(task, key):
+        def step(state, t):
+            state = env.step(state, jnp.sin(t * jnp.arange(1.0, 7.0)))
+            return state, state.obs
+
+        return jax.lax.scan(step, env.reset(key, task), 0.1 * jnp.arange(30.0))[1]
+
+    def one_seed(key):
+        tasks, keys = env.family.sample_prior(key, 3), jax.random.split(key, 3)
+        return jax.vmap(one_task)(tasks, keys)
+
+    seeds = jnp.stack([jax.random.key(seed) for seed in SMALL["seeds"]])
+    move = placement.output(lambda n: jax.vmap(one_seed) if n > 1 else one_seed, len(seeds))
+    return np.asarray(jax.jit(move)(seeds))
+
+
 def main(out, env, iterations, *meshes):
     options = {"probe": PROBE, "cheetah": CHEETAH}[env]
     saved = {}
@@ -69,6 +90,7 @@ def main(out, env, iterations, *meshes):
         del chunk
         jax.clear_caches()  # not all programs are to be held at once
     if env == "probe":
+        saved |= {f"c:{mesh}": motion_on_c(mesh) for mesh in ("none", "seed=8")}
         saved |= {"bytes:none": bytes_per_device("none"), "bytes:task=8": bytes_per_device("task=8")}
     np.savez(out, **saved)
 

@@ -101,7 +101,8 @@ class Config:
     """Cache compiled programs in the user's cache folder, so that later runs start faster."""
     mesh: str = "auto"
     """Mesh of devices: 'auto' divides the seeds first and then the tasks; 'seed=4,task=2' sets the sizes;
-    'none' uses one device. The mesh changes results only by the order of float additions."""
+    'none' uses one device. On a CPU, the seeds are divided among the cores. The mesh changes results only by
+    the order of float additions."""
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     protocol: EpisodeProtocol = field(default_factory=EpisodeProtocol)

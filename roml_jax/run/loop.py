@@ -147,12 +147,16 @@ class _Host(NamedTuple):
         self.checkpoints.save(state.done, {"state": state.meta, "last": acting, **best}, about)
 
 
-def _devices(parts: experiment.Experiment) -> str:
+def _devices(parts: experiment.Experiment, num_seeds: int) -> str:
     """Text that describes the mesh; empty for a single device."""
-    if parts.placement.mesh is None:
+    mesh = parts.placement.mesh
+    if mesh is None:
         return ""
-    sizes = " x ".join(f"{size} {name}" for name, size in parts.placement.mesh.shape.items())
-    return f" on {parts.placement.mesh.size} devices ({sizes})"
+    if parts.placement.task_devices == 1:
+        kind = "host devices, one per core" if jax.default_backend() == "cpu" else "devices"
+        return f" on {mesh.size} {kind}, {num_seeds // mesh.size} seed(s) each (--mesh none: one device)"
+    sizes = " x ".join(f"{size} {name}" for name, size in mesh.shape.items())
+    return f" on {mesh.size} devices ({sizes})"
 
 
 def _heading(config: Config, parts: experiment.Experiment) -> str:
@@ -162,7 +166,8 @@ def _heading(config: Config, parts: experiment.Experiment) -> str:
         passes = f", a scoring pass of {frames.scoring} frames before every {frames.every} of them"
     return (
         f"[bold]{config.env}[/] x {config.sampler} x {config.agent}, {parts.num_iterations} iterations "
-        f"of {frames.iteration} frames{passes}, {len(config.plan)} seed(s){_devices(parts)}"
+        f"of {frames.iteration} frames{passes}, {len(config.plan)} seed(s)"
+        f"{_devices(parts, len(config.plan))}"
     )
 
 

@@ -1,8 +1,9 @@
 """Several devices: a mesh with axes ("seed", "task"), and the shardings of a run's arrays on it.
 
-The program is the same as on one device: arrays are global, a few constraints set their shardings, and
-XLA's partitioner inserts the communication. Results differ from those of one device only by the order of
-float additions.
+Arrays are global. On a mesh of seeds alone, every device runs the program of its own seeds (``shard_map``):
+nothing is communicated during a chunk. On a mesh that also divides the tasks, the program is that of one
+device: a few constraints set the shardings, and XLA's partitioner inserts the communication. In both cases
+XLA may fuse operations otherwise than on one device, so that results differ by rounding.
 """
 
 from __future__ import annotations
@@ -44,6 +45,15 @@ def _sizes(text: str) -> tuple[int, int]:
     if match["second"]:
         sizes[match["second"]] = int(match["n"])
     return sizes[SEED], sizes[TASK]
+
+
+def devices_of(text: str) -> int:
+    """The number of devices of a mesh whose sizes are given, e.g. "seed=4,task=2".
+
+    Raises:
+        ValueError: if the text has no sizes; one line.
+    """
+    return math.prod(_sizes(text))
 
 
 def _misfit(sizes: tuple[int, int], devices: int, num_seeds: int, num_tasks: int) -> str | None:
@@ -144,13 +154,20 @@ def placement(config: Config) -> Placement:
         raise ConfigError(str(error)) from None
     if mesh is None:
         return ONE_DEVICE
+    if mesh.shape[TASK] == 1:
+        return Placement(
+            devices=mesh.size,
+            output=lambda of, num_seeds: apart_output(of, mesh, num_seeds),
+            train=lambda of, num_seeds: apart(of, mesh, num_seeds),
+            mesh=mesh,
+        )
     return Placement(
         devices=mesh.size,
         task_devices=mesh.shape[TASK],
         seed_axis=SEED,
         tasks=over_tasks(mesh),
-        output=lambda function: place_output(function, mesh),
-        train=lambda train, num_seeds: place(train, mesh, num_seeds),
+        output=lambda of, num_seeds: place_output(of(num_seeds), mesh),
+        train=lambda of, num_seeds: place(of(num_seeds), mesh, num_seeds),
         mesh=mesh,
     )
 
@@ -160,10 +177,8 @@ def place_output(function: Callable[..., Any], mesh: Mesh | None) -> Callable[..
     return function if mesh is None else lambda *args: _whole(mesh, function(*args))
 
 
-def place(train: Train, mesh: Mesh | None, num_seeds: int) -> Train:
+def place(train: Train, mesh: Mesh, num_seeds: int) -> Train:
     """The same training on a mesh: states are sharded by ``of_state``, metrics replicated on every device."""
-    if mesh is None:
-        return train
 
     def placed(state: MetaState) -> MetaState:
         return jax.lax.with_sharding_constraint(state, of_state(mesh, state, num_seeds))
@@ -173,6 +188,65 @@ def place(train: Train, mesh: Mesh | None, num_seeds: int) -> Train:
         return placed(state), _whole(mesh, metrics)
 
     return Train(lambda *runs: placed(train.init(*runs)), chunk, train.chunk_length)
+
+
+def _map(tree: Any, change: Callable[[Array], Array]) -> Any:
+    """Changes the leaves that have an axis of seeds: all, but for the iteration of a ``MetaState``."""
+    if isinstance(tree, MetaState):
+        without = jax.tree.map(change, tree._replace(iteration=None))
+        return without._replace(iteration=tree.iteration)
+    return jax.tree.map(change, tree)
+
+
+def _alone(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of one seed, as a function of pytrees whose leaves have an axis of one seed.
+
+    The first result, or the only one, gets the axis.
+    """
+
+    def on_axis(tree: Any, *args: Any) -> Any:
+        result = function(_map(tree, lambda x: x[0]), *args)
+        if isinstance(tree, MetaState):
+            state, *others = result
+            return _map(state, lambda x: x[None]), *others
+        return _map(result, lambda x: x[None])
+
+    return on_axis
+
+
+def _apart(of: Callable[[int], Callable[..., Any]], mesh: Mesh, num_seeds: int, specs: Any) -> Any:
+    """The function for all seeds, run by every device for its own seeds.
+
+    Args:
+        of: number of seeds -> the function for so many; for one seed, its arrays have no axis of seeds.
+        mesh: of seeds alone.
+        num_seeds: number of all seeds.
+        specs: (of the arguments, of the results).
+    """
+    seeds = num_seeds // mesh.shape[SEED]
+    function = of(seeds) if seeds > 1 else _alone(of(1))
+    return jax.shard_map(function, mesh=mesh, in_specs=specs[0], out_specs=specs[1], check_vma=False)
+
+
+def apart(train_of: Callable[[int], Train], mesh: Mesh, num_seeds: int) -> Train:
+    """The training of all seeds, each of whose devices trains its own seeds."""
+    by_seed, whole = PartitionSpec(SEED), PartitionSpec()
+    state = MetaState(by_seed, by_seed, by_seed, by_seed, whole)  # iteration: the same for all seeds
+    specs = (state, whole), (state, PartitionSpec(None, SEED))
+    alike = place(train_of(num_seeds), mesh, num_seeds)
+    chunk = _apart(lambda seeds: train_of(seeds).chunk, mesh, num_seeds, specs)
+
+    def placed(state: MetaState, n: Array) -> tuple[MetaState, Metrics]:
+        state, metrics = chunk(state, n)
+        return state, _whole(mesh, metrics)
+
+    return Train(alike.init, placed, alike.chunk_length)
+
+
+def apart_output(of: Callable[[int], Callable[..., Any]], mesh: Mesh, num_seeds: int) -> Callable[..., Any]:
+    """A function of all seeds' learners, run by every device for its own; its results are replicated."""
+    by_seed = PartitionSpec(SEED)
+    return place_output(_apart(of, mesh, num_seeds, ((by_seed,), by_seed)), mesh)
 
 
 def placed_shapes(mesh: Mesh | None, shapes: MetaState, num_seeds: int) -> MetaState:

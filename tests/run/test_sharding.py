@@ -6,11 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
+import roml_jax
 from roml_jax import config, experiment
-from roml_jax.run import sharding
+from roml_jax.run import devices, sharding
 
 HERE = Path(__file__).parents[1]
 MESHES = ("seed=8", "seed=4,task=2", "task=8")
@@ -86,6 +88,14 @@ def test_a_device_holds_its_share_of_the_rollouts(probe):
     assert temporary < 0.3
 
 
+def test_the_c_engine_steps_each_devices_seeds_with_the_same_results(probe):
+    alone, apart = probe["c:none"], probe["c:seed=8"]
+    assert alone.shape[:3] == (8, 3, 30)
+    assert np.isfinite(alone).all()
+    assert len(np.unique(alone[:, :, -1, 0])) == 24  # every body moves in its own way
+    np.testing.assert_array_equal(apart, alone)
+
+
 @pytest.fixture(scope="module")
 def cheetah(tmp_path_factory):
     return on_eight_devices(tmp_path_factory, "cheetah", 1, x64=False)
@@ -142,13 +152,49 @@ def test_one_device_has_no_mesh_and_the_wrong_one_is_a_configuration_error():
         sharding.placement(config.make("probe_memory", mesh="task=8"))
 
 
-def test_the_c_engine_refuses_a_mesh():
-    settings = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-m", "roml_jax.train", "--env", "cheetah_mass"]
-    done = subprocess.run(
-        command, env=os.environ | settings, capture_output=True, text=True, check=False, cwd=HERE.parent
-    )
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert done.stderr.count("\n") == 1
-    assert "one device and the mesh has 2: use --physics mjx" in done.stderr
+def test_the_c_engine_refuses_a_mesh_that_divides_the_tasks():
+    made = config.make("cheetah_mass", num_tasks=8)
+    divided = experiment.ONE_DEVICE._replace(devices=2, task_devices=2)
+    with pytest.raises(config.ConfigError, match="among 2: use --physics mjx, a mesh of seeds alone, or"):
+        experiment.make(made, placement=divided)
+
+
+@pytest.mark.parametrize(
+    ("options", "cores", "started"),
+    [
+        ({"seeds": [0, 1, 2, 3]}, 2, 2),
+        ({"seeds": [0, 1, 2, 3]}, 8, 4),
+        ({"seeds": [0, 1, 2]}, 2, None),  # two cores do not divide three seeds
+        ({"seeds": [0]}, 8, None),
+        ({"seeds": [0, 1, 2], "mesh": "none"}, 3, None),
+        ({"seeds": [0, 1], "mesh": "seed=2,task=2"}, 2, 4),
+        ({"seeds": [0, 1], "mesh": "2x2"}, 2, None),
+        ({"seeds": [0, 1], "distributed.auto": True}, 2, None),
+    ],
+)
+def test_a_command_starts_as_many_host_devices_as_cores_that_divide_the_seeds(
+    monkeypatch, options, cores, started
+):
+    said = []
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    monkeypatch.setattr(devices, "cores", lambda: cores)
+    monkeypatch.setattr(devices, "_started", said.append)
+    devices.for_run(config.make("probe_memory", **options))
+    assert said == ([] if started is None else [started])
+
+
+def test_an_environment_with_a_number_of_devices_is_left_alone(monkeypatch):
+    said = []
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=3")
+    monkeypatch.setattr(devices, "_started", said.append)
+    devices.for_run(config.make("probe_memory", seeds=[0, 1]))
+    assert said == []
+
+
+def test_devices_after_jax_has_started_are_refused_in_one_line():
+    there = jax.device_count()
+    assert roml_jax.devices(there) == there
+    with pytest.raises(config.ConfigError, match=f"started with {there} host device.*before anything else"):
+        roml_jax.devices(there + 1)
+    with pytest.raises(config.ConfigError, match="at least 1, got 0"):
+        roml_jax.devices(0)

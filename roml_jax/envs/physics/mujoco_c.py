@@ -9,7 +9,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
+import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 
@@ -90,13 +92,21 @@ def write_tasks(
 
 
 _STATE = ("qpos", "qvel", "act", "qacc_warmstart")
+_IDLE = 8  # batches that a host function keeps when nobody uses them
+
+
+def _threads() -> int:
+    """Threads of a batch: all cores, or a device's share where a program runs on several host devices."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    sharing = jax.local_device_count() if jax.default_backend() == "cpu" else 1
+    return max(1, cores // sharing)
 
 
 class _Rows:
     """A batch of n simulations and the tasks written into them, which are a cache."""
 
     def __init__(self, host: _Host, n: int) -> None:
-        self.batch = Batch(reading.with_energy(host.model, host.readings), n)
+        self.batch = Batch(reading.with_energy(host.model, host.readings), n, nthread=_threads())
         self._on_request = reading.OnRequest(self.batch, host.readings)
         self._halves: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self._given = [self._part(name) for name in (*_STATE, *host.given, "ctrl")]
@@ -106,7 +116,7 @@ class _Rows:
             on_request[name] if name in on_request else self.batch.bind(name) for name in host.readings
         ]
         self._host, self._model, self._derived, self._contacts = host, host.model, host.derived, host.contacts
-        self._tasks: np.ndarray | None = None
+        self.tasks: np.ndarray | None = None
 
     def _part(self, name: str) -> np.ndarray:
         """A part of the state; for one that is carried exactly, its two halves (n, 2, ...)."""
@@ -164,7 +174,7 @@ class _Rows:
 
     def set_tasks(self, names: tuple[str, ...], values: np.ndarray) -> None:
         """Writes the rows whose leaves, flattened and concatenated in (n, L), have changed."""
-        changed = np.ones(len(values), bool) if self._tasks is None else (self._tasks != values).any(axis=1)
+        changed = np.ones(len(values), bool) if self.tasks is None else (self.tasks != values).any(axis=1)
         if not changed.any():
             return
         rows, leaves, at = np.flatnonzero(changed).astype(np.int32), {}, 0
@@ -175,7 +185,7 @@ class _Rows:
                 leaves[name] = carried.in_steps(leaves[name], self._model.opt.timestep)
             at += field.size
         write_tasks(self.batch, self._model, leaves, rows, self._derived, self._contacts)
-        self._tasks = values.copy()
+        self.tasks = values.copy()
 
 
 class _Host(NamedTuple):
@@ -226,19 +236,37 @@ class _Host(NamedTuple):
 
     def caller(self) -> host_call.HostFunction:
         """Makes the function that compiled programs call, with its own simulations."""
-        lock = threading.Lock()  # two compiled programs may run at the same time
+        lock = threading.Lock()
+        idle: list[_Rows] = []  # the latest last
+        made: Counter[int] = Counter()  # batches, by size
 
-        @functools.lru_cache(maxsize=8)  # of batch sizes
-        def rows_of(n: int) -> _Rows:
-            return _Rows(self, n)
+        def take(n: int, tasks: np.ndarray | None) -> _Rows:
+            """A batch of n for this call alone; if possible one into which its tasks are written already.
+
+            Devices call at the same time, and each has tasks of its own: so there may be a batch per device.
+            """
+            with lock:
+                fits = [rows for rows in idle if rows.batch.nsim == n]
+                same = [rows for rows in fits if tasks is None or np.array_equal(rows.tasks, tasks)]
+                if not fits or (not same and made[n] < jax.local_device_count()):
+                    made[n] += 1
+                    return _Rows(self, n)
+                rows = same[-1] if same else fits[0]
+                idle.remove(rows)
+                return rows
 
         def run(out: np.ndarray, state: np.ndarray, leaves: np.ndarray | None = None) -> None:
             n = math.prod(state.shape[:-1])
-            with lock, warned.quiet():
-                rows = rows_of(n)
-                if leaves is not None:
-                    rows.set_tasks(self.leaves, leaves.reshape(n, -1))
+            tasks = None if leaves is None else leaves.reshape(n, -1)
+            rows = take(n, tasks)
+            with warned.quiet():
+                if tasks is not None:
+                    rows.set_tasks(self.leaves, tasks)
                 self.run(rows, state.reshape(n, -1), out.reshape(n, -1))
+            with lock:
+                idle.append(rows)
+                made.subtract(rows.batch.nsim for rows in idle[:-_IDLE])
+                del idle[:-_IDLE]
 
         return run
 
