@@ -152,8 +152,11 @@ def placement(config: Config) -> Placement:
         mesh = make_mesh(config.mesh, len(config.plan), config.num_tasks)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    if mesh is None:
-        return ONE_DEVICE
+    return ONE_DEVICE if mesh is None else on_mesh(mesh)
+
+
+def on_mesh(mesh: Mesh) -> Placement:
+    """The placement for a mesh with the axes ("seed", "task"), also of devices that are only described."""
     if mesh.shape[TASK] == 1:
         return Placement(
             devices=mesh.size,

@@ -1,0 +1,1 @@
+"""Compiles the whole iteration for devices that are not there: ``python -m benchmarks.compiled``."""
