@@ -1,8 +1,9 @@
 """Counts in an optimised XLA module: kernels, loops and collectives, from its text.
 
 Every instruction that is not a parameter, a constant or a view of another result is one launch of a kernel
-(or one copy). A loop multiplies its body by its number of trips, where XLA knows it; otherwise the body
-counts once. A fusion is one kernel, whatever it contains.
+(or one copy). A loop multiplies its body by its number of trips, where XLA knows it or where the loop's
+condition compares a counter with a constant; otherwise the body counts once. A fusion is one kernel, whatever
+it contains.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?(?P<name>[\w.\-]+) = (?P<rest>.*)$")
 _CALLED = re.compile(r"(?P<how>body|condition|to_apply|calls|called_computations)=\{?%?(?P<name>[\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{(?P<names>[^}]*)\}|(?:true|false)_computation=%?([\w.\-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_VALUE = re.compile(r"constant\((\d+)\)")
 _WHERE = re.compile(r'op_name="([^"]*)"')
 _SHAPE = re.compile(r"\b(pred|[suf]\d+|bf16|c64|c128)\[([\d,]*)\]")
 _BYTES = {"pred": 1, "bf16": 2, "c64": 8, "c128": 16}
@@ -41,7 +43,7 @@ class Loop(NamedTuple):
 
     Attributes:
         depth: number of loops around it.
-        trips: of one run of the loop; None where XLA does not know them.
+        trips: of one run of the loop; None where nobody knows them.
         kernels: of one trip, inner loops included.
         runs: how often an iteration runs the loop.
         where: the operation in the traced program.
@@ -124,6 +126,20 @@ def _branches(instruction: Instruction) -> Sequence[str]:
 class _Counter:
     """Walks the computations of a module; remembers the kernels of each."""
 
+    def trips(self, loop: Instruction) -> int | None:
+        """Trips of a loop, by XLA or by its condition: counter < constant, from 0 in steps of 1."""
+        if match := _TRIPS.search(loop.text):
+            return int(match[1])
+        condition = self._computations[_called(loop)["condition"]]
+        compared = [one for one in condition if one.opcode == "compare" and "direction=LT" in one.text]
+        constants = [
+            one.text for one in condition if one.opcode == "constant" and one.shape.startswith("s32[]")
+        ]
+        others = [one for one in condition if one.opcode not in _FREE]
+        if len(compared) == len(constants) == len(others) == 1 and (value := _VALUE.search(constants[0])):
+            return int(value[1])
+        return None
+
     def __init__(self, computations: Mapping[str, list[Instruction]]) -> None:
         self._computations = computations
         self._kernels: dict[str, int] = {}
@@ -140,8 +156,9 @@ class _Counter:
             return 0
         called = _called(instruction)
         if opcode == "while":
-            trips = int(match[1]) if (match := _TRIPS.search(instruction.text)) else 1
-            return trips * (self.kernels(called["body"]) + self.kernels(called["condition"]))
+            return (self.trips(instruction) or 1) * (
+                self.kernels(called["body"]) + self.kernels(called["condition"])
+            )
         if opcode == "call":
             return self.kernels(called["to_apply"])
         if opcode == "conditional":
@@ -161,8 +178,7 @@ class _Counter:
         for instruction in self._computations[name]:
             called, opcode = _called(instruction), instruction.opcode
             if opcode == "while":
-                match = _TRIPS.search(instruction.text)
-                trips, where = int(match[1]) if match else None, _WHERE.search(instruction.text)
+                trips, where = self.trips(instruction), _WHERE.search(instruction.text)
                 body = self.kernels(called["body"]) + self.kernels(called["condition"])
                 loops.append(Loop(depth, trips, body, runs, where[1] if where else ""))
                 inside = [called["body"], called["condition"]]

@@ -19,8 +19,6 @@ from roml_jax import experiment
 from roml_jax.config import seed_plan
 from roml_jax.run import sharding
 
-_GRU_STEP = 12  # at most so many kernels has a step of a recurrent network
-
 
 def _mesh(devices: Any, text: str) -> Mesh | None:
     """The mesh of a target's devices; None for one device."""
@@ -54,25 +52,17 @@ def _shapes(parts: experiment.Experiment, config: configs.Config, mesh: Mesh | N
     return state, jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
 
 
-def _named(loops: list[hlo.Loop], config: configs.Config, horizon: int) -> dict[str, int]:
-    """Kernels of the parts of an iteration that its loops show: the largest loop of each length."""
-    parts = {}
-    steps = [loop for loop in loops if loop.trips == horizon]
-    if steps:
-        parts["environment step"] = max(loop.kernels for loop in steps)
-    ppo = getattr(config.agent_options, "ppo", None)
-    minibatches = [
-        loop for loop in loops if ppo and loop.trips == ppo.minibatches and "update" not in loop.where
-    ]
-    minibatches = minibatches or [loop for loop in loops if ppo and loop.trips == ppo.minibatches]
-    if minibatches:
-        parts["PPO minibatch"] = max(loop.kernels for loop in minibatches)
-    recurrent = [
-        loop for loop in loops if (loop.trips or 0) >= horizon - 1 and 3 <= loop.kernels <= _GRU_STEP
-    ]
-    if recurrent:
-        parts["GRU step"] = max(loop.kernels for loop in recurrent)
-    return parts
+def _named(loops: list[hlo.Loop], horizon: int) -> dict[str, int]:
+    """Kernels of the parts of an iteration that its loops show, found by where they are in the program."""
+    learning = [loop for loop in loops if loop.where.endswith("jit(learn)/while")]
+    found = {
+        "environment step": [
+            loop for loop in loops if loop.trips == horizon and "jit(learn)" not in loop.where
+        ],
+        "PPO minibatch": learning,
+        "GRU step": [loop for loop in loops if "gru" in loop.where.lower()],
+    }
+    return {name: max(loop.kernels for loop in some) for name, some in found.items() if some}
 
 
 def measure(target: str, env: str, mesh_text: str, dump: Path | None = None) -> dict[str, Any]:
@@ -109,7 +99,7 @@ def measure(target: str, env: str, mesh_text: str, dump: Path | None = None) -> 
         "gbyte": round(costs.get("bytes accessed", 0.0) / 1e9, 3),
         "instructions": sum(map(len, hlo.parse(text)[0].values())),
         "kernels": counts.kernels,
-        "kernels_of": _named(counts.loops, config, spec.horizon),
+        "kernels_of": _named(counts.loops, spec.horizon),
         "loops_of_unknown_length": sum(loop.trips is None for loop in counts.loops),
         "collectives": counts.collectives,
     }  # fmt: skip

@@ -37,6 +37,14 @@ HloModule jit_chunk, entry_computation_layout={(f32[4]{0})->f32[4]{0}}
   ROOT %b = (s32[], f32[4]{0}) copy(%w)
 }
 
+%until (s: (s32[], f32[4])) -> pred[] {
+  %s = (s32[], f32[4]{0}) parameter(0)
+  %x = f32[4]{0} get-tuple-element(%s), index=1
+  %m = f32[] reduce(%x), to_apply=%add
+  %n = f32[] constant(5)
+  ROOT %c = pred[] compare(%m, %n), direction=LT
+}
+
 %left (p: f32[4]) -> f32[4] {
   ROOT %e = f32[4]{0} exponential(%p)
 }
@@ -50,7 +58,7 @@ ENTRY %main (p: f32[4]) -> f32[4] {
   %p = f32[4]{0} parameter(0)
   %z = s32[] constant(0)
   %t = (s32[], f32[4]{0}) tuple(%z, %p)
-  %w = (s32[], f32[4]{0}) while(%t), condition=%condition, body=%outer_body, metadata={op_name="episodes"}
+  %w = (s32[], f32[4]{0}) while(%t), condition=%until, body=%outer_body, metadata={op_name="episodes"}
   %x = f32[4]{0} get-tuple-element(%w), index=1
   %k = s32[] constant(1)
   ROOT %y = f32[4]{0} conditional(%k, %x, %x), branch_computations={%left, %right}
@@ -60,8 +68,9 @@ ENTRY %main (p: f32[4]) -> f32[4] {
 
 def test_kernels_are_counted_by_hand():
     counts = hlo.count(MODULE)
+    assert hlo.count(MODULE.replace(', backend_config={"known_trip_count":{"n":"5"}}', "")) == counts
     step = 1 + 1 + 1  # a fusion, an all-reduce, and the comparison of the condition
-    episode = 5 * step + 1 + 1  # a copy, and the outer condition
+    episode = 5 * step + 1 + 2  # a copy, and two instructions of the outer condition
     assert counts.kernels == episode + 1 + 2  # a conditional, and its longer branch
     assert [(loop.depth, loop.trips, loop.kernels, loop.where) for loop in counts.loops] == [
         (0, None, episode, "episodes"), (1, 5, step, "steps"),
