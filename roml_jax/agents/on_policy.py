@@ -18,6 +18,7 @@ from roml_jax.quiet import running_statistics as statistics
 from roml_jax.types import Array, EnvSpec, Metrics, Rollout, TaskWeights
 
 _STD_EPS = 1e-8  # added to the variance: a feature that has been constant so far has std 1e-4
+_STD_RANGE = (1e-6, 1e6)  # the defaults of ``statistics.update``
 _REWARD_CLIP = 10.0
 
 
@@ -119,23 +120,53 @@ def normalise_rewards(
     Returns:
         (stats, rewards (N, T)).
     """
-    steps = reward.shape[1]
+    total = _discounted_sums(reward, gamma).at[:, -1].set(0.0)
+    after, std = _updated_each_step(stats, total)
+    return after, _scaled(reward, std)
 
-    def step(carry: tuple[Any, Array], now: tuple[Array, Array]) -> tuple[tuple[Any, Array], Array]:
-        stats, total = carry
-        reward, last = now
-        total = jnp.where(last, 0.0, gamma * total + reward)
-        stats = statistics.update(stats, total)
-        return (stats, total), scale_reward(stats, reward)
 
-    last = jnp.arange(steps) == steps - 1
-    (stats, _), scaled = jax.lax.scan(step, (stats, jnp.zeros_like(reward[:, 0])), (reward.T, last))
-    return stats, scaled.T
+def _discounted_sums(reward: Array, gamma: float) -> Array:
+    """Sums (N, T) over the steps up to each one, those before discounted by gamma per step.
+
+    One product with a triangular matrix, not a loop over steps: on a GPU every turn of a loop is a launch.
+    """
+    t = jnp.arange(reward.shape[1])
+    apart = t - t[:, None]  # (from, to)
+    discount = jnp.where(apart >= 0, jnp.asarray(gamma, reward.dtype) ** jnp.maximum(apart, 0), 0.0)
+    return jnp.matmul(reward, discount, precision=jax.lax.Precision.HIGHEST)
+
+
+def _updated_each_step(
+    stats: statistics.RunningStatisticsState, batch: Array
+) -> tuple[statistics.RunningStatisticsState, Array]:
+    """Statistics updated with a batch (N, T) step by step; also the std (T,) after each step.
+
+    The same as ``statistics.update`` with each column in turn, up to rounding, without a loop.
+    """
+    n, steps = batch.shape
+    before = stats.count.hi.astype(jnp.float32) * 2.0**32 + stats.count.lo.astype(jnp.float32)
+    count = before + (n * (1 + jnp.arange(steps))).astype(batch.dtype)
+    apart = batch - stats.mean
+    mean = jnp.cumsum(apart.sum(axis=0)) / count  # after each step, relative to the mean before all
+    mean_before = jnp.concatenate([jnp.zeros(1, mean.dtype), mean[:-1]])
+    variance = stats.summed_variance + jnp.cumsum(((apart - mean_before) * (apart - mean)).sum(axis=0))
+    std = jnp.clip(jnp.sqrt(jnp.maximum(variance, 0.0) / count + stats.std_eps), *_STD_RANGE)
+    after = stats.replace(
+        count=stats.count + jnp.int32(n * steps),
+        mean=stats.mean + mean[-1],
+        summed_variance=variance[-1],
+        std=std[-1],
+    )
+    return after, std
 
 
 def scale_reward(stats: statistics.RunningStatisticsState, reward: Array) -> Array:
     """Rewards divided by the std of returns, clipped to +-10."""
-    return jnp.clip(reward / stats.std, -_REWARD_CLIP, _REWARD_CLIP)
+    return _scaled(reward, stats.std)
+
+
+def _scaled(reward: Array, std: Array) -> Array:
+    return jnp.clip(reward / std, -_REWARD_CLIP, _REWARD_CLIP)
 
 
 def scaled_rewards(stats: Statistics, rollout: Rollout, gamma: float) -> tuple[Statistics, Array]:

@@ -1,5 +1,6 @@
 """PPO's returns and losses, against loops."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -62,6 +63,23 @@ def test_advantages_are_normalised_over_what_counts(x64):
     got = np.asarray(ppo.normalise_advantage(jnp.asarray(advantage), jnp.asarray(weight)))
     counted = advantage[weight > 0]
     np.testing.assert_allclose(got, (advantage - counted.mean()) / (counted.std(ddof=1) + 1e-5), rtol=1e-12)
+
+
+def test_reward_statistics_are_those_of_updates_step_by_step():
+    """In float32, with returns far from 0 and statistics that have already seen many."""
+    stats = running_statistics.init_state(jnp.zeros(()), std_eps=1e-8)
+    stats = running_statistics.update(stats, jnp.asarray(100 + RNG.normal(size=50_000), jnp.float32))
+    reward = jnp.asarray(5 + RNG.normal(size=(16, 300)), jnp.float32)
+    one_by_one, total, expected = stats, jnp.zeros(16), []
+    for t in range(300):
+        total = jnp.where(t == 299, 0.0, 0.95 * total + reward[:, t])
+        one_by_one = running_statistics.update(one_by_one, total)
+        expected.append(reward[:, t] / one_by_one.std)
+    after, got = jax.jit(on_policy.normalise_rewards, static_argnums=2)(stats, reward, 0.95)
+    np.testing.assert_allclose(got, jnp.stack(expected, axis=1), rtol=3e-5)
+    assert int(after.count.lo) == int(one_by_one.count.lo) == 50_000 + 16 * 300
+    for name in ("mean", "std", "summed_variance"):
+        np.testing.assert_allclose(getattr(after, name), getattr(one_by_one, name), rtol=3e-5)
 
 
 def test_reward_scaling_against_loops(x64):
