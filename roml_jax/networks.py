@@ -143,9 +143,7 @@ def _gru_unroll_forward(
 def _gru_unroll_backward(saved: tuple[Any, ...], gradient: Array) -> tuple[Array | None, ...]:
     kernel, before, gates, valid, cut = saved
 
-    def step(
-        carried: Array, now: tuple[Array, Array, _Gates, Array, Array]
-    ) -> tuple[Array, tuple[Array, Array]]:
+    def step(carried: Array, now: tuple[Array, Array, _Gates, Array, Array]) -> tuple[Array, Array]:
         outer, hidden, (reset, update, new, new_h), valid, cut = now
         valid = valid[:, None]
         total = carried + outer
@@ -155,13 +153,14 @@ def _gru_unroll_backward(saved: tuple[Any, ...], gradient: Array) -> tuple[Array
         in_update = after * (hidden - new) * update * (1 - update)
         in_recurrent = jnp.concatenate([in_reset, in_update, in_new * reset], axis=-1)
         back = jnp.where(valid, after * update + in_recurrent @ kernel.T, total)
-        return jnp.where(cut, 0.0, back), (in_recurrent, in_new)
+        return jnp.where(cut, 0.0, back), jnp.concatenate([in_reset, in_update, in_new], axis=-1)
 
-    start, (recurrent, new) = jax.lax.scan(
+    # one result, since a loop writes each of them with a kernel of its own
+    start, projected = jax.lax.scan(
         step, jnp.zeros_like(before[0]), (gradient, before, gates, valid, cut), reverse=True
     )
-    features = before.shape[-1]
-    projected = jnp.concatenate([recurrent[..., : 2 * features], new], axis=-1)
+    first, new = jnp.split(projected, [2 * before.shape[-1]], axis=-1)
+    recurrent = jnp.concatenate([first, new * gates.reset], axis=-1)
     kernel_gradient = jnp.einsum("tbh,tbg->hg", before, recurrent)
     return kernel_gradient, recurrent.sum(axis=(0, 1)), start, projected, None, None
 
