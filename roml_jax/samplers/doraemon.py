@@ -330,4 +330,9 @@ def doraemon(family: TaskFamily, alpha: float, config: DoraemonConfig = DEFAULTS
         returns = returns_of(feedback)
         return _update(config, state, box.inside(unit.from_u(draw.u)), returns, returns >= level)
 
-    return TaskSampler(init, sample, update, phi=lambda state: state.phi, batch_size=config.batch_size)
+    def drawn(phi: Array, key: Array, n: int) -> Array:
+        return family.decode(unit.to_u(betas.sample(phi, key, n)))
+
+    return TaskSampler(
+        init, sample, update, phi=lambda state: state.phi, batch_size=config.batch_size, drawn=drawn
+    )
