@@ -44,7 +44,8 @@ def _training(group: Group) -> list[Section]:
         return []
     words = (
         "Mean return of the tasks that each method draws for itself. A method that draws harder tasks has a "
-        "lower curve and is not worse: this figure shows whether a method learns, and compares no methods."
+        "lower curve and is not worse: this figure shows whether a method learns, and compares no methods. "
+        f"{_seeds(group)}"
     )
     return [Section("Training return, each method on its own tasks", words, figure, "training")]
 

@@ -27,9 +27,9 @@ class Look(NamedTuple):
 _BY_SAMPLER = {
     "uniform": Look("#d55e00", "--"), "cem": Look("#0072b2", "-"), "cem_soft": Look("#56b4e9", "--"),
     "tail": Look("#009e73", "-."), "tail_soft": Look("#009e73", ":"), "oracle": Look("#cc79a7", "--"),
-    "naive": Look("#e69f00", ":"), "gdrm": Look("#999933", "-."), "mpts": Look("#332288", "--"),
+    "naive": Look("#e69f00", ":"), "gdrm": Look("#999933", "-"), "mpts": Look("#332288", "--"),
     "pdts": Look("#88ccee", ":"), "plr": Look("#882255", "-."), "accel": Look("#cc6677", "-"),
-    "sfl": Look("#000000", ":"), "doraemon": Look("#8c6d1f", "-"), "autodr": Look("#ddaa33", "-."),
+    "sfl": Look("#000000", ":"), "doraemon": Look("#8c6d1f", ":"), "autodr": Look("#ddaa33", "-."),
 }  # fmt: skip
 _SPARE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 _LABEL_GAP = 0.075  # minimum distance of labels, as a share of the axis height
