@@ -151,6 +151,13 @@ def _heading(config: Config, parts: experiment.Experiment) -> str:
     )
 
 
+def _announce(config: Config, parts: experiment.Experiment, folder: Path, console: Console) -> None:
+    """Prints what is run, and that there is no plot where the console cannot show one."""
+    console.print(f"{_heading(config, parts)}, into {folder}", soft_wrap=True)
+    if config.plot and not progress.can_plot(console):
+        _say(console)("--plot needs a terminal with UTF-8; lines are printed instead")
+
+
 def _say(console: Console) -> Callable[[str], None]:
     return lambda line: console.print(line, style="yellow", soft_wrap=True, highlight=False)
 
@@ -194,9 +201,7 @@ def run(
         if config.resume and _is_complete(config, folder):
             console.print(f"{folder} is complete; there is nothing to resume", soft_wrap=True)
             return folder
-        console.print(f"{_heading(config, parts)}, into {folder}", soft_wrap=True)
-        if config.plot and not progress.can_plot(console):
-            _say(console)("--plot needs a terminal with UTF-8; lines are printed instead")
+        _announce(config, parts, folder, console)
         restored = None
         if config.resume:
             restored, line = start.restored(parts, plan, shapes, folder / run_folder.CHECKPOINT)

@@ -21,8 +21,8 @@ class AutodrConfig:
 
     success: float | None = None
     """Mean return at an end of the box from which that end moves outward, in the sum over a task's episodes;
-    required. To find one, train with the sampler 'uniform', take the return per episode that half of its tasks
-    reach, and multiply it by the number of episodes."""
+    required. To find one, train with the sampler 'uniform', take the return per episode that half of its
+    tasks reach, and multiply it by the number of episodes."""
     failure: float | None = None
     """Mean return at an end of the box up to which that end moves inward; half of ``success`` by default, and
     required where ``success`` is not positive."""

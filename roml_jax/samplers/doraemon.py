@@ -33,8 +33,8 @@ class DoraemonConfig:
 
     success: float | None = None
     """Return from which a task counts as a success, in the sum over its episodes; required. To find one,
-    train with the sampler 'uniform', take the return per episode that half of its tasks reach, and multiply it
-    by the number of episodes."""
+    train with the sampler 'uniform', take the return per episode that half of its tasks reach, and multiply
+    it by the number of episodes."""
     success_share: float = 0.5
     """Least share of successes under the task distribution."""
     batch_size: int = 200
