@@ -18,7 +18,7 @@ from roml_jax import config as configs
 from roml_jax import envs, held_out
 from roml_jax.deploy import policy as deployed
 from roml_jax.errors import ConfigError
-from roml_jax.run import compile_cache, loop, result, saved
+from roml_jax.run import compile_cache, loop, result, saved, units
 from roml_jax.run import folder as run_folder
 
 
@@ -52,8 +52,9 @@ class Run:
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """The rows of ``metrics.jsonl``, in order."""
-        return run_folder.read_metrics(self.folder / run_folder.METRICS)
+        """The rows of ``metrics.jsonl``, in order; those of older versions with today's names and unit."""
+        rows = run_folder.read_metrics(self.folder / run_folder.METRICS)
+        return units.from_file(rows, lambda: units.episodes(self.config, self.env))
 
     @property
     def env(self) -> envs.Env:

@@ -31,7 +31,7 @@ from roml_jax.types import Array, Discrete, EnvSpec, Feedback, TaskDraw, TaskWei
 SIGNATURES: dict[type, dict[str, type]] = {
     TaskSampler: {
         "init": samplers_base.Init, "sample": samplers_base.Sample, "update": samplers_base.Update,
-        "weights": samplers_base.Weights, "phi": samplers_base.Phi,
+        "weights": samplers_base.Weights, "phi": samplers_base.Phi, "drawn": samplers_base.Drawn,
     },
     agents.MetaLearner: {
         "init": agents_base.Init, "collect": agents_base.Collect, "update": agents_base.Update,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -33,7 +34,8 @@ def _main(argv: Sequence[str]) -> int:
                 compile_cache.enable()
             devices.for_run(config)
             distributed.initialize(config.distributed)
-            loop.run(config, Console(quiet=not distributed.is_main()))
+            command = shlex.join(["python", "-m", "roml_jax.train", *argv])
+            loop.run(config, Console(quiet=not distributed.is_main()), command=command)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

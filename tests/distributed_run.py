@@ -18,8 +18,8 @@ def stop_in_the_second_chunk():
     """Sends this process a SIGTERM."""
     advance, calls = progress.ConsoleProgress.advance, []
 
-    def and_send(self, frames, facts):
-        advance(self, frames, facts)
+    def and_send(self, frames, *more):
+        advance(self, frames, *more)
         calls.append(frames)
         if len(calls) == 2:
             os.kill(os.getpid(), signal.SIGTERM)

@@ -24,6 +24,7 @@ from roml_jax.evaluate.records import Records
 from roml_jax.evaluate.verdict import bins
 from roml_jax.report import data, figures, series, style
 from roml_jax.run import folder
+from roml_jax.samplers import drawn
 
 _NOISE_GROUPS = 5
 
@@ -265,18 +266,18 @@ def _draw(title: str, results: Sequence[Result], images: Path) -> list[Path]:
         methods=tuple(method._replace(label=titled[method.label]) for method in group.methods)
     )
     result_of = {titled[label]: result for label, result in result_of.items()}
-    environment = series.environment(group.methods[0])
-    family = environment.family
+    family = series.environment(group.methods[0]).family
     records = {one.label: _records(result_of[one.label], family.names, one) for one in group.methods}
-    drawn = {one.label: draws for one in group.methods if (draws := series.draws(one, family)) is not None}
-    learning = figures.learning(group, environment.spec.episodes)
+    found = {one.label: draws for one in group.methods if (draws := series.draws(one, family)) is not None}
+    prior = drawn.prior(family)
+    learning = figures.learning(group)
     if learning is not None:
         _mark_published(learning, group, result_of)
     by_name = {
         "learning": learning,
         "final": figures.final(group),
         "tasks": figures.against_task(group, records, family),
-        "sampler": figures.sampler(group, drawn, family),
+        "sampler": figures.sampler(group, found, family, prior.spread(prior.phi[None])),
     }
     images.mkdir(parents=True, exist_ok=True)
     paths = []
@@ -290,7 +291,7 @@ def _draw(title: str, results: Sequence[Result], images: Path) -> list[Path]:
 def _mark_published(figure: Figure, group: data.Group, result_of: Mapping[str, Result]) -> None:
     """Adds the published curve's points to learning curves, as diamonds in each method's colour."""
     env = group.methods[0].config.env
-    colours = style.colours([method.sampler for method in group.methods])
+    looks = style.looks([method.sampler for method in group.methods])
     last = max(float(seed.columns["frames"].max()) for method in group.methods for seed in method.seeds)
     for axis in figure.axes:
         title = axis.get_title(loc="left")
@@ -298,7 +299,7 @@ def _mark_published(figure: Figure, group: data.Group, result_of: Mapping[str, R
         if what is None:
             continue
         scale = last / axis.get_xlim()[1]
-        for method, colour in zip(group.methods, colours, strict=True):
+        for method, look in zip(group.methods, looks, strict=True):
             result = result_of[method.label]
             points = curve(env, protocol.split(result.name)[0], what)
             frames = {at * result.frames / result.iterations: value for at, value in points.items()}
@@ -306,7 +307,7 @@ def _mark_published(figure: Figure, group: data.Group, result_of: Mapping[str, R
             if not visible:  # an empty line that is not clipped has no extent, and the layout fails
                 continue
             axis.plot(
-                [at / scale for at in visible], list(visible.values()), "D", color=colour, ms=4.5,
+                [at / scale for at in visible], list(visible.values()), "D", color=look.colour, ms=4.5,
                 markeredgecolor="black", markeredgewidth=0.6, clip_on=False, zorder=5,
             )  # fmt: skip
 

@@ -18,6 +18,8 @@ from roml_jax.errors import ConfigError
 from roml_jax.registry import NoOptions, leaf, options_class
 from roml_jax.rollout import EpisodeProtocol
 
+_EVALUATIONS = 4  # the least number in a run, however short
+
 
 @dataclass(frozen=True)
 class EvalConfig:
@@ -25,7 +27,8 @@ class EvalConfig:
 
     interval: int | None = None
     """Iterations between evaluations during training; 0 for no evaluation before the final test. By default
-    the environment steps of the evaluations are a tenth of those of training."""
+    the environment steps of the evaluations are a tenth of those of training. In a short run the interval is
+    shortened to a quarter of the run, so that there are at least four evaluations."""
     tasks: int = 256
     """Number of validation tasks, used in each evaluation during training and to choose the best learners."""
     test_tasks: int = 1000
@@ -37,9 +40,19 @@ class EvalConfig:
         checks.at_least(self, "eval", 0, "interval", "seed")
         checks.at_least(self, "eval", 1, "tasks", "test_tasks")
 
-    def every(self, num_tasks: int) -> int:
-        """Iterations between evaluations for a number of tasks per iteration; 0 for no evaluations."""
-        return -(-10 * self.tasks // num_tasks) if self.interval is None else self.interval
+    def every(self, num_tasks: int, num_iterations: int) -> int:
+        """Iterations between evaluations; 0 for no evaluations. The last iteration is always evaluated.
+
+        Args:
+            num_tasks: tasks per iteration.
+            num_iterations: length of the run. A run of four iterations or more is evaluated at least four
+                times, a shorter one after every iteration.
+        """
+        interval = -(-10 * self.tasks // num_tasks) if self.interval is None else self.interval
+        quarter = -(-num_iterations // _EVALUATIONS)
+        if -(-num_iterations // quarter) < _EVALUATIONS:  # rounding up left out one, as for 9 iterations
+            quarter = max(num_iterations // _EVALUATIONS, 1)
+        return min(interval, quarter)
 
 
 @dataclass(frozen=True)
@@ -93,6 +106,8 @@ class Config:
     """Folder of a stopped run. Training resumes from its last checkpoint, with the run's own options."""
     checkpoint_minutes: float = 10.0
     """Minutes between two checkpoints. One is also written at the end and when the run is stopped."""
+    plot: bool = False
+    """Plot the returns in the terminal during training."""
     log: tuple[str, ...] = ()
     """Further outputs of the metrics, besides metrics.jsonl: tensorboard, wandb."""
     config: Path | None = None
@@ -138,7 +153,7 @@ _COMPONENTS = {
     "sampler_options": ("sampler", "sampler"),
 }
 # Options that do not affect the results; they may differ on another machine and are not saved.
-_NOT_SAVED = ("out", "config", "resume", "mesh", "distributed")
+_NOT_SAVED = ("out", "config", "resume", "plot", "mesh", "distributed")
 # Saved options that may change when a run is resumed.
 FREE = ("checkpoint_minutes", "log", "compile_cache")
 ALIASES = {"seed": "seeds", "import": "imports"}

@@ -19,6 +19,7 @@ from roml_jax.evaluate.records import Records
 
 ALPHAS = (0.01, 0.05, 0.1, 0.2, 0.5)
 _BINS = 8
+_POINTS = 64  # rows of a grid's table at most; a grid of more points is divided into groups
 _MAP_BINS = 4  # groups along each side of a map
 ONE_SEED = "One seed describes this learner. It does not compare methods: other seeds may differ by more."
 
@@ -168,9 +169,19 @@ def bins(tasks: np.ndarray, count: int = _BINS) -> list[np.ndarray]:
     Returns:
         The positions of the tasks in each group.
     """
+    different = np.unique(tasks)
+    if len(different) <= count:
+        return [np.flatnonzero(tasks == value) for value in different]
     edges = np.unique(np.quantile(tasks, np.linspace(0, 1, count + 1)[1:-1]))
     group = np.searchsorted(edges, tasks, side="right")
     return [np.flatnonzero(group == g) for g in range(len(edges) + 1) if (group == g).any()]
+
+
+def groups(records: Records, dimension: int) -> list[np.ndarray]:
+    """The tasks in each row of a table over one dimension: one value of a grid, else about equally many."""
+    tasks = records.tasks[:, dimension]
+    points = len(np.unique(tasks)) if records.chosen == "grid" else 0
+    return bins(tasks, points if 0 < points <= _POINTS else _BINS)
 
 
 def places(records: Records) -> dict[str, list[int]]:
@@ -256,7 +267,7 @@ def _parts(records: Records, dimension: int) -> list[Part]:
             bootstrap(by_task[:, group].mean(axis=1)), bootstrap(by_task[:, group].min(axis=1)),
             None if early is None else float(early[:, group].mean()),
         )
-        for group in bins(tasks)
+        for group in groups(records, dimension)
     ]  # fmt: skip
 
 

@@ -134,7 +134,7 @@ def compare(
                 float(tasks[group].min()), float(tasks[group].max()), len(group),
                 difference(*(_each(side, lambda row, at=group: row[at].mean()) for side in (a, b))),
             )
-            for group in verdict.bins(tasks)
+            for group in verdict.groups(first, dimension)
         ]  # fmt: skip
 
     return Versus(

@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from roml_jax import config as configs
+from roml_jax import experiment
 from roml_jax.config import FREE, Config, seed_plan, to_mapping
 from roml_jax.errors import ConfigError
 from roml_jax.run import folder as run_folder
+from roml_jax.run import units
 
 # Options that do not distinguish methods: seeds, progress output, and how a run is computed.
 _SILENT = (
@@ -124,6 +126,7 @@ def _read(path: Path) -> _Folder:
     rows = run_folder.read_metrics(path / run_folder.METRICS)
     if not rows:
         raise ConfigError(f"{path} has no {run_folder.METRICS} yet")
+    rows = units.from_file(rows, lambda: units.episodes(config, experiment.make_env(config)))
     return _Folder(path, config, rows)
 
 

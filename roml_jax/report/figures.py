@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import jax
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -17,7 +16,8 @@ from roml_jax.evaluate.tables import span
 from roml_jax.evaluate.verdict import Map, bins
 from roml_jax.report import style
 from roml_jax.report.data import Group, Method
-from roml_jax.report.series import SPREAD, Draws, curve
+from roml_jax.report.series import Draws, curve
+from roml_jax.samplers.drawn import Spread
 from roml_jax.tasks import TaskFamily
 
 _UNITS = {"velocity": "m/s", "noise": "cells", "goal_x": "m", "goal_y": "m"}
@@ -29,49 +29,50 @@ def _alpha(group: Group) -> str:
     return f"CVaR {levels.pop():g}" if len(levels) == 1 else "CVaR (each at its own alpha)"
 
 
-def _colours(group: Group) -> list[str]:
-    return style.colours([method.sampler for method in group.methods])
+def _looks(group: Group) -> dict[str, style.Look]:
+    """The look of each method, by its label."""
+    labels = [method.label for method in group.methods]
+    return dict(zip(labels, style.looks([method.sampler for method in group.methods]), strict=True))
 
 
-def learning(group: Group, episodes: int) -> Figure | None:
-    """Training return, held-out mean and held-out CVaR against frames, with 95 % intervals over seeds.
+def _curves(group: Group, titles: Mapping[str, str]) -> Figure | None:
+    """Metrics against frames, with 95 % intervals over seeds; None if no seed has two values of one.
 
     Args:
         group: the methods.
-        episodes: K. The training return is a sum over the K episodes and is divided by K.
+        titles: of the panels, by metric.
     """
-    panels = [
-        ("train/return", "Training tasks", "return per episode", 1 / episodes),
-        ("eval/return_mean", "Held-out tasks: mean", "return per episode", 1.0),
-        ("eval/cvar", f"Held-out tasks: {_alpha(group)}", "return per episode", 1.0),
-    ]
-    drawn = []
-    for metric, title, label, factor in panels:
-        curves = [curve(method, metric) for method in group.methods]
-        if any(curves):
-            drawn.append((title, label, factor, curves))
-    if not drawn:
+    found = [(titles[name], [curve(method, name) for method in group.methods]) for name in titles]
+    found = [(title, curves) for title, curves in found if any(curves)]
+    if not found:
         return None
-    figure, axes = style.panels(len(drawn))
-    for axis, (title, label, factor, curves) in zip(axes, drawn, strict=True):
+    figure, axes = style.panels(len(found))
+    for axis, (title, curves) in zip(axes, found, strict=True):
         most = max(points.x[-1] for points in curves if points)
         scale, x_label = style.frames_axis(axis, most)
         ends = {}
-        for i, (method, colour, points) in enumerate(
-            zip(group.methods, _colours(group), curves, strict=True)
-        ):
+        for (label, look), points in zip(_looks(group).items(), curves, strict=True):
             if points is None:
                 continue
-            x, mean = points.x / scale, factor * points.y.mean
-            axis.fill_between(
-                x, factor * points.y.low, factor * points.y.high, color=colour, alpha=0.18, lw=0
-            )
-            axis.plot(x, mean, color=colour, lw=1.6, ls=style.line(i))
-            ends[method.label] = (x[-1], mean[np.isfinite(mean)][-1], colour)
+            x, y = points.x / scale, points.y
+            axis.fill_between(x, y.low, y.high, color=look.colour, alpha=0.18, lw=0)
+            axis.plot(x, y.mean, color=look.colour, lw=1.6, ls=look.dash)
+            ends[label] = (x[-1], y.mean[np.isfinite(y.mean)][-1], look.colour)
         axis.set_xlim(0, most / scale)
-        style.name_axes(axis, title, x_label, label)
+        style.name_axes(axis, title, x_label, "return per episode")
         style.label_ends(axis, ends)
     return figure
+
+
+def learning(group: Group) -> Figure | None:
+    """Held-out mean and held-out CVaR against frames. Every method is evaluated on the same tasks."""
+    titles = {"return_mean": "mean", "cvar": _alpha(group)}
+    return _curves(group, {f"eval/{name}": f"Held-out tasks: {title}" for name, title in titles.items()})
+
+
+def training(group: Group) -> Figure | None:
+    """Return on training tasks against frames: each method's own tasks, so it compares no methods."""
+    return _curves(group, {"train/return_mean": "Each method's own training tasks"})
 
 
 def final(group: Group) -> Figure | None:
@@ -80,10 +81,10 @@ def final(group: Group) -> Figure | None:
     if not methods:
         return None
     figure, axes = style.panels(2, size=(4.4, 0.9 + 0.42 * len(methods)))
-    colours = dict(zip([method.label for method in group.methods], _colours(group), strict=True))
+    looks = _looks(group)
     for axis, (metric, title) in zip(axes, (("return_mean", "Mean"), ("cvar", _alpha(group))), strict=True):
         for row, method in enumerate(methods):
-            values, colour = list(method.final(metric).values()), colours[method.label]
+            values, colour = list(method.final(metric).values()), looks[method.label].colour
             interval = bootstrap(values)
             spread = np.linspace(-0.12, 0.12, len(values)) if len(values) > 1 else np.zeros(1)
             axis.scatter(values, row + 0.24 + 0.4 * spread, s=9, color=colour, alpha=0.45, lw=0)
@@ -155,48 +156,48 @@ def against_task(group: Group, found: Mapping[str, Records], family: TaskFamily)
     figure, axes = style.panels(len(family.names))
     for i, (axis, name) in enumerate(zip(axes, family.names, strict=True)):
         ends = {}
-        for j, (method, colour) in enumerate(zip(group.methods, _colours(group), strict=True)):
-            if method.label not in found:
+        for label, (colour, dash) in _looks(group).items():
+            if label not in found:
                 continue
-            records = found[method.label]
+            records = found[label]
             tasks, returns = records.tasks[:, i], records.returns.mean(axis=2)  # (M,), (seeds, M)
             axis.scatter(tasks, returns.mean(axis=0), s=5, color=colour, alpha=0.22, lw=0)
             groups = bins(tasks, 10)
             x = [np.median(tasks[part]) for part in groups]
             interval = bootstrap(np.stack([returns[:, part].mean(axis=1) for part in groups], axis=1))
             axis.fill_between(x, interval.low, interval.high, color=colour, alpha=0.2, lw=0)
-            axis.plot(x, interval.mean, color=colour, lw=1.8, ls=style.line(j))
-            ends[method.label] = (x[-1], interval.mean[-1], colour)
+            axis.plot(x, interval.mean, color=colour, lw=1.8, ls=dash)
+            ends[label] = (x[-1], interval.mean[-1], colour)
         _finish_over_tasks(axis, family, i, f"Return against {name}", "return per episode", ends)
     return figure
 
 
-def sampler(group: Group, drawn: Mapping[str, Draws], family: TaskFamily) -> Figure | None:
+def sampler(group: Group, drawn: Mapping[str, Draws], family: TaskFamily, prior: Spread) -> Figure | None:
     """Mean and middle 80 % of the tasks that samplers draw over time, and of the prior.
 
     Args:
         group: the methods.
         drawn: what the samplers draw, by the method's label.
         family: the task family.
+        prior: of one distribution, the prior.
     """
     if not drawn:
         return None
     figure, axes = style.panels(len(family.names))
-    prior = np.asarray(family.decode(family.proposal.sample(family.proposal.phi0, jax.random.key(0), 4096)))
-    colours = dict(zip([method.label for method in group.methods], _colours(group), strict=True))
+    looks = _looks(group)
     for i, (axis, name) in enumerate(zip(axes, family.names, strict=True)):
         most = max(draws.x[-1] for draws in drawn.values())
         scale, x_label = style.frames_axis(axis, most)
-        low, high = np.quantile(prior[:, i], SPREAD)
+        mean, low, high = (float(values[0, i]) for values in prior)
         axis.axhspan(low, high, color=style.FAINT, alpha=0.13, lw=0)
-        axis.axhline(prior[:, i].mean(), color=style.FAINT, lw=1.2, ls="--")
-        ends = {"prior": (most / scale, float(prior[:, i].mean()), style.FAINT)}
+        axis.axhline(mean, color=style.FAINT, lw=1.2, ls="--")
+        ends = {"prior": (most / scale, mean, style.FAINT)}
         for label, draws in drawn.items():
-            x, colour = draws.x / scale, colours[label]
+            x, (colour, dash) = draws.x / scale, looks[label]
             axis.fill_between(x, draws.low[:, i], draws.high[:, i], color=colour, alpha=0.15, lw=0)
             if len(draws.by_seed) > 1:
                 axis.plot(x, draws.by_seed[:, :, i].T, color=colour, lw=0.6, alpha=0.5)
-            axis.plot(x, draws.mean[:, i], color=colour, lw=1.8)
+            axis.plot(x, draws.mean[:, i], color=colour, lw=1.8, ls=dash)
             ends[label] = (x[-1], draws.mean[-1, i], colour)
         axis.set_xlim(0, most / scale)
         style.name_axes(axis, f"Tasks drawn: {name}", x_label, f"{_with_unit(family, i)}, tasks drawn")
@@ -225,12 +226,12 @@ def adaptation(group: Group, episodes: int) -> Figure | None:
     metrics: Sequence[tuple[str, str]] = (("return", "mean"), ("cvar", f"{_alpha(group)} of that episode"))
     for axis, (metric, title) in zip(axes, metrics, strict=True):
         ends = {}
-        for i, (method, colour) in enumerate(zip(group.methods, _colours(group), strict=True)):
+        for i, (method, (colour, dash)) in enumerate(zip(group.methods, _looks(group).values(), strict=True)):
             interval = _episodes(method, metric, episodes)
             if interval is None:
                 continue
             shift = 0.06 * (i - (len(group.methods) - 1) / 2)
-            axis.plot(x + shift, interval.mean, color=colour, lw=1.4, ls=style.line(i), marker="o", ms=4.5)
+            axis.plot(x + shift, interval.mean, color=colour, lw=1.4, ls=dash, marker="o", ms=4.5)
             axis.vlines(x + shift, interval.low, interval.high, color=colour, lw=1.6)
             ends[method.label] = (episodes - 0.88, interval.mean[-1], colour)
         axis.set_xlim(-0.2, episodes - 0.8)
@@ -255,16 +256,17 @@ def differences(
     if not against:
         return None
     figure, axes = style.panels(len(family.names))
-    colours = dict(zip([method.label for method in group.methods], _colours(group), strict=True))
+    looks = _looks(group)
     for i, axis in enumerate(axes):
         ends = {}
-        for j, (label, values) in enumerate(against.items()):
+        for label, values in against.items():
+            colour, dash = looks[label]
             groups = bins(tasks[:, i], 10)
             x = [np.median(tasks[part, i]) for part in groups]
             mean = [values[part].mean() for part in groups]
-            axis.scatter(tasks[:, i], values, s=5, color=colours[label], alpha=0.3, lw=0)
-            axis.plot(x, mean, color=colours[label], lw=1.8, ls=style.line(j))
-            ends[label] = (x[-1], mean[-1], colours[label])
+            axis.scatter(tasks[:, i], values, s=5, color=colour, alpha=0.3, lw=0)
+            axis.plot(x, mean, color=colour, lw=1.8, ls=dash)
+            ends[label] = (x[-1], mean[-1], colour)
         axis.axhline(0.0, color=style.FAINT, lw=1.0)
         _finish_over_tasks(axis, family, i, f"Difference from {baseline}", "difference of returns", ends)
     return figure

@@ -6,8 +6,8 @@ import base64
 import html
 import io
 import math
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
@@ -15,6 +15,9 @@ from roml_jax.evaluate.intervals import Interval, bootstrap, decimals, paired
 from roml_jax.evaluate.tables import signed
 from roml_jax.report import data
 from roml_jax.report.data import BASELINE, Group, Method
+from roml_jax.run import provenance
+from roml_jax.run.folder import PROVENANCE
+from roml_jax.run.progress import duration
 
 _DPI = 160
 _STYLE = """
@@ -137,6 +140,34 @@ def folders_table(group: Group) -> str:
             numbers = ", ".join(str(seed.seed) for seed in seeds)
             rows.append([method.label, numbers, f"{frames:,.0f}", str(folder)])
     return table(["method", "seeds", "frames per seed", "folder"], rows, text_columns=(3,))
+
+
+def _session_cells(session: Mapping[str, Any]) -> list[str]:
+    """A session's cells; "" for what is not known, such as the end of a session that was killed."""
+
+    def text(name: str, form: str = "{}") -> str:
+        value = session.get(name)
+        return "" if value is None else form.format(value)
+
+    wall, commits = session.get("wall_seconds"), session.get("commits") or {}
+    commit = ", ".join(f"{name} {commit}" for name, commit in commits.items() if name != "roml_jax")
+    own = commits.get("roml_jax")
+    version = text("roml_jax") + (f", commit {own}" if own else "") + (f"; {commit}" if commit else "")
+    return [
+        text("started").replace("T", " "), version, text("jax"), text("device"), text("seeds"),
+        "" if wall is None else duration(wall), text("frames_per_second", "{:,.0f}"),
+        text("outcome") or "no end recorded", text("command"),
+    ]  # fmt: skip
+
+
+def provenance_table(group: Group) -> str:
+    """Table of the sessions in which the runs of a group were trained."""
+    heads = ["folder", "started", "version", "JAX", "device", "seeds", "wall time", "frames/s", "outcome"]
+    rows = []
+    for folder in dict.fromkeys(seed.folder for method in group.methods for seed in method.seeds):
+        sessions = provenance.read(folder) or [{"outcome": f"not recorded: no {PROVENANCE}"}]
+        rows += [[str(folder), *_session_cells(session)] for session in sessions]
+    return table([*heads, "command"], rows, text_columns=(0, 2, 8, 9))
 
 
 def page(title: str, groups: Sequence[tuple[Group, Sequence[Section]]]) -> str:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from roml_jax.evaluate.records import Records
 from roml_jax.evaluate.verdict import ONE_SEED
 from roml_jax.report import figures, page, series, verdicts
 from roml_jax.report.data import Group
 from roml_jax.report.page import Section
+from roml_jax.samplers import drawn
+from roml_jax.tasks import TaskFamily
 
 
 def _seeds(group: Group) -> str:
@@ -20,17 +24,51 @@ def _seeds(group: Group) -> str:
     return text + (f" One seed, so no interval: {', '.join(single)}." if single else "")
 
 
-def _learning(group: Group, episodes: int) -> Section:
-    figure = figures.learning(group, episodes)
-    words = _seeds(group)
+def _learning(group: Group) -> Section:
+    figure = figures.learning(group)
+    if figure is None:
+        return Section("Learning curves", "No run was evaluated more than once during training.")
+    words = f"Every method is evaluated on the same held-out tasks. {_seeds(group)}"
     rarely_evaluated = [
         method.label for method in group.methods if series.curve(method, "eval/return_mean") is None
     ]
-    if figure is None:
-        return Section("Learning curves", "No run has metrics of training or evaluation.")
     if rarely_evaluated:
         words += f" Evaluated at most once during training: {', '.join(rarely_evaluated)}."
     return Section("Learning curves", words, figure, "learning")
+
+
+def _training(group: Group) -> list[Section]:
+    """The last figure: methods train on different tasks, so that it does not compare them."""
+    figure = figures.training(group)
+    if figure is None:
+        return []
+    words = (
+        "Mean return of the tasks that each method draws for itself. A method that draws harder tasks has a "
+        "lower curve and is not worse: this figure shows whether a method learns, and compares no methods. "
+        f"{_seeds(group)}"
+    )
+    return [Section("Training return, each method on its own tasks", words, figure, "training")]
+
+
+def _drawn(group: Group, family: TaskFamily) -> list[Section]:
+    found = {
+        method.label: draws for method in group.methods if (draws := series.draws(method, family)) is not None
+    }
+    if not found:
+        return []
+    words = (
+        "Lines: mean of the tasks that the sampler draws (thin lines: each seed). Bands: the middle 80 % "
+        "of these tasks. Reference tasks are left out. Grey: the prior."
+    )
+    estimated = [label for label, draws in found.items() if np.isnan(draws.low).all()]
+    if estimated:
+        words += (
+            f" Only a mean is known of {', '.join(estimated)}: no band, and the line is an estimate of the "
+            "mean task."
+        )
+    prior = drawn.prior(family)
+    figure = figures.sampler(group, found, family, prior.spread(prior.phi[None]))
+    return [Section("What the sampler draws", words, figure, "sampler")]
 
 
 def _final(group: Group) -> list[Section]:
@@ -67,7 +105,7 @@ def sections(group: Group, tasks: int) -> list[Section]:
     """
     env, protocol = series.environment(group.methods[0]), group.methods[0].config.protocol
     episodes, family = protocol.agent_spec(env.spec).episodes, env.family
-    parts = [_learning(group, episodes), *_final(group)]
+    parts = [_learning(group), *_final(group)]
     if tasks:
         records, missing = _by_task(group, tasks)
         words = (
@@ -79,22 +117,18 @@ def sections(group: Group, tasks: int) -> list[Section]:
         figure = figures.against_task(group, records, family)
         parts.append(Section("Return against the task", words, figure, "tasks"))
         parts += verdicts.sections(group, records)
-    drawn = {
-        method.label: draws for method in group.methods if (draws := series.draws(method, family)) is not None
-    }
-    if drawn:
-        words = (
-            "Lines: mean of the tasks that the sampler draws (thin lines: each seed). Bands: the middle 80 % "
-            "of these tasks. Reference tasks are left out. Grey: the prior."
-        )
-        parts.append(
-            Section("What the sampler draws", words, figures.sampler(group, drawn, family), "sampler")
-        )
+    parts += _drawn(group, family)
     adaptation = figures.adaptation(group, episodes)
     if adaptation is not None:
         words = "Return of each episode on a task. The learner has more data on the task in each episode."
         parts.append(Section("Adaptation", words, adaptation, "adaptation"))
+    parts += _training(group)
     options = page.differences_table(group)
     words = "Options that differ between methods." if options else "All methods have the same options."
     parts.append(Section("Configuration", words, table=options + page.folders_table(group)))
+    words = (
+        "Each session that trained a run: what ran, where and for how long. Frames/s are those of one seed, "
+        "evaluations included and compilation not."
+    )
+    parts.append(Section("Provenance", words, table=page.provenance_table(group)))
     return parts

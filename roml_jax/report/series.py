@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from roml_jax import envs
+from roml_jax import envs, samplers
 from roml_jax.errors import ConfigError
 from roml_jax.evaluate import records as recorded
 from roml_jax.evaluate.intervals import Interval, bootstrap
 from roml_jax.report.data import Method
 from roml_jax.run import saved
+from roml_jax.samplers import drawn
 from roml_jax.tasks import TaskFamily
 
 _POINTS = 120  # maximum number of points of a learning curve
-_DRAWS = 512  # tasks drawn from a sampler's distribution at each point in time
 _DISTRIBUTIONS = 40  # points in time at which a sampler's distribution is drawn
 _RESAMPLES = 2000
-SPREAD = (0.1, 0.9)  # quantiles of the drawn tasks that bound the bands
 
 
 class Curve(NamedTuple):
@@ -36,7 +33,7 @@ class Draws(NamedTuple):
     Attributes:
         x: (T,) frames.
         mean: (T, d) mean task.
-        low: (T, d) lower quantile of ``SPREAD``; NaN if only the mean is known.
+        low: (T, d) lower quantile of ``drawn.QUANTILES``; NaN if only the mean is known.
         high: (T, d) upper quantile; NaN if only the mean is known.
         by_seed: (seeds, T, d) mean task of each seed.
     """
@@ -72,45 +69,32 @@ def curve(method: Method, metric: str) -> Curve | None:
     return Curve(points, Interval(mean, low, high, len(series)))
 
 
-def _tasks_at(family: TaskFamily, sampler: str, phi: np.ndarray) -> np.ndarray:
-    """Mean, lower and upper quantile (3, ..., d) of the tasks that a sampler draws at phi (..., p)."""
-    proposal = family.proposal
-    if sampler not in ("cem", "cem_soft"):  # phi is then a mean task, not parameters of the family's proposal
-        center = np.asarray(family.decode(jnp.asarray(phi)))
-        return np.stack([center, *np.full((2, *center.shape), np.nan)])
-
-    def drawn(phi: jax.Array) -> jax.Array:
-        tasks = family.decode(proposal.sample(phi, jax.random.key(0), _DRAWS))
-        return jnp.stack([tasks.mean(axis=0), *jnp.quantile(tasks, jnp.array(SPREAD), axis=0)])
-
-    flat = jnp.asarray(phi.reshape(-1, phi.shape[-1]), jnp.float32)
-    summaries = np.asarray(jax.jit(jax.vmap(drawn, out_axes=1))(flat))
-    return summaries.reshape(3, *phi.shape[:-1], -1)
-
-
 def draws(method: Method, family: TaskFamily) -> Draws | None:
     """The tasks that a method's sampler draws over time.
 
-    None if it always draws from the prior, or if its phi has more numbers than the family's (``doraemon``,
-    ``autodr``).
+    None for a sampler that always draws from the prior, or whose phi says nothing of its tasks.
     """
-    prior = np.asarray(family.proposal.phi0)
-    if any(len(seed.series(f"sampler/phi_{prior.size}")[0]) for seed in method.seeds):
+    config = method.config
+    sampler = samplers.make(config.sampler, family, config.alpha, config.sampler_options)
+    drawing = drawn.of(sampler, family)
+    if drawing is None or drawing.phi.size == 0:
         return None
-    names = [f"sampler/phi_{i}" for i in range(prior.size)]
+    names = [f"sampler/phi_{i}" for i in range(drawing.phi.size)]
     phi_by_seed = []
     for seed in method.seeds:
         columns = [seed.series(name) for name in names]
         if all(len(x) for x, _ in columns):
             x, phi = columns[0][0], np.stack([y for _, y in columns], axis=1)
-            phi_by_seed.append((np.r_[0, x], np.concatenate([prior[None], phi])))
-    moves = method.sampler in ("cem", "cem_soft") or prior.size == len(family.names)
-    if not phi_by_seed or not moves or all(np.allclose(phi, prior) for _, phi in phi_by_seed):
+            phi_by_seed.append((np.r_[0, x], np.concatenate([drawing.phi[None], phi])))
+    prior = np.asarray(family.proposal.phi0)
+    moved = [phi.shape[1:] != prior.shape or not np.allclose(phi, prior) for _, phi in phi_by_seed]
+    if not any(moved):
         return None
     points = np.linspace(0, min(x[-1] for x, _ in phi_by_seed), _DISTRIBUTIONS)
     phi = np.stack([phi[np.searchsorted(x, points, side="right") - 1] for x, phi in phi_by_seed])  # (S, T, p)
-    tasks = _tasks_at(family, method.sampler, phi)  # (3, S, T, d)
-    return Draws(points, *tasks.mean(axis=1), tasks[0])
+    found = drawing.spread(phi.reshape(-1, phi.shape[-1]))
+    mean, low, high = (tasks.reshape(*phi.shape[:2], -1) for tasks in found)  # (S, T, d)
+    return Draws(points, mean.mean(axis=0), low.mean(axis=0), high.mean(axis=0), mean)
 
 
 def by_task(method: Method, n: int) -> tuple[recorded.Records | None, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,30 +12,42 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 INK, FAINT = "#222222", "#8a8a8a"
-# Okabe and Ito's palette, which people with colour vision deficiency can distinguish.
+_LINES = ("-", "--", ":", "-.")
+
+
+class Look(NamedTuple):
+    """How a method is drawn: the colour, and the dash pattern of lines."""
+
+    colour: str
+    dash: str
+
+
+# Colours of the palettes of Okabe and Ito and of Tol. Two samplers whose colours look alike to people with a
+# colour vision deficiency have different dash patterns.
 _BY_SAMPLER = {
-    "uniform": "#d55e00", "cem": "#0072b2", "cem_soft": "#56b4e9", "tail": "#009e73", "tail_soft": "#009e73",
-    "oracle": "#cc79a7", "naive": "#e69f00",
+    "uniform": Look("#d55e00", "--"), "cem": Look("#0072b2", "-"), "cem_soft": Look("#56b4e9", "--"),
+    "tail": Look("#009e73", "-."), "tail_soft": Look("#009e73", ":"), "oracle": Look("#cc79a7", "--"),
+    "naive": Look("#e69f00", ":"), "gdrm": Look("#999933", "-"), "mpts": Look("#332288", "--"),
+    "pdts": Look("#88ccee", ":"), "plr": Look("#882255", "-."), "accel": Look("#cc6677", "-"),
+    "sfl": Look("#000000", ":"), "doraemon": Look("#8c6d1f", ":"), "autodr": Look("#ddaa33", "-."),
 }  # fmt: skip
 _SPARE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-_LINES = ("-", "--", ":", "-.")
 _LABEL_GAP = 0.075  # minimum distance of labels, as a share of the axis height
 PANEL = (3.7, 3.0)  # inches
 
 
-def colours(samplers: Sequence[str]) -> list[str]:
-    """A colour for each method: that of its sampler, or a spare one if the colour is already taken."""
-    taken: list[str] = []
+def looks(samplers: Sequence[str]) -> list[Look]:
+    """A look for each method: that of its sampler, or a spare one if the sampler occurs again."""
+    taken: list[Look] = []
     for sampler in samplers:
+        colours = {look.colour for look in taken}
+        spare = [Look(colour, dash) for dash in _LINES for colour in _SPARE]
+        spare = [look for look in spare if look.colour not in colours] + [
+            look for look in spare if look not in taken
+        ]
         preferred = _BY_SAMPLER.get(sampler)
-        spare = [colour for colour in _SPARE if colour not in taken] or list(_SPARE)
-        taken.append(preferred if preferred and preferred not in taken else spare[0])
+        taken.append(preferred if preferred and preferred not in taken else (spare or [taken[0]])[0])
     return taken
-
-
-def line(i: int) -> str:
-    """A dash pattern for the i-th method, so that lines differ in greyscale prints."""
-    return _LINES[i % len(_LINES)]
 
 
 def panels(count: int, columns: int = 3, size: tuple[float, float] = PANEL) -> tuple[Figure, list[Axes]]:

@@ -17,15 +17,19 @@ from roml_jax import users_code
 from roml_jax.errors import ConfigError
 from roml_jax.users_code import ORIGINS
 
-CONFIG, METRICS, CHECKPOINT = "config.yaml", "metrics.jsonl", "checkpoint"
+CONFIG, METRICS, CHECKPOINT, PROVENANCE = "config.yaml", "metrics.jsonl", "checkpoint", "provenance.json"
 _LOCK = ".lock"
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a text file atomically."""
+    """Writes a text file atomically; one that cannot be written whole, as on a full disk, stays as it was."""
     part = path.with_name(f".{path.name}.part")
-    part.write_text(text)
-    part.replace(path)
+    try:
+        part.write_text(text)
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def make(out: Path | None, name: str, options: Mapping[str, Any]) -> Path:
@@ -67,7 +71,7 @@ def removed_if_unused(folder: Path) -> Iterator[None]:
             if (folder / CHECKPOINT).exists():
                 (folder / CHECKPOINT).rmdir()  # fails if there is a checkpoint
             if not (folder / METRICS).exists() or not (folder / METRICS).stat().st_size:
-                for name in (METRICS, CONFIG, ORIGINS, _LOCK):
+                for name in (METRICS, CONFIG, ORIGINS, PROVENANCE, _LOCK):
                     (folder / name).unlink(missing_ok=True)
                 folder.rmdir()  # fails if files of others are in it
         raise

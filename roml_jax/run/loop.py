@@ -6,7 +6,7 @@ import concurrent.futures
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,16 +26,18 @@ from roml_jax.run import (
     interrupt,
     memory,
     progress,
+    provenance,
     result,
     sharding,
+    shown,
     sinks,
     start,
+    units,
 )
 from roml_jax.run import folder as run_folder
+from roml_jax.run.shown import Rows, diverged
 from roml_jax.run.start import Plan, State
 
-Rows = list[dict[str, float]]
-"""One mapping per seed, of values by metric name."""
 OnChunk = Callable[[int, Rows], None]
 """Called after every chunk of iterations with (iterations done, one row of metrics per seed)."""
 
@@ -83,30 +85,6 @@ def _compile(
     return _Programs(chunk, later, pool.submit(test.compile)), state
 
 
-def _diverged(row: Mapping[str, float]) -> bool:
-    """Whether the seed of a row of training metrics has diverged."""
-    return row.get("train/stopped", 0.0) > 0
-
-
-class _Shown(NamedTuple):
-    """Contents of the progress line: the last rows of training and of evaluation."""
-
-    latest: Rows
-    held_out: Rows
-
-    def facts(self) -> str:
-        """Text with means over the seeds, and the number of seeds that diverged."""
-        phi = [name for name in self.latest[0] if name.startswith("sampler/phi_")]
-        text = f"phi {', '.join(f'{result.mean(self.latest, name):.3f}' for name in phi)}"
-        stopped = sum(map(_diverged, self.latest))
-        if self.held_out:
-            mean, cvar = result.mean(self.held_out, "return_mean"), result.mean(self.held_out, "cvar")
-            text = f"mean {mean:.3f}  cvar {cvar:.3f}  {text}"
-        else:
-            text = f"train {result.mean(self.latest, 'train/return'):.3f}  {text}"
-        return f"{text}  {stopped} of {len(self.latest)} seeds diverged" if stopped else text
-
-
 class _Host(NamedTuple):
     """The loop's configuration and outputs on the host: console, metrics and checkpoints."""
 
@@ -116,6 +94,8 @@ class _Host(NamedTuple):
     console: Console
     sink: sinks.Sink
     checkpoints: checkpoint.Checkpoints
+    shown: shown.Shown
+    session: provenance.Session | None = None
     on_chunk: OnChunk | None = None
 
     def log(self, prefix: str, rows: Rows, done: int, seconds: float) -> None:
@@ -171,13 +151,21 @@ def _heading(config: Config, parts: experiment.Experiment) -> str:
     )
 
 
+def _announce(config: Config, parts: experiment.Experiment, folder: Path, console: Console) -> None:
+    """Prints what is run, and that there is no plot where the console cannot show one."""
+    console.print(f"{_heading(config, parts)}, into {folder}", soft_wrap=True)
+    if config.plot and not progress.can_plot(console):
+        _say(console)("--plot needs a terminal with UTF-8; lines are printed instead")
+
+
 def _say(console: Console) -> Callable[[str], None]:
     return lambda line: console.print(line, style="yellow", soft_wrap=True, highlight=False)
 
 
 def run(
-    config: Config, console: Console, env: envs.Env | None = None, on_chunk: OnChunk | None = None
-) -> Path:
+    config: Config, console: Console, env: envs.Env | None = None, on_chunk: OnChunk | None = None,
+    command: str | None = None,
+) -> Path:  # fmt: skip
     """Trains, evaluates, tests and saves a run.
 
     With several processes, every process must call this; process 0 prints and writes.
@@ -187,6 +175,7 @@ def run(
         console: where to print.
         env: an environment object to use instead of the one that the configuration names.
         on_chunk: called after every chunk of iterations.
+        command: the command that was called, for ``provenance.json``; None for that of the process.
 
     Returns:
         The run's folder.
@@ -201,7 +190,7 @@ def run(
     distributed.check_same(options | {"mesh": config.mesh, "resume": str(config.resume)})
     sinks.check(config.log)
     parts = experiment.make(config, env, sharding.placement(config))
-    plan = Plan(config.plan, options, config.eval.every(config.num_tasks) > 0)
+    plan = Plan(config.plan, options, config.eval.every(config.num_tasks, parts.num_iterations) > 0)
     shapes = start.shapes_of(parts, plan)
     _check_memory(config, parts, shapes)
     name = f"{config.env}-{config.sampler}"
@@ -212,7 +201,7 @@ def run(
         if config.resume and _is_complete(config, folder):
             console.print(f"{folder} is complete; there is nothing to resume", soft_wrap=True)
             return folder
-        console.print(f"{_heading(config, parts)}, into {folder}", soft_wrap=True)
+        _announce(config, parts, folder, console)
         restored = None
         if config.resume:
             restored, line = start.restored(parts, plan, shapes, folder / run_folder.CHECKPOINT)
@@ -220,6 +209,8 @@ def run(
         pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor())
         if not config.resume and distributed.is_main():
             stack.enter_context(run_folder.removed_if_unused(folder))
+        session = provenance.start(config, parts, folder, restored, command, _say(console))
+        stack.enter_context(provenance.recorded(session))
         with console.status("compiling ..."), interrupt.raised():
             began = time.monotonic()
             placed = sharding.placed_shapes(parts.placement.mesh, shapes, num_seeds)
@@ -228,7 +219,7 @@ def run(
             )
         console.print(f"compiled in {progress.duration(time.monotonic() - began)}")
         host = stack.enter_context(_host(config, parts, folder, console, state.done))
-        _train_and_test(host._replace(on_chunk=on_chunk), programs, state)
+        _train_and_test(host._replace(session=session, on_chunk=on_chunk), programs, state)
     console.print(f"saved in {folder}", soft_wrap=True)
     return folder
 
@@ -269,7 +260,7 @@ def _host(config: Config, parts: experiment.Experiment, folder: Path, console: C
     with contextlib.closing(sink):
         checkpoints = checkpoint.Checkpoints(folder / run_folder.CHECKPOINT, _say(console))
         with contextlib.closing(checkpoints):
-            yield _Host(config, parts, folder, console, sink, checkpoints)
+            yield _Host(config, parts, folder, console, sink, checkpoints, shown.of(config, parts, folder))
 
 
 def _train_and_test(host: _Host, programs: _Programs, state: State) -> None:
@@ -326,8 +317,8 @@ def _validated(host: _Host, programs: _Programs, state: State) -> tuple[State, R
 def _report_diverged(host: _Host, before: Rows, now: Rows) -> None:
     """Prints a line for each seed that diverged in the last chunk."""
     for place, seed in enumerate(host.config.plan):
-        already = before and _diverged(before[place])
-        if _diverged(now[place]) and not already:
+        already = before and diverged(before[place])
+        if diverged(now[place]) and not already:
             _say(host.console)(f"seed {seed.label} diverged and was stopped; its last good state is kept")
 
 
@@ -347,12 +338,13 @@ def _check_first(host: _Host, rows: Rows) -> None:
 def _loop(host: _Host, programs: _Programs, state: State, interrupts: interrupt.Interrupts) -> State:
     """Runs chunks of iterations, with an evaluation and a checkpoint whenever one is due."""
     config, parts = host.config, host.parts
-    interval, total = config.eval.every(config.num_tasks), parts.num_iterations
-    frames_after = parts.frames.after
+    total, frames_after = parts.num_iterations, parts.frames.after
+    interval, display = config.eval.every(config.num_tasks, total), host.shown
     num_seeds, began, saved = len(config.plan), time.monotonic() - state.seconds, time.monotonic()
-    last_rows = _Shown([], [])
+    episodes = units.episodes(config, parts.env)
+    plot = display.plot if config.plot and progress.can_plot(host.console) else None
     with progress.ConsoleProgress(
-        host.console, frames_after(total) * num_seeds, frames_after(state.done) * num_seeds
+        host.console, frames_after(total), num_seeds, frames_after(state.done), plot
     ) as bar:
         while state.done < total:
             started = time.monotonic()
@@ -366,21 +358,24 @@ def _loop(host: _Host, programs: _Programs, state: State, interrupts: interrupt.
             frames = frames_after(state.done + n) - frames_after(state.done)
             state = state._replace(meta=after, done=state.done + n, seconds=now - began)
             speed = {"train/frames_per_second": frames / (now - started)}
-            latest = [row | speed for row in latest]
-            _report_diverged(host, last_rows.latest, latest)
+            latest = [units.per_episode(row, episodes) | speed for row in latest]
+            _report_diverged(host, display.latest, latest)
             if state.done == n:
                 _check_first(host, latest)
-            last_rows = last_rows._replace(latest=latest)
+            display.trained(frames_after(state.done), latest)
             host.log("", latest, state.done, state.seconds)
+            if host.session is not None:
+                host.session.trained(state.done, frames_after(state.done), state.seconds)
             if host.on_chunk is not None:
                 host.on_chunk(state.done, latest)
-            if interval and (state.done % interval == 0 or state.done >= total):
+            evaluated = bool(interval) and (state.done % interval == 0 or state.done >= total)
+            if evaluated:
                 state, held_out = _validated(host, programs, state)
-                last_rows = last_rows._replace(held_out=held_out)
-            bar.advance(frames * num_seeds, last_rows.facts())
+                display.evaluated(frames_after(state.done), held_out)
+            bar.advance(frames, display.facts, evaluated)
             due = time.monotonic() - saved > 60 * config.checkpoint_minutes
             asked, due = distributed.any_of(interrupts.asked is not None, due)
-            if asked or all(map(_diverged, latest)):
+            if asked or all(map(diverged, latest)):
                 return state
             if due and state.done < total:
                 host.save(state)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
 
 _PLAIN_SECONDS = 10.0  # between lines if the output is not a terminal
+_REFRESH = 2.0  # seconds between two texts on a terminal
+_BAR, _PLOT_WIDTH = 24, 100  # characters
 
 
 def duration(seconds: float) -> str:
@@ -41,44 +44,93 @@ def mean_over_rows(rows: Mapping[str, np.ndarray]) -> list[dict[str, float]]:
     return runs
 
 
+def can_plot(console: Console) -> bool:
+    """Whether the console is a terminal that shows braille characters."""
+    return console.is_terminal and not console.options.ascii_only
+
+
 class ConsoleProgress:
-    """A progress bar on a terminal; otherwise a line every ten seconds.
+    """The state of a run on the console: on a terminal a display that is renewed, else lines.
+
+    A line is printed when a quarter of the run is done and evaluated. If the output is not a terminal, there
+    is one every ten seconds, too.
 
     Args:
         console: where to print.
-        total_frames: frames of the whole run, over all seeds.
-        done: frames done before a resumed run starts.
+        total: frames of a seed's whole run, as ``--frames`` counts.
+        num_seeds: number of seeds.
+        done: frames of a seed that are done before a resumed run starts.
+        plot: (width) -> a plot to show below the display; None for no plot.
     """
 
-    def __init__(self, console: Console, total_frames: int, done: int = 0) -> None:
-        self._console, self._total, self._before = console, total_frames, done
-        self._done, self._start, self._said = done, time.monotonic(), -math.inf
-        self._bar = Progress(
-            TextColumn("{task.percentage:>3.0f}%"), BarColumn(bar_width=24), TextColumn("{task.description}"),
-            TimeElapsedColumn(), console=console, transient=False,
-        )  # fmt: skip
-        self._task = self._bar.add_task("", total=total_frames)
+    def __init__(
+        self, console: Console, total: int, num_seeds: int = 1, done: int = 0,
+        plot: Callable[[int], Text] | None = None,
+    ) -> None:  # fmt: skip
+        self._console, self._total, self._before, self._num_seeds = console, total, done, num_seeds
+        self._done, self._start, self._said, self._quarter = (
+            done,
+            time.monotonic(),
+            -math.inf,
+            4 * done // total,
+        )
+        self._facts, self._plot, self._drawn = "", plot, Text()
+        self._live = Live(
+            get_renderable=self._display, console=console, refresh_per_second=4, vertical_overflow="crop"
+        )
 
     def __enter__(self) -> ConsoleProgress:
         if self._console.is_terminal:
-            self._bar.start()
+            self._live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._console.is_terminal:
-            self._bar.stop()
+            self._live.stop()
 
-    def advance(self, frames: int, facts: str) -> None:
-        """Adds frames to the progress. ``facts`` is further text to show."""
-        self._done += frames
+    def _state(self) -> str:
+        """Frames of a seed, time and speed as text."""
         elapsed = time.monotonic() - self._start
         rate = (self._done - self._before) / elapsed if elapsed else 0.0
         left = duration((self._total - self._done) / rate) if rate else "?"
-        text = f"{self._done:,}/{self._total:,} frames  {rate:,.0f}/s  {left} left  {facts}"
-        if self._console.is_terminal:
-            self._bar.update(self._task, completed=self._done, description=text)
-        elif time.monotonic() - self._said > _PLAIN_SECONDS or self._done >= self._total:
-            self._said = time.monotonic()
-            self._console.print(text, soft_wrap=True, highlight=False)
+        unit = "frames per seed" if self._num_seeds > 1 else "frames"
+        return (
+            f"{self._done:,}/{self._total:,} {unit}, {rate:,.0f}/s  {duration(elapsed)} elapsed, {left} left"
+        )
+
+    def _percent(self) -> str:
+        return f"{100 * self._done // self._total:3d}%"
+
+    def _display(self) -> Group:
+        """The display on a terminal: a bar, the facts and the plot."""
+        state = self._state()
+        width = min(max(self._console.width - len(state) - 6, 4), _BAR)
+        filled = width * self._done // self._total
+        bar = Text.assemble((filled * "━", "green"), ((width - filled) * "━", "bright_black"))
+        lines = [Text.assemble(f"{self._percent()} ", bar, f" {state}"), Text(self._facts)]
+        return Group(*lines, *([self._drawn] if self._plot is not None else []))
+
+    def advance(self, frames: int, facts: Callable[[], str], evaluated: bool = False) -> None:
+        """Adds frames of a seed to the progress.
+
+        Args:
+            frames: frames of a seed since the last call.
+            facts: () -> further text to show; called only if something is shown.
+            evaluated: whether the facts hold a new evaluation.
+        """
+        self._done += frames
+        now, terminal = time.monotonic(), self._console.is_terminal
+        quarter = evaluated and 4 * self._done // self._total > self._quarter
+        due = now - self._said > (_REFRESH if terminal else _PLAIN_SECONDS)
+        if self._console.quiet or not (quarter or due or self._done >= self._total):
+            return
+        self._said, self._facts = now, facts()
+        if quarter:
+            self._quarter = 4 * self._done // self._total
+        if terminal and self._plot is not None:
+            self._drawn = self._plot(min(self._console.width, _PLOT_WIDTH))
+        if quarter or not terminal:
+            text = f"{self._percent()}  {self._state()}  {self._facts}"
+            self._console.print(text, soft_wrap=not terminal, highlight=False)

@@ -42,11 +42,12 @@ def table(config: Config, final: list[dict[str, float]], stopped: Mapping[int, i
         final: one summary per seed.
         stopped: for the seeds that diverged, the iterations done before, by position of the seed.
     """
-    output = Table(title=f"{config.env}, {config.sampler}: {config.eval.test_tasks} held-out tasks")
+    tasks = f"{config.eval.test_tasks} held-out tasks"
+    output = Table(title=f"{config.env}, {config.sampler}: {tasks}, return per episode")
     episodes = [name for name in final[0] if name.startswith("return_episode_")]
     alpha_swept = "alpha" in config.plan[0].settings
     cvar = "CVaR" if alpha_swept else f"CVaR {config.alpha:g}"
-    for heading in ("seed", "mean return", cvar, *(f"episode {i}" for i in range(len(episodes)))):
+    for heading in ("seed", "mean", cvar, *(f"episode {i}" for i in range(len(episodes)))):
         output.add_column(heading, justify="right")
     labels = [
         f"{seed.label} (diverged after {stopped[i]} iterations)" if i in stopped else seed.label

@@ -21,8 +21,8 @@ class AutodrConfig:
 
     success: float | None = None
     """Mean return at an end of the box from which that end moves outward, in the sum over a task's episodes;
-    required. To find one, train with the sampler 'uniform' and take the return that half of its tasks
-    reach."""
+    required. To find one, train with the sampler 'uniform', take the return per episode that half of its
+    tasks reach, and multiply it by the number of episodes."""
     failure: float | None = None
     """Mean return at an end of the box up to which that end moves inward; half of ``success`` by default, and
     required where ``success`` is not positive."""
@@ -153,13 +153,16 @@ def autodr(family: TaskFamily, alpha: float, config: AutodrConfig = DEFAULTS) ->
             reached=jnp.zeros((), bool), updates=jnp.zeros((), jnp.int32), key=key,
         )  # fmt: skip
 
-    def sample(state: AutodrState, key: Array, n: int) -> tuple[AutodrState, TaskDraw]:
+    def draw(ends: Array, key: Array, n: int) -> tuple[Array, Array]:
         inner_key, key = jax.random.split(key)
-        low, high = state.ends[:1], state.ends[1:]
+        low, high = ends[:1], ends[1:]
         v = low + (high - low) * jax.random.uniform(inner_key, (n, dims), dtype)
         at = _at_ends(config, key, n, dims)
         v = jnp.where(at[:, 0], low, jnp.where(at[:, 1], high, v))
-        u = unit.to_u(box.inside(v))
+        return unit.to_u(box.inside(v)), key
+
+    def sample(state: AutodrState, key: Array, n: int) -> tuple[AutodrState, TaskDraw]:
+        u, key = draw(state.ends, key, n)
         return state._replace(key=key), TaskDraw(u, family.decode(u), jnp.zeros(n, dtype), jnp.zeros(n, bool))
 
     def update(
@@ -172,6 +175,10 @@ def autodr(family: TaskFamily, alpha: float, config: AutodrConfig = DEFAULTS) ->
         del key, progress
         return _update(config, state, returns_of(feedback), dims)
 
+    def drawn(phi: Array, key: Array, n: int) -> Array:
+        return family.decode(draw(phi.reshape(2, dims), key, n)[0])
+
     return TaskSampler(
-        init, sample, update, phi=lambda state: state.ends.reshape(-1), batch_size=config.batch_size
-    )
+        init, sample, update, phi=lambda state: state.ends.reshape(-1), batch_size=config.batch_size,
+        drawn=drawn,
+    )  # fmt: skip

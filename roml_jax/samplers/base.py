@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import jax.numpy as jnp
 
 from roml_jax import risk
+from roml_jax.proposals import Proposal
 from roml_jax.registry import NoOptions, Registry, options_class
 from roml_jax.tasks import TaskFamily
 from roml_jax.types import Array, Feedback, Metrics, TaskDraw, TaskWeights
@@ -64,6 +65,13 @@ class Phi(Protocol):
         """Returns parameters (p,)."""
 
 
+class Drawn(Protocol):
+    """Draws tasks from the distribution with given parameters, for figures."""
+
+    def __call__(self, phi: Array, key: Array, n: int) -> Array:
+        """Returns tasks (n, d) drawn with parameters phi (p,), without those of fixed reference draws."""
+
+
 def returns_of(feedback: Feedback | Array) -> Array:
     """The returns (n,) in feedback, or returns that are given alone."""
     return Feedback.of(feedback).returns
@@ -92,6 +100,11 @@ def no_phi(state: Any) -> Array:
     """An empty array; the ``phi`` of samplers whose distribution has no parameters."""
     del state
     return jnp.zeros(0)
+
+
+def drawn_from(family: TaskFamily, proposal: Proposal) -> Drawn:
+    """The tasks of a proposal; the ``drawn`` of samplers whose phi is the proposal's."""
+    return lambda phi, key, n: family.decode(proposal.sample(phi, key, n))
 
 
 class Scoring(NamedTuple):
@@ -136,6 +149,8 @@ class TaskSampler(NamedTuple):
         scoring: the scoring pass; None for samplers without one.
         needs: names of fields of ``Feedback`` that the sampler cannot do without; a learner that does not
             report them is rejected.
+        drawn: (phi, key, n) -> (n, d) tasks of the distribution with parameters phi, for figures; None where
+            phi is only a mean of u.
     """
 
     init: Init
@@ -146,6 +161,7 @@ class TaskSampler(NamedTuple):
     batch_size: int = 0
     scoring: Scoring | None = None
     needs: tuple[str, ...] = ()
+    drawn: Drawn | None = None
 
 
 def constant(alpha: float) -> Schedule:
@@ -209,6 +225,7 @@ def with_alpha(build: Callable[[Any], TaskSampler], alpha: float) -> TaskSampler
         batch_size=fixed.batch_size,
         scoring=fixed.scoring and fixed.scoring._replace(propose=propose, scored=scored),
         needs=fixed.needs,
+        drawn=fixed.drawn,
     )
 
 
@@ -242,6 +259,7 @@ def make(name: str, family: TaskFamily, alpha: float, config: Any = None) -> Tas
 
 
 __all__ = [
+    "Drawn",
     "Init",
     "Phi",
     "Sample",
@@ -254,6 +272,7 @@ __all__ = [
     "all_count",
     "by_origin",
     "constant",
+    "drawn_from",
     "falling",
     "get",
     "make",

@@ -44,8 +44,8 @@ def threshold(sampler: str, option: str, value: float | None, meaning: str) -> f
     """
     if value is None:
         raise ValueError(
-            f"sampler={sampler} needs sampler.{option}: {meaning}. A task's return is the sum over its "
-            "episodes, as in the metric train/return; to find a value, train with sampler=uniform and take "
-            "the return that half of its tasks reach"
+            f"sampler={sampler} needs sampler.{option}: {meaning}. It is in the sum over a "
+            "task's episodes; to find a value, train with sampler=uniform, take the return per episode that "
+            "half of its tasks reach (near the metric train/return_mean), and multiply it by the episodes"
         )
     return value

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from roml_jax import cem as method
 from roml_jax import proposals
 from roml_jax.cem import CemConfig, CemState
-from roml_jax.samplers.base import Schedule, TaskSampler, constant, falling, register, returns_of
+from roml_jax.samplers.base import Schedule, TaskSampler, constant, drawn_from, falling, register, returns_of
 from roml_jax.tasks import TaskFamily
 from roml_jax.types import Array, Feedback, Metrics, TaskDraw
 
@@ -38,7 +38,10 @@ def _cross_entropy(
         state, metrics = method.update(config, proposal, state, draw, returns, key, alpha)
         return state, metrics._asdict() | {"updates": state.batch.astype(returns.dtype), "alpha": alpha}
 
-    return TaskSampler(init, sample, update, phi=lambda state: state.phi, batch_size=config.batch_size)
+    return TaskSampler(
+        init, sample, update, phi=lambda state: state.phi, batch_size=config.batch_size,
+        drawn=drawn_from(family, proposal),
+    )  # fmt: skip
 
 
 @register("cem")

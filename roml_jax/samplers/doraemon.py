@@ -33,7 +33,8 @@ class DoraemonConfig:
 
     success: float | None = None
     """Return from which a task counts as a success, in the sum over its episodes; required. To find one,
-    train with the sampler 'uniform' and take the return that half of its tasks reach."""
+    train with the sampler 'uniform', take the return per episode that half of its tasks reach, and multiply
+    it by the number of episodes."""
     success_share: float = 0.5
     """Least share of successes under the task distribution."""
     batch_size: int = 200
@@ -330,4 +331,9 @@ def doraemon(family: TaskFamily, alpha: float, config: DoraemonConfig = DEFAULTS
         returns = returns_of(feedback)
         return _update(config, state, box.inside(unit.from_u(draw.u)), returns, returns >= level)
 
-    return TaskSampler(init, sample, update, phi=lambda state: state.phi, batch_size=config.batch_size)
+    def drawn(phi: Array, key: Array, n: int) -> Array:
+        return family.decode(unit.to_u(betas.sample(phi, key, n)))
+
+    return TaskSampler(
+        init, sample, update, phi=lambda state: state.phi, batch_size=config.batch_size, drawn=drawn
+    )

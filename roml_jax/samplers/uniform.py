@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from roml_jax import risk
-from roml_jax.samplers.base import TaskSampler, register, returns_of
+from roml_jax.samplers.base import TaskSampler, drawn_from, register, returns_of
 from roml_jax.tasks import TaskFamily
 from roml_jax.types import Array, Feedback, Metrics, TaskDraw
 
@@ -34,4 +34,6 @@ def uniform(family: TaskFamily, alpha: float) -> TaskSampler:
             "ref_cvar": risk.cvar(returns, alpha, valid),
         }
 
-    return TaskSampler(lambda key: (), sample, update, phi=lambda state: proposal.phi0)
+    return TaskSampler(
+        lambda key: (), sample, update, phi=lambda state: proposal.phi0, drawn=drawn_from(family, proposal)
+    )

@@ -270,3 +270,21 @@ def test_numbers_that_are_not_finite_are_null():
     single = verdict.settings(made([[1.0, 2.0]], [0, 1]))
     assert plain(single[0].mean) == {"mean": 1.5, "low": None, "high": None, "n": 1}
     json.dumps(plain(single), allow_nan=False)
+
+
+def test_nine_points_of_a_grid_are_nine_rows():
+    """Also in the comparison with a second run; draws of the prior stand in eight groups."""
+    mass = np.linspace(0.5, 2.0, 9)
+    one = made(np.arange(18.0).reshape(2, 9), mass[:, None])
+    (found,) = verdict.settings(one._replace(chosen="grid"))
+    (name,) = one.names
+    rows = found.by_dimension[name]
+    assert [(row.low, row.high, row.tasks) for row in rows] == [(x, x, 1) for x in mass]
+    np.testing.assert_allclose([row.mean.mean for row in rows], np.arange(9) + 4.5)
+    (against,) = versus.settings(*[one._replace(chosen="grid")] * 2, ("a", "b"))
+    assert len(against.by_dimension[name]) == 9
+    assert [row.tasks for row in verdict.settings(one)[0].by_dimension[name]] == [1] * 7 + [2]
+
+
+def test_few_values_of_a_prior_have_a_row_each_however_rare():
+    assert [len(group) for group in verdict.bins(np.array([0.0] * 50 + [1.0] * 49 + [2.0]))] == [50, 49, 1]

@@ -154,8 +154,8 @@ def test_a_run_is_resumed_bit_for_bit_and_counts_every_frame(sampler, tmp_path):
     assert train.main([*arguments, "--out", str(tmp_path / "whole")]) == 0
     advance, advanced = progress.ConsoleProgress.advance, []
 
-    def and_send(self, frames, facts):
-        advance(self, frames, facts)
+    def and_send(self, frames, *more):
+        advance(self, frames, *more)
         advanced.append(frames)
         if len(advanced) == 2:
             os.kill(os.getpid(), signal.SIGTERM)

@@ -1,20 +1,24 @@
 """Reports on runs: pooling, numbers, and what is said where something is missing."""
 
+import itertools
 import json
 import re
 import shutil
 
+import matplotlib
 import numpy as np
 import pytest
 from small_runs import rows, trained, without
 
+from roml_jax import config, samplers
 from roml_jax.config import Seed
 from roml_jax.errors import ConfigError
 from roml_jax.evaluate.records import Records
 from roml_jax.evaluate.verdict import ONE_SEED
-from roml_jax.report import data, figures, page, series, verdicts
+from roml_jax.report import data, figures, page, series, style, verdicts
 from roml_jax.report.__main__ import command
 from roml_jax.run import cli
+from roml_jax.samplers import drawn as spreads
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +52,16 @@ def test_one_command_makes_a_page_and_its_figures(folders, tmp_path, capsys):
         "Worst tasks",
         "What the sampler draws",
         "Adaptation",
+        "Training return, each method on its own tasks",
         "Configuration",
+        "Provenance",
     ]:
         assert title in text
+    titles = re.findall(r"<h3>(.*?)</h3>", html)
+    assert titles[-3:] == ["Training return, each method on its own tasks", "Configuration", "Provenance"]
     names = {path.name for path in (tmp_path / "new" / "all").iterdir()}
     assert names == {f"{name}.png" for name in ("learning", "final", "tasks", "differences", "sampler",
-                                                "adaptation")}  # fmt: skip
+                                                "adaptation", "training")}  # fmt: skip
     assert "CVaR 0.1 (3 of 24 tasks)" in text
     assert "One seed" not in text
     assert html.count("data:image/png;base64,") == len(names)
@@ -104,21 +112,21 @@ def test_a_curve_is_the_mean_over_the_seeds_that_got_so_far(folders, tmp_path):
     short = tmp_path / "cem2"
     shutil.copytree(folders[1], short)
     without(short, "test/")
-    kept = [row for row in rows(short) if row["iteration"] <= 6]
+    kept = [row for row in rows(short) if row["iteration"] <= 4]
     (short / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
     (group,) = data.load([folders[0], short])
     (method,) = group.methods
     made = series.curve(method, "eval/return_mean")
-    assert made.x.tolist() == [768, 1536, 1920]
+    assert made.x.tolist() == [512, 1024, 1536, 1920]
     by_seed = [
         dict(zip(*map(np.ndarray.tolist, seed.series("eval/return_mean")), strict=True))
         for seed in method.seeds
     ]
-    np.testing.assert_allclose(made.y.mean[0], np.mean([curve[768] for curve in by_seed]))
-    np.testing.assert_allclose(made.y.mean[2], np.mean([curve[1920] for curve in by_seed[:2]]))
+    np.testing.assert_allclose(made.y.mean[0], np.mean([curve[512] for curve in by_seed]))
+    np.testing.assert_allclose(made.y.mean[3], np.mean([curve[1920] for curve in by_seed[:2]]))
     assert (made.y.low <= made.y.mean).all()
     assert (made.y.mean <= made.y.high).all()
-    assert "seed 3 ends at 0.000768 million frames" in data.note(method)
+    assert "seed 3 ends at 0.000512 million frames" in data.note(method)
     assert "not tested: values of the last evaluation" in data.note(method)
 
 
@@ -129,11 +137,102 @@ def test_what_a_sampler_draws_begins_at_the_prior_and_moves_to_phi(folders):
     assert series.draws(uniform, family) is None
     drawn = series.draws(cem, family)
     assert drawn.x[0] == 0
-    np.testing.assert_allclose(drawn.mean[0], 0.5, atol=0.05)  # payer is uniform on [0, 1] under the prior
+    prior = of_prior(family)
+    np.testing.assert_allclose(prior.mean[0], 0.5, atol=0.01)  # payer is uniform on [0, 1] under the prior
+    # before its first update, a sampler is the prior: the same numbers, not only about the same
+    for own, wanted in zip((drawn.mean, drawn.low, drawn.high), prior, strict=True):
+        np.testing.assert_array_equal(own[0], wanted[0])
     last = [seed.last("sampler/phi_0") for seed in cem.seeds]
     np.testing.assert_allclose(drawn.by_seed[:, -1, 0], last, atol=0.06)
     assert (drawn.low <= drawn.mean).all()
     assert (drawn.mean <= drawn.high).all()
+
+
+def of_prior(family):
+    prior = spreads.prior(family)
+    return prior.spread(prior.phi[None])
+
+
+def moved(sampler, phis, **options):
+    """A method with a seed whose sampler had these parameters (T, p) after 100, 200, ... frames."""
+    made = config.make(
+        "hopper_dynamics", sampler, **{f"sampler.{name}": value for name, value in options.items()}
+    )
+    phis = np.asarray(phis, float)
+    columns = {"frames": 100.0 * np.arange(1, len(phis) + 1)}
+    columns |= {f"sampler/phi_{i}": phi for i, phi in enumerate(phis.T)}
+    seed = data.Seed(0, None, 0, columns)
+    return data.Method(sampler, sampler, 0.05, made, {}, (seed,))
+
+
+@pytest.fixture(scope="module")
+def widening():
+    """DORAEMON and AutoDR over three factors 2^x, x uniform on [-1, 1]: narrow at first, then wide."""
+    narrow, wide = [[100.0] * 6, [1.0] * 6], [[0.4] * 3 + [0.6] * 3, [0.0] * 3 + [1.0] * 3]
+    doraemon, autodr = moved("doraemon", narrow, success=1.0), moved("autodr", wide, success=1.0)
+    return data.Group("hopper_dynamics", (doraemon, autodr, moved("plr", [[0.9, 0.5, 0.5]])))
+
+
+def test_samplers_that_widen_are_drawn_from_their_narrow_start_to_the_prior(widening):
+    family = series.environment(widening.methods[0]).family
+    doraemon, autodr, plr = (series.draws(method, family) for method in widening.methods)
+    prior = of_prior(family)
+    np.testing.assert_allclose(
+        [doraemon.low[0], doraemon.high[0]], 2 ** np.array([[-0.09] * 3, [0.09] * 3]), atol=0.01
+    )
+    np.testing.assert_allclose(
+        [doraemon.low[-1], doraemon.high[-1]], [prior.low[0], prior.high[0]], atol=0.03
+    )
+    np.testing.assert_array_equal([autodr.low[0], autodr.mean[0], autodr.high[0]], 1.0)  # a point
+    assert (autodr.low[-1] <= prior.low[0]).all()  # a share of its tasks is at the ends
+    assert (autodr.high[-1] >= prior.high[0]).all()
+    assert np.isnan(plr.low).all()  # of a buffer, only the mean is known
+    assert plr.mean[-1, 0] > 1.6
+    np.testing.assert_array_equal(plr.mean[0], prior.mean[0])
+    figure = figures.sampler(widening, {"doraemon": doraemon, "autodr": autodr, "plr": plr}, family, prior)
+    assert [axis.get_title(loc="left") for axis in figure.axes] == [
+        "Tasks drawn: mass", "Tasks drawn: friction", "Tasks drawn: motor",
+    ]  # fmt: skip
+    assert {text.get_text() for text in figure.axes[0].texts} == {"prior", "doraemon", "autodr", "plr"}
+
+
+# Linear RGB as people see it who lack red, green or blue cones (Machado, Oliveira and Fernandes 2009).
+DEFICIENCIES = {
+    "none": np.eye(3),
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881],
+    ],
+    "tritanopia": [
+        [1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900],
+    ],
+}  # fmt: skip
+
+
+def seen(colour, deficiency):
+    """CIE L*a*b* of a colour under D65, where a distance of 2 is just noticed."""
+    rgb = np.array(matplotlib.colors.to_rgb(colour))
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    linear = np.clip(np.asarray(DEFICIENCIES[deficiency]) @ linear, 0, 1)
+    to_xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    x, y, z = np.cbrt(np.maximum(np.array(to_xyz) @ linear / [0.9505, 1.0, 1.089], 0.008856))
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("deficiency", DEFICIENCIES)
+def test_samplers_can_be_told_apart_by_colour_or_by_dashes(deficiency):
+    names = samplers.names()
+    looks = dict(zip(names, style.looks(names), strict=True))
+    assert set(looks) == set(style._BY_SAMPLER)
+    for a, b in itertools.combinations(names, 2):
+        distance = np.linalg.norm(seen(looks[a].colour, deficiency) - seen(looks[b].colour, deficiency))
+        assert distance > 15 or looks[a].dash != looks[b].dash, (a, b, distance)
+    repeated = style.looks(["cem"] * 28)
+    assert len(set(repeated)) == 28
+    assert len({look.colour for look in repeated[:7]}) == 7
+    assert len(style.looks(["cem"] * 40)) == 40
 
 
 def test_one_seed_without_evaluations_or_checkpoint_says_so(folders, tmp_path, capsys):
@@ -145,11 +244,11 @@ def test_one_seed_without_evaluations_or_checkpoint_says_so(folders, tmp_path, c
     assert cli.run(command, [str(bare), "--out", str(tmp_path / "page.html")]) == 0
     text = text_of((tmp_path / "page.html").read_text())
     assert f"One seed per method, so no intervals. {ONE_SEED}" in text
-    assert "Evaluated at most once during training: cem (RoML)." in text
+    assert "No run was evaluated more than once during training." in text
     assert "never evaluated" in text
     assert "has no checkpoint yet" in text
     assert "[nan" not in text
-    assert {path.stem for path in (tmp_path / "page").iterdir()} == {"learning", "sampler"}
+    assert {path.stem for path in (tmp_path / "page").iterdir()} == {"training", "sampler"}
 
 
 def test_a_report_without_rollouts(folders, tmp_path):
@@ -159,11 +258,12 @@ def test_a_report_without_rollouts(folders, tmp_path):
 
 def test_figures_say_what_they_show(folders):
     (group,) = data.load(folders)
-    figure = figures.learning(group, 2)
-    assert [axis.get_title(loc="left") for axis in figure.axes] == [
-        "Training tasks", "Held-out tasks: mean", "Held-out tasks: CVaR 0.1",
+    held_out, training = figures.learning(group), figures.training(group)
+    assert [axis.get_title(loc="left") for axis in held_out.axes] == [
+        "Held-out tasks: mean", "Held-out tasks: CVaR 0.1",
     ]  # fmt: skip
-    for axis in figure.axes:
+    assert training.axes[0].get_title(loc="left") == "Each method's own training tasks"
+    for axis in [*held_out.axes, *training.axes]:
         assert axis.get_xlabel() == "training (thousand frames)"
         assert axis.get_ylabel() == "return per episode"
         assert {text.get_text() for text in axis.texts} == {"uniform", "cem (RoML)"}
@@ -215,3 +315,16 @@ def test_a_single_seed_is_described_and_not_compared(folders):
     assert ONE_SEED in parts["Verdict"].words
     assert "Differences by task" not in parts
     assert "100.0" not in parts["Verdict"].table
+
+
+def test_the_page_says_where_its_runs_come_from(folders, tmp_path):
+    (group,) = data.load(folders)
+    text = text_of(page.provenance_table(group))
+    assert text.startswith("folder started version JAX device seeds wall time frames/s outcome command")
+    assert text.count("python -m roml_jax.train --env probe_memory") == 3
+    assert text.count("complete") == 3
+    old = tmp_path / "old"
+    shutil.copytree(folders[1], old)
+    (old / "provenance.json").unlink()
+    (group,) = data.load([old])
+    assert "not recorded: no provenance.json" in text_of(page.provenance_table(group))

@@ -47,4 +47,4 @@ def test_a_single_runs_leaves_have_no_axis_of_runs():
     ("options", "iterations"), [({}, 160), ({"tasks": 8}, 5), ({"interval": 7}, 7), ({"interval": 0}, 0)]
 )
 def test_validation_is_a_tenth_of_the_frames(options, iterations):
-    assert config.EvalConfig(**options).every(16) == iterations
+    assert config.EvalConfig(**options).every(16, 10_000) == iterations

@@ -12,7 +12,7 @@ import yaml
 
 from roml_jax import config, experiment, train
 from roml_jax.config import seed_plan
-from roml_jax.run import checkpoint, progress, saved
+from roml_jax.run import checkpoint, progress, provenance, saved
 
 SMALL = """
     --env probe_memory --num-tasks 8 --chunk 3 --learning-starts 0 --sampler.batch-size 16
@@ -42,8 +42,8 @@ def interrupted(arguments, kind):
     """Trains, and sends this process a signal in the second chunk."""
     advance, calls = progress.ConsoleProgress.advance, []
 
-    def and_send(self, frames, facts):
-        advance(self, frames, facts)
+    def and_send(self, frames, *more):
+        advance(self, frames, *more)
         calls.append(frames)
         if len(calls) == 2:
             os.kill(os.getpid(), kind)
@@ -97,6 +97,10 @@ def test_it_goes_on_bit_for_bit(whole, copy, capfd):
         jax.tree.map(np.testing.assert_array_equal, mine.learner, wanted.learner)
     seconds = [row["seconds"] for row in rows(copy)]
     assert seconds == sorted(seconds)
+    before, after = provenance.read(copy)
+    assert (before["outcome"], after["outcome"]) == ("stopped by SIGTERM", "complete")
+    assert after["from_iteration"] == before["to_iteration"]
+    assert before["frames"] + after["frames"] == 7680
 
 
 def test_rows_beyond_the_checkpoint_are_made_again(whole, copy):

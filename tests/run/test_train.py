@@ -25,7 +25,7 @@ def finished(tmp_path_factory):
 
 def test_a_run_leaves_metrics_configuration_and_checkpoint(finished):
     assert {path.name for path in finished.iterdir()} == {
-        "metrics.jsonl", "config.yaml", "checkpoint", ".lock",
+        "metrics.jsonl", "config.yaml", "checkpoint", "provenance.json", ".lock",
     }  # fmt: skip
     saved = yaml.safe_load((finished / "config.yaml").read_text())
     assert saved["env"] == "probe_memory"
@@ -33,9 +33,9 @@ def test_a_run_leaves_metrics_configuration_and_checkpoint(finished):
     lines = rows(finished)
     assert {line["seed"] for line in lines} == {1, 2}
     evaluated = [line["iteration"] for line in lines if "eval/cvar" in line and line["seed"] == 1]
-    assert evaluated == [6, 12, 15]  # at the interval, at the end
-    trained = [line for line in lines if "train/return" in line and line["seed"] == 1]
-    assert [line["iteration"] for line in trained] == [1, 4, 6, 8, 12, 15]
+    assert evaluated == [4, 8, 12, 15]  # a quarter each, although the interval is 6; and at the end
+    trained = [line for line in lines if "train/return_mean" in line and line["seed"] == 1]
+    assert [line["iteration"] for line in trained] == [1, 4, 8, 12, 15]
     assert trained[-1]["frames"] == 15 * 128
     assert all(np.isfinite(value) for value in trained[-1].values())
     tests = [line for line in lines if "test/return_mean" in line]
