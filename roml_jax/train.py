@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
-from rich.console import Console
-
-from roml_jax import api, users_code
+from roml_jax import api, console, users_code
 from roml_jax import config as configs
 from roml_jax.errors import ConfigError
 from roml_jax.run import compile_cache, devices, distributed, interrupt, loop
@@ -33,7 +31,7 @@ def _main(argv: Sequence[str]) -> int:
                 compile_cache.enable()
             devices.for_run(config)
             distributed.initialize(config.distributed)
-            loop.run(config, Console(quiet=not distributed.is_main()))
+            loop.run(config, console.make(quiet=not distributed.is_main(), highlight=True))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
