@@ -33,7 +33,7 @@ class Inherited(NamedTuple):
     line: str
 
 
-class _Part(NamedTuple):
+class Part(NamedTuple):
     """The part of a learner's state that is taken over, as shapes.
 
     Attributes:
@@ -53,11 +53,12 @@ def named(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
-def load(config: Config, parts: experiment.Experiment, shapes: meta.MetaState) -> Inherited:
+def load(source: Path, config: Config, parts: experiment.Experiment, shapes: meta.MetaState) -> Inherited:
     """Reads the parameters and statistics that a new run starts from.
 
     Args:
-        config: the new run's configuration, with ``init_from``.
+        source: folder of the other run.
+        config: the new run's configuration.
         parts: the new run's functions.
         shapes: shapes of the new run's MetaState.
 
@@ -66,7 +67,7 @@ def load(config: Config, parts: experiment.Experiment, shapes: meta.MetaState) -
             shapes or other seeds; one line that names the first difference.
     """
     try:
-        return _load(Path(config.init_from or ""), config, parts, shapes)
+        return _load(source, config, parts, shapes)
     except (ConfigError, checkpoint.CheckpointError) as error:
         raise ConfigError(f"--init-from: {error}") from None
 
@@ -80,8 +81,8 @@ def _load(source: Path, config: Config, parts: experiment.Experiment, shapes: me
     if path is None:
         raise ConfigError(f"{source} has no checkpoint yet")
     seeds = seed_plan.plan(seed_plan.expand(options.get("seeds", [])), options.get("sweep") or ())
-    places = _places(source, seeds, config.plan)
-    part = _part(parts, shapes, which)
+    chosen = places(source, seeds, config.plan)
+    part = part_of(parts, shapes, which)
     item, inside = ("state", "learner") if which == "last" else (which, "acting")
     stored = checkpoint.contents(path, item)
     learner = stored[inside]
@@ -93,13 +94,14 @@ def _load(source: Path, config: Config, parts: experiment.Experiment, shapes: me
     more = {name: stored[name] for name in ("score", "iteration") if name in stored and which != "last"}
     read = checkpoint.restore_part(path, item, {inside: learner, **more})
     iterations = np.asarray(read.get("iteration", np.full(len(seeds), int(path.name))))
-    if not np.isfinite(np.asarray(read.get("score", 0.0))).all():
+    scores = np.asarray(read.get("score", np.zeros(len(seeds))))
+    if not np.isfinite(scores[chosen]).all():
         raise ConfigError(f"{source} has no {which}: the run was not evaluated yet")
-    arrays = {name: _of_seeds(leaf, len(seeds) > 1, places) for name, leaf in named(read[inside]).items()}
-    return Inherited(arrays, _line(source, which, {int(iterations[place]) for place in places}, part))
+    arrays = {name: _of_seeds(leaf, len(seeds) > 1, chosen) for name, leaf in named(read[inside]).items()}
+    return Inherited(arrays, _line(source, which, {int(iterations[place]) for place in chosen}, part))
 
 
-def _places(source: Path, seeds: Sequence[seed_plan.Seed], plan: Sequence[seed_plan.Seed]) -> list[int]:
+def places(source: Path, seeds: Sequence[seed_plan.Seed], plan: Sequence[seed_plan.Seed]) -> list[int]:
     """For each seed of a run: the position of the seed that it starts from.
 
     The seed of a run of one seed starts all. Otherwise it is the one with the same seed and settings, or the
@@ -108,21 +110,21 @@ def _places(source: Path, seeds: Sequence[seed_plan.Seed], plan: Sequence[seed_p
     if len(seeds) == 1:
         return [0] * len(plan)
     labels, numbers = [one.label for one in seeds], [one.seed for one in seeds]
-    places = []
+    found = []
     for one in plan:
         if one.label in labels:
-            places.append(labels.index(one.label))
+            found.append(labels.index(one.label))
         elif numbers.count(one.seed) == 1:
-            places.append(numbers.index(one.seed))
+            found.append(numbers.index(one.seed))
         else:
             raise ConfigError(
                 f"the seeds of {source} are {'; '.join(labels)}, and seed {one.label} of this run is none of "
                 "them: choose --seeds among them, or start from a run of one seed"
             )
-    return places
+    return found
 
 
-def _part(parts: experiment.Experiment, shapes: meta.MetaState, which: str) -> _Part:
+def part_of(parts: experiment.Experiment, shapes: meta.MetaState, which: str) -> Part:
     """What is taken over: no optimiser (which acting does not need), no experience, no counters, no options.
 
     A learner that was the best so far has only what acts.
@@ -132,12 +134,12 @@ def _part(parts: experiment.Experiment, shapes: meta.MetaState, which: str) -> _
     state = jax.eval_shape(checkpoint.plain, state)
     acting = learner.acting(state)
     if not hasattr(state, "_fields"):
-        return _Part(acting, acting, None)
+        return Part(acting, acting, None)
     without = (_OPTIONS, *learner.counters)
     names = [name for name in state._fields if name not in without and jax.tree.leaves(getattr(acting, name))]
     whole = {name: getattr(state, name) for name in names}
     kept = {name: getattr(acting, name) for name in names}
-    return _Part(whole if which == "last" else kept, whole, tuple(names))
+    return Part(whole if which == "last" else kept, whole, tuple(names))
 
 
 def _difference(
@@ -155,11 +157,13 @@ def _difference(
 
 
 def _cause(config: Config, options: Mapping[str, Any]) -> str:
-    """The first option of the agent that differs, as text: the likely reason for other shapes."""
-    for name, value in as_mapping(config.agent_options).items():
-        if name in options and options[name] != value:
-            return f" ({name} is {options[name]} there, {value} here)"
-    return ""
+    """Those options of the agent that differ and may change shapes, as text."""
+    differing = [
+        f"{name} {options[name]} there, {value} here"
+        for name, value in as_mapping(config.agent_options).items()
+        if name in options and options[name] != value and not isinstance(value, float | bool)
+    ]
+    return f"; options that differ: {'; '.join(differing)}" if differing else ""
 
 
 def _of_seeds(stored: Any, by_seed: bool, places: Sequence[int]) -> np.ndarray:
@@ -169,7 +173,7 @@ def _of_seeds(stored: Any, by_seed: bool, places: Sequence[int]) -> np.ndarray:
     return of_places if len(places) > 1 else of_places[0]
 
 
-def _line(source: Path, which: str, iterations: set[int], part: _Part) -> str:
+def _line(source: Path, which: str, iterations: set[int], part: Part) -> str:
     after = ", ".join(map(str, sorted(iterations)))
     left_out = named(part.whole).keys() - named(part.wanted).keys()
     anew = ["optimisers", "experience", "sampler", *sorted({".".join(n.split(".")[:2]) for n in left_out})]

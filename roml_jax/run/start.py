@@ -82,7 +82,7 @@ def inherited(parts: experiment.Experiment, plan: Plan, shapes: meta.MetaState) 
         return None
     if config.resume and checkpoint.latest(config.resume / run_folder.CHECKPOINT):
         return None
-    return init_from.load(config, parts, shapes)
+    return init_from.load(config.init_from, config, parts, shapes)
 
 
 def restored(
