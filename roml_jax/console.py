@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import re
 import sys
+from collections.abc import Iterator
 
 from rich.console import Console
 from rich.table import Table
@@ -23,16 +26,43 @@ def make(quiet: bool = False, highlight: bool = False) -> Console:
 
 def say(console: Console, line: str, style: str | None = None, highlight: bool | None = None) -> None:
     """Prints a line that is wrapped between words; a word, such as a path, is never cut."""
-    console.print(line, style=style, overflow="ignore", crop=False, highlight=highlight)
+    for text in console.render_str(line, highlight=highlight).split(allow_blank=True):
+        breaks, start = [], 0
+        for word in re.finditer(r"\S+", text.plain):
+            if word.end() - start > console.width and word.start() > start:
+                start = word.start()
+                breaks.append(start)
+        for part in text.divide(breaks):
+            part.rstrip()
+            console.print(part, style=style, soft_wrap=True, highlight=False)
 
 
 def show_table(console: Console, table: Table) -> None:
-    """Prints a table. If it is too wide, words of its heads get lines of their own, then cells wrap, too."""
-    whole = console.options.update(max_width=_UNBOUNDED)
-    if console.measure(table, options=whole).maximum > console.width:
+    """Prints a table. If it is too wide, the words of its heads get lines of their own.
+
+    If that is not enough, it is printed in several parts, each with the first column.
+    """
+    if _width(console, table) > console.width:
         for column in table.columns:
             column.header = str(column.header).replace(" ", "\n")
-        if console.measure(table, options=whole).maximum > console.width:
-            for column in table.columns:
-                column.no_wrap, column.overflow = False, "fold"
-    console.print(table)
+    for part in _parts(console, table):
+        console.print(part)
+
+
+def _width(console: Console, table: Table) -> int:
+    return console.measure(table, options=console.options.update(max_width=_UNBOUNDED)).maximum
+
+
+def _parts(console: Console, table: Table) -> Iterator[Table]:
+    """The table in parts of as many columns as fit; one column always does."""
+    first, *rest = table.columns
+    part = copy.copy(table)
+    part.columns = [first]
+    for column in rest:
+        wider = copy.copy(part)
+        wider.columns = [*part.columns, column]
+        if len(part.columns) > 1 and _width(console, wider) > console.width:
+            yield part
+            wider.columns, wider.title = [first, column], None
+        part = wider
+    yield part
