@@ -40,7 +40,8 @@ def say(console: Console, line: str, style: str | None = None, highlight: bool |
 def show_table(console: Console, table: Table) -> None:
     """Prints a table. If it is too wide, the words of its heads get lines of their own.
 
-    If that is not enough, it is printed in several parts, each with the first column.
+    If that is not enough, it is printed in several parts, each with the first column. Columns that may wrap
+    count with their longest word.
     """
     if _width(console, table) > console.width:
         for column in table.columns:
@@ -50,11 +51,18 @@ def show_table(console: Console, table: Table) -> None:
 
 
 def _width(console: Console, table: Table) -> int:
-    return console.measure(table, options=console.options.update(max_width=_UNBOUNDED)).maximum
+    """The least width at which nothing of a table is cut."""
+    narrow, options = copy.copy(table), console.options.update(max_width=_UNBOUNDED)
+    narrow.columns = [copy.copy(column) for column in table.columns]
+    for column in narrow.columns:
+        if not column.no_wrap:
+            parts = [column.header, *column.cells]
+            column.max_width = max(console.measure(part, options=options).minimum for part in parts)
+    return console.measure(narrow, options=options).maximum
 
 
 def _parts(console: Console, table: Table) -> Iterator[Table]:
-    """The table in parts of as many columns as fit; one column always does."""
+    """The table in parts of as many columns as fit, at least two."""
     first, *rest = table.columns
     part = copy.copy(table)
     part.columns = [first]

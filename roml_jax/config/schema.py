@@ -83,7 +83,7 @@ class Config:
     values and each seed, all in one program."""
     frames: float = 1e6
     """Environment steps to train for, per seed; rounded down to whole iterations. With --resume it is the new
-    total, what is done included."""
+    total, including what is done."""
     alpha: float = leaf(0.05)
     """Risk level, in (0, 1]: the objective is the mean return over the worst share alpha of tasks (CVaR)."""
     num_tasks: int = 16

@@ -137,7 +137,7 @@ def _total(parts: experiment.Experiment, plan: Plan, about: Mapping[str, Any]) -
     if parts.num_iterations < done:
         raise ConfigError(
             f"--frames {frames:,.0f} is less than the {about['frames']:,} frames per seed that are done; it "
-            "is the total, what is done included"
+            "is the total, including what is done"
         )
     return [schedules.rebased(plan.config, parts, done, before)] if frames != before else []
 
