@@ -6,6 +6,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from roml_jax._version import PROGRAM
 from roml_jax.errors import unknown
 
 COMMANDS = {
@@ -13,19 +14,26 @@ COMMANDS = {
     "evaluate": ("roml_jax.evaluate.__main__", "test a run's learners on held-out tasks"),
     "report": ("roml_jax.report.__main__", "compare runs on one HTML page"),
     "render": ("roml_jax.render.__main__", "show a run's policy in the browser or as a film"),
-    "export": ("roml_jax.export", "write a run's policy to a file that needs only JAX, or an ONNX runtime"),
+    "export": ("roml_jax.export", "write a run's policy to a file for JAX alone or an ONNX runtime"),
     "sim2sim": ("roml_jax.sim2sim.__main__", "compare a policy's returns between engines and plain MuJoCo"),
     "envs": ("roml_jax.envs.__main__", "list the environments, or describe one"),
 }
+_MORE = """COMMAND --help lists a command's options. For train these are the ones that most
+runs need; train --help-all lists every option. roml-jax --version prints the
+version."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs ``COMMAND [OPTIONS]``; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: roml-jax COMMAND [OPTIONS]    (COMMAND --help lists its options)\n")
+    if not arguments or arguments[0] in ("-h", "--help", "--help-all"):
+        print("usage: roml-jax COMMAND [OPTIONS]\n")
         for name, (_, purpose) in COMMANDS.items():
             print(f"  {name:9} {purpose}")
+        print(f"\n{_MORE}")
+        return 0
+    if arguments[0] == "--version":
+        print(PROGRAM)
         return 0
     if arguments[0] not in COMMANDS:
         print(f"error: {unknown('command', arguments[0], COMMANDS)}", file=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ from rich.console import Console
 
 from roml_jax import config as configs
 from roml_jax import envs, held_out
+from roml_jax import tasks as families
 from roml_jax.deploy import policy as deployed
 from roml_jax.errors import ConfigError
 from roml_jax.run import compile_cache, loop, result, saved, units
@@ -74,7 +76,8 @@ class Run:
         """Returns (S, M, K) of each seed's learner on each task and episode, with greedy actions.
 
         Args:
-            tasks: (M, d). By default: the tasks of the run's final test.
+            tasks: (M, d). By default: the tasks of the run's final test. A task far from the prior is
+                reported in a warning.
 
         Raises:
             ConfigError: if ``tasks`` has another shape; one line.
@@ -84,6 +87,9 @@ class Run:
         if chosen.ndim != 2 or chosen.shape[1] != default.shape[1]:
             names = ", ".join(self.env.family.names)
             raise ConfigError(f"tasks must be of shape (M, {default.shape[1]}): {names}; got {chosen.shape}")
+        warning = None if tasks is None else families.far_off(self.env.family, chosen)
+        if warning:
+            warnings.warn(warning, stacklevel=2)
         test = jax.jit(self._loaded.parts.learner.test)
         places = range(len(self.config.plan))
         return np.stack([np.asarray(test(self._loaded.one(i), chosen, key).returns) for i in places])
@@ -121,6 +127,7 @@ def train(
     agent: str = "varibad",
     seeds: Iterable[int] = (0,),
     out: Path | str | None = None,
+    init_from: Run | Path | str | None = None,
     quiet: bool = False,
     on_chunk: loop.OnChunk | None = None,
     **options: Any,
@@ -133,6 +140,8 @@ def train(
         agent: the meta-learner.
         seeds: one learner is trained per seed, all in one compiled program.
         out: the new folder of the run. By default: a temporary folder, which ``Run.save`` copies.
+        init_from: a run from whose learner's parameters and statistics this one starts: the learner that the
+            run was opened with, or of a folder the last (``which="best_cvar"`` chooses another one).
         quiet: print nothing.
         on_chunk: called after every chunk of iterations with the number of iterations done so far and one
             row of metrics per seed.
@@ -144,7 +153,10 @@ def train(
     """
     temporary = None if out is not None else tempfile.TemporaryDirectory(prefix="roml_jax-")
     folder = Path(out) if temporary is None else Path(temporary.name) / "run"
-    config = configs.make(env, sampler, agent, seeds=list(seeds), out=folder, **options)
+    if isinstance(init_from, Run):
+        options = {"which": init_from._which, **options}
+    source = init_from.folder if isinstance(init_from, Run) else init_from
+    config = configs.make(env, sampler, agent, seeds=list(seeds), out=folder, init_from=source, **options)
     if config.compile_cache:
         compile_cache.enable()
     custom_env = None if isinstance(env, str) else env

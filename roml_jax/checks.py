@@ -6,6 +6,25 @@ import math
 from typing import Any
 
 
+def whole(text: str) -> int:
+    """Parses a whole number, which may be written as a float (``1e5``).
+
+    Raises:
+        ValueError: if the text is no number, or not a whole one; one line.
+    """
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not number.is_integer():  # nor is an infinity
+        raise ValueError(f"must be a whole number, got {text!r}")
+    return int(number)
+
+
 def _numbers(owner: Any, name: str) -> tuple[float, ...]:
     """The numbers in a field: the value itself, the entries of a tuple, or nothing for None."""
     value = getattr(owner, name)

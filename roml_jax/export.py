@@ -14,6 +14,7 @@ from pathlib import Path
 from roml_jax.deploy import policy
 from roml_jax.errors import ConfigError
 from roml_jax.run import cli, files
+from roml_jax.run import parser as parsers
 
 
 def command(argv: Sequence[str]) -> None:
@@ -45,8 +46,8 @@ def _check_format(arguments: argparse.Namespace) -> None:
         raise ConfigError("--format onnx needs the package onnx: pip install 'roml-jax[onnx]'")
 
 
-def _parser() -> cli.Parser:
-    parser = cli.Parser(
+def _parser() -> parsers.Parser:
+    parser = parsers.Parser(
         prog="python -m roml_jax.export",
         description="Writes a run's policy to a file that needs only JAX to run, on CPUs, NVIDIA GPUs and "
         "TPUs, for any number of robots at once; or to ONNX models, for computers without JAX.",
@@ -64,7 +65,7 @@ def _parser() -> cli.Parser:
         help="programs of jax.export, or ONNX models (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--robots", type=cli.positive, metavar="N",
+        "--robots", type=parsers.positive, metavar="N",
         help="number of robots that act at once, which is fixed in ONNX models (default: 1)",
     )  # fmt: skip
     return parser

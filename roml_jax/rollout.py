@@ -275,4 +275,6 @@ def make_learner(
         return run_test(agent, env, protocol, state, tasks, key, constrain=constrain)[1]
 
     reports = ("episode_returns", "diverged") + (("value_score",) if agent.value_score else ())
-    return MetaLearner(agent.init, collect, update, test, agent.acting, agent.storage, reports)
+    return MetaLearner(
+        agent.init, collect, update, test, agent.acting, agent.storage, reports, agent.counters
+    )

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -19,6 +20,7 @@ from roml_jax import proposals
 from roml_jax.proposals import Proposal
 from roml_jax.types import Array
 
+_FAR = 5.0  # standard deviations
 _INFINITE = (-math.inf, math.inf)
 
 
@@ -47,6 +49,32 @@ class TaskFamily(NamedTuple):
     def sample_prior(self, key: Array, n: int) -> Array:
         """Draws n tasks from the prior, (n, d)."""
         return self.decode(self.proposal.sample(self.proposal.phi0, key, n))
+
+
+def far_off(family: TaskFamily, tasks: np.ndarray) -> str | None:
+    """One line about the task that is farthest from the prior, if it is far off; else None.
+
+    A task is far off if one of its dimensions is more than five standard deviations from the prior's mean
+    and beyond all of 10,000 draws. Training hardly sees such tasks.
+
+    Args:
+        family: the task family.
+        tasks: (m, d).
+    """
+    drawn = np.asarray(family.sample_prior(jax.random.key(0), 10_000), float)
+    mean, std = drawn.mean(axis=0), np.maximum(drawn.std(axis=0), np.finfo(float).tiny)
+    deviations = np.abs(np.asarray(tasks, float) - mean) / std
+    beyond = (tasks < drawn.min(axis=0)) | (tasks > drawn.max(axis=0))
+    deviations = np.where(beyond & (deviations > _FAR), deviations, 0)
+    count = int(deviations.any(axis=1).sum())
+    if not count:
+        return None
+    row, i = np.unravel_index(deviations.argmax(), deviations.shape)
+    others = f" (the farthest of {count})" if count > 1 else ""
+    return (
+        f"{family.names[i]}={tasks[row][i]:.3g} is {deviations[row, i]:.0f} standard deviations from the "
+        f"prior's mean, {mean[i]:.3g}: training hardly saw such tasks{others}"
+    )
 
 
 def _distinct(names: Sequence[str]) -> tuple[str, ...]:

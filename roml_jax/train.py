@@ -8,9 +8,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
-from rich.console import Console
-
-from roml_jax import api, users_code
+from roml_jax import api, console, users_code
 from roml_jax import config as configs
 from roml_jax.errors import ConfigError
 from roml_jax.run import compile_cache, devices, distributed, interrupt, loop
@@ -35,7 +33,7 @@ def _main(argv: Sequence[str]) -> int:
             devices.for_run(config)
             distributed.initialize(config.distributed)
             command = shlex.join(["python", "-m", "roml_jax.train", *argv])
-            loop.run(config, Console(quiet=not distributed.is_main()), command=command)
+            loop.run(config, console.make(quiet=not distributed.is_main(), highlight=True), command=command)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -97,6 +97,8 @@ class MetaLearner(NamedTuple):
         acting: (L) -> L with the fields that ``test`` does not need left empty.
         storage: where L holds experience; None if it holds none.
         reports: names of the fields of ``Feedback`` that it fills, besides ``returns``.
+        counters: names of fields of L that count what the run has done; acting does not depend on them. They
+            start anew in a run that starts from another run's learner.
     """
 
     init: Init
@@ -106,6 +108,7 @@ class MetaLearner(NamedTuple):
     acting: Acting = keep_all
     storage: Storage | None = None
     reports: tuple[str, ...] = ()
+    counters: tuple[str, ...] = ()
 
 
 class Begin(Protocol):
@@ -191,6 +194,7 @@ class Agent(NamedTuple):
         storage: where A holds experience; None if it holds none.
         value_score: (A, Rollout) -> (N,), for samplers that use it; None for an agent without a critic of
             its policy's values.
+        counters: as those of ``MetaLearner``.
     """
 
     init: Init
@@ -204,6 +208,7 @@ class Agent(NamedTuple):
     exploring: int = 0
     storage: Storage | None = None
     value_score: ValueScore | None = None
+    counters: tuple[str, ...] = ()
 
 
 Problem = Literal["episodes", "examples"]

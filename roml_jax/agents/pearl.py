@@ -367,4 +367,5 @@ def make(spec: EnvSpec, num_tasks: int, config: PearlConfig) -> Agent:
         acting=_acting,
         # with slots, the number of rows must be a multiple of num_tasks and of slots
         storage=replay_field("buffer_visits", math.lcm(num_tasks, config.slots) if config.slots else 1),
+        counters=("frames",),
     )

@@ -254,4 +254,5 @@ def make(spec: EnvSpec, num_tasks: int, config: VaribadConfig) -> Agent:
         value_score=lambda state, rollout: on_policy.value_score(
             networks.policy, config.ppo, state.policy, state.statistics, rollout
         ),
+        counters=("frames",),
     )

@@ -3,9 +3,11 @@
 from roml_jax.config.layers import import_modules, make, parse, read, with_options
 from roml_jax.config.schema import (
     FREE,
+    WHICH,
     Config,
     DistributedConfig,
     EvalConfig,
+    Which,
     check_same,
     to_mapping,
 )
@@ -14,12 +16,14 @@ from roml_jax.errors import ConfigError, UnknownNameError
 
 __all__ = [
     "FREE",
+    "WHICH",
     "Config",
     "ConfigError",
     "DistributedConfig",
     "EvalConfig",
     "Seed",
     "UnknownNameError",
+    "Which",
     "check_same",
     "import_modules",
     "make",

@@ -1,15 +1,18 @@
-"""Command line of training: parses tokens into options by dotted name, and prints ``--help``."""
+"""Command line of training: parses tokens into options by dotted name."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, NoReturn
+from typing import Any, NoReturn
 
-from roml_jax import agents, envs, samplers
+from roml_jax import envs
 from roml_jax.config import values
 from roml_jax.config.schema import ALIASES, SHORT, Config, rename
 from roml_jax.errors import ConfigError, nearest
+from roml_jax.registry import options_class
+
+_LISTS_OF_NAMES = ("imports", "log")  # whose entries may be divided by commas, as numbers always may
 
 
 def options(tokens: Sequence[str], config: Config) -> dict[str, Any]:
@@ -28,9 +31,9 @@ def options(tokens: Sequence[str], config: Config) -> dict[str, Any]:
     while rest:
         token = rest.pop(0)
         if not token.startswith("--"):
-            raise ConfigError(f"unexpected argument {token!r}: options begin with -- (see --help)")
+            raise ConfigError(f"unexpected argument {token!r}: {_meant(token)}")
         written, equals, value = token[2:].partition("=")
-        name, kind, negated = _known(written, kinds)
+        name, kind, negated = _known(written, kinds, config.env)
         arguments = [value] if equals else []
         if values.is_switch(kind):
             if equals and negated:
@@ -44,10 +47,22 @@ def options(tokens: Sequence[str], config: Config) -> dict[str, Any]:
             while rest and count and not rest[0].startswith("--"):
                 arguments.append(rest.pop(0))
                 count -= 1
+        stray = next((text for text in arguments[1:] if text in envs.names()), None)
+        if stray is not None:  # an environment after a list
+            raise ConfigError(f"unexpected argument {stray!r}: {_meant(stray)}")
         if not arguments and not values.is_list(kind):
             raise ConfigError(f"--{written} needs a value")
+        arguments = values.split(arguments) if name in _LISTS_OF_NAMES else arguments
         parsed[name] = arguments if values.is_list(kind) else arguments[0]
     return parsed
+
+
+def _meant(argument: str) -> str:
+    """What the user of an argument without an option probably means."""
+    near = nearest(argument, envs.names())
+    if near == argument:
+        return f"write --env {argument}"
+    return "options begin with -- " + (f"(did you mean --env {near}?)" if near else "(see --help)")
 
 
 def named(tokens: Sequence[str], name: str) -> str | None:
@@ -73,28 +88,41 @@ def imports(tokens: Sequence[str]) -> list[str]:
             taking = False
         elif taking:
             modules.append(token)
-    return modules
+    return values.split(modules)
 
 
-def refuse(name: str, valid: Sequence[str], source: str = "") -> NoReturn:
+def refuse(name: str, valid: Sequence[str], env: str, source: str = "") -> NoReturn:
     """Raises ConfigError for an unknown option; the message names the most similar valid one.
 
     Args:
         name: the dotted name.
         valid: the valid dotted names.
+        env: name of the environment.
         source: prefix of the message, such as the file that has the option.
     """
+    if name in ("physics", SHORT["physics"]):
+        raise ConfigError(f"{source}{_no_engine(env)}: leave out --physics")
     near = nearest(name, valid)
     hint = f"; did you mean {values.flag(near)}?" if near else ""
-    raise ConfigError(f"{source}unknown option {values.flag(name)}{hint} (--help lists all options)")
+    raise ConfigError(f"{source}unknown option {values.flag(name)}{hint} (--help-all lists all options)")
 
 
-def _known(written: str, kinds: Mapping[str, Any]) -> tuple[str, Any, bool]:
+def _no_engine(env: str) -> str:
+    """Why an environment has no option for the physics engine."""
+    made = envs.get(env) if env in envs.names() else None
+    ours = made is not None and made.__module__.startswith(f"{envs.__name__}.")
+    if ours and not any(field.name == "physics" for field in dataclasses.fields(options_class(made))):
+        return f"{env} has no physics engine"
+    return f"{env} has no option for its physics engine"  # an object, or an environment of the user's own
+
+
+def _known(written: str, kinds: Mapping[str, Any], env: str) -> tuple[str, Any, bool]:
     """An option's dotted name, its type, and whether ``no_`` before the name's last part negates it.
 
     Args:
         written: the option as written on the command line, without ``--``.
         kinds: types of the valid options, by dotted name.
+        env: name of the environment.
     """
     name = written.replace("-", "_")
     name = ALIASES.get(name, name)
@@ -106,37 +134,4 @@ def _known(written: str, kinds: Mapping[str, Any]) -> tuple[str, Any, bool]:
     positive = ".".join(part for part in (head, last.removeprefix("no_")) if part)
     if last.startswith("no_") and values.is_switch(kinds.get(positive)):
         return positive, kinds[positive], True
-    refuse(name, [*kinds, *ALIASES])
-
-
-def show_help(config: Config) -> NoReturn:
-    """Prints all options with their defaults and ends the process.
-
-    Raises:
-        SystemExit: with code 0.
-    """
-    import tyro  # imported here because it takes half a second and only --help needs it
-
-    aliases = {full: [f"--{alias}"] for alias, full in ALIASES.items()}
-    fields = []
-    for one in dataclasses.fields(config):
-        part, value = rename(one.name), getattr(config, one.name)
-        kind = type(value) if dataclasses.is_dataclass(value) else values.hints(config)[one.name]
-        how = tyro.conf.arg(name=part, aliases=aliases.get(one.name))
-        fields.append((one.name, Annotated[kind, how], dataclasses.field(default=value)))
-    with_defaults = dataclasses.make_dataclass("Config", fields, bases=(type(config),), frozen=True)
-    tyro.cli(with_defaults, args=["--help"], prog="python -m roml_jax.train", description=_description())
-    raise SystemExit(0)
-
-
-def _description() -> str:
-    return f"""Trains a meta-learner that is robust to its hardest tasks (RoML).
-
-Example: python -m roml_jax.train --env khazad_dum --sampler cem --frames 2e6 --seeds 0 1 2
-
-Environments: {", ".join(envs.names())}.
-Samplers: {", ".join(samplers.names())}. Agents: {", ".join(agents.names())}.
-
-Defaults are the paper's for the chosen environment. The run's folder holds config.yaml, metrics.jsonl and a
-checkpoint of the whole state; --resume continues a stopped run from it. Existing runs are never overwritten.
-The options below are those of the environment, sampler and agent named on the command line."""
+    refuse(name, [*kinds, *ALIASES], env)

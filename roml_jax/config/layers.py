@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from roml_jax import agents, envs, samplers, users_code
 from roml_jax.config import command_line, seed_plan, values
+from roml_jax.config.help import PRINTS
 from roml_jax.config.presets import named_file, preset, read_yaml
 from roml_jax.config.schema import (
     COMPONENTS,
@@ -78,9 +79,11 @@ def _with(config: Config, options: Mapping[str, Any], source: str) -> Config:
     options = {SHORT.get(name, name) if SHORT.get(name) in valid else name: v for name, v in options.items()}
     if "seeds" in options:
         options["seeds"] = seed_plan.expand(options["seeds"])
+    if options.get("init_from") is not None:  # so that the saved path holds in every working folder
+        options["init_from"] = Path(options["init_from"]).absolute()
     for name in options:
         if name not in valid:
-            command_line.refuse(name, [*valid], source)
+            command_line.refuse(name, [*valid], config.env, source)
     try:
         return values.replace(config, options, rename=rename)
     except ConfigError as error:
@@ -174,7 +177,7 @@ def parse(argv: Sequence[str]) -> Config:
     Raises:
         ConfigError: for a wrong option, type or value, an unknown environment, sampler or agent, or a module
             that cannot be imported; one line.
-        SystemExit: with code 0 after --help.
+        SystemExit: with code 0 after --help, --help-all and --version.
     """
     resume = command_line.named(argv, "resume")
     name = command_line.named(argv, "config") if resume is None else _file_of(resume, argv)
@@ -183,11 +186,12 @@ def parse(argv: Sequence[str]) -> Config:
         options = dict(values.flatten(read_yaml(named_file(name))))
         file = _File(name, options, None if resume is None else Path(resume))
     import_modules(command_line.imports(argv))
-    wants_help = {"--help", "-h"} & {*argv}
+    asked_help = next((PRINTS[token] for token in argv if token in PRINTS), None)
 
     def given(config: Config) -> Mapping[str, Any]:
-        if wants_help:
-            command_line.show_help(config)
+        if asked_help is not None:
+            asked_help(config)
+            raise SystemExit(0)
         return command_line.options(argv, config)
 
     components = {name: command_line.named(argv, name) for name in COMPONENTS}

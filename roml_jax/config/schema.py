@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from roml_jax import agents, checks, envs, samplers
 from roml_jax.config import seed_plan, values
@@ -19,6 +19,9 @@ from roml_jax.registry import NoOptions, leaf, options_class
 from roml_jax.rollout import EpisodeProtocol
 
 _EVALUATIONS = 4  # the least number in a run, however short
+Which = Literal["last", "best_mean", "best_cvar"]
+"""A learner of a run: the last, or the best on the validation tasks by mean or by CVaR."""
+WHICH: tuple[str, ...] = get_args(Which)
 
 
 @dataclass(frozen=True)
@@ -86,12 +89,13 @@ class Config:
     agent: str = "varibad"
     """Meta-learner to train."""
     seeds: tuple[int, ...] = (0,)
-    """Random seeds, e.g. 0 1 2 or 0..29. One learner is trained per seed, all in one program."""
+    """Random seeds, e.g. 0,1,2 or 0..29. One learner is trained per seed, all in one program."""
     sweep: tuple[str, ...] = ()
     """Options to vary, e.g. ppo.lr=3e-4,7e-4 alpha=0.01,0.05. One learner is trained for each combination of
     values and each seed, all in one program."""
     frames: float = 1e6
-    """Environment steps to train for, per seed; rounded down to whole iterations."""
+    """Environment steps to train for, per seed; rounded down to whole iterations. With --resume it is the new
+    total, including what is done."""
     alpha: float = leaf(0.05)
     """Risk level, in (0, 1]: the objective is the mean return over the worst share alpha of tasks (CVaR)."""
     num_tasks: int = 16
@@ -103,7 +107,14 @@ class Config:
     out: Path | None = None
     """New folder of the run; by default runs/ENV-SAMPLER-TIME."""
     resume: Path | None = None
-    """Folder of a stopped run. Training resumes from its last checkpoint, with the run's own options."""
+    """Folder of a run, stopped or finished. Training resumes from its last checkpoint, with the run's own
+    options; with another --frames, it goes on to that total."""
+    init_from: Path | None = None
+    """Folder of a run from whose learner's parameters and statistics this run starts. The agent and the sizes
+    of its networks must be the same; tasks, sampler and options of the environment may differ."""
+    which: Which | None = None
+    """The learner of --init-from: last (the default), or the best on the validation tasks, best_mean or
+    best_cvar."""
     checkpoint_minutes: float = 10.0
     """Minutes between two checkpoints. One is also written at the end and when the run is stopped."""
     plot: bool = False
@@ -134,6 +145,8 @@ class Config:
         if not all(0 <= seed < 2**32 for seed in self.seeds):
             raise ValueError(f"seeds must be between 0 and 2^32 - 1, got {list(self.seeds)}")
         seed_plan.parse_sweep(self.sweep)
+        if self.which is not None and self.init_from is None:
+            raise ValueError(f"which={self.which} is the learner of another run: it needs init_from=RUN")
 
     @property
     def plan(self) -> tuple[seed_plan.Seed, ...]:
@@ -156,6 +169,8 @@ _COMPONENTS = {
 _NOT_SAVED = ("out", "config", "resume", "plot", "mesh", "distributed")
 # Saved options that may change when a run is resumed.
 FREE = ("checkpoint_minutes", "log", "compile_cache")
+# Saved options whose new value a resumed run checks against what is done.
+_TOTAL = ("frames",)
 ALIASES = {"seed": "seeds", "import": "imports"}
 SHORT = {"physics": "env.physics"}
 COMPONENTS = ("env", "sampler", "agent")
@@ -203,7 +218,7 @@ def to_mapping(config: Config) -> dict[str, Any]:
 
 
 def check_same(was: Mapping[str, Any], now: Mapping[str, Any], what: str) -> None:
-    """Rejects a resume with other options. Only those in ``FREE`` may change.
+    """Rejects a resume with other options. Only those in ``FREE`` and the total of frames may change.
 
     Args:
         was: the saved options, by dotted name.
@@ -213,7 +228,7 @@ def check_same(was: Mapping[str, Any], now: Mapping[str, Any], what: str) -> Non
     Raises:
         ConfigError: if options differ; one line that lists up to five of them.
     """
-    names = [name for name in sorted({*was, *now}) if was.get(name) != now.get(name) and name not in FREE]
+    names = [name for name in sorted({*was, *now} - {*FREE, *_TOTAL}) if was.get(name) != now.get(name)]
     if names:
         changes = ", ".join(f"{name} was {was.get(name)}, now {now.get(name)}" for name in names[:5])
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from roml_jax.config.values import split
 from roml_jax.types import Array
 
 
@@ -37,9 +38,9 @@ class Seed(NamedTuple):
 
 
 def expand(seeds: Any) -> list[Any]:
-    """Expands ranges in a list of seeds: ``0..29`` becomes thirty seeds. Other entries are unchanged."""
+    """Expands a list of seeds: ``0..29`` becomes thirty seeds, ``0,1`` two. Other entries are unchanged."""
     expanded: list[Any] = []
-    for one in seeds if isinstance(seeds, list | tuple | range) else [seeds]:
+    for one in split(seeds):
         match = re.fullmatch(r"(\d+)\.\.(\d+)", one) if isinstance(one, str) else None
         expanded += list(range(int(match[1]), int(match[2]) + 1) if match else ()) or [one]
     return expanded

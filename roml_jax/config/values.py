@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
+from roml_jax import checks
 from roml_jax.errors import ConfigError
 
 D = TypeVar("D")
@@ -48,13 +49,14 @@ def _fields(value: Any, prefix: str, rename: Rename) -> Iterator[tuple[str, str,
 
 
 def as_mapping(value: Any, prefix: str = "", rename: Rename = same) -> dict[str, Any]:
-    """All options of a dataclass instance by dotted name. Tuples become lists, as in YAML."""
+    """All options of a dataclass instance by dotted name. Tuples become lists and paths text, as in YAML."""
     options: dict[str, Any] = {}
     for _, dotted, inner in _fields(value, prefix, rename):
         if dataclasses.is_dataclass(inner):
             options |= as_mapping(inner, dotted, rename)
         else:
-            options[dotted] = list(inner) if isinstance(inner, tuple) else inner
+            text = str(inner) if isinstance(inner, Path) else inner
+            options[dotted] = list(text) if isinstance(text, tuple) else text
     return options
 
 
@@ -137,7 +139,7 @@ class _Wrong:
 
 
 def _shown(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list | tuple) else repr(value)
+    return " ".join(str(x) or "''" for x in value) if isinstance(value, list | tuple) else repr(value)
 
 
 def _parts(hint: Any) -> tuple[Any, ...]:
@@ -170,8 +172,15 @@ def _one(value: Any, hint: Any) -> Any:
     return value
 
 
+def split(value: Any) -> list[Any]:
+    """The entries of a list; one written as text may hold several, divided by commas (``64,64``)."""
+    items = value if isinstance(value, list | tuple | range) else [value]
+    return [part for item in items for part in (item.split(",") if isinstance(item, str) else [item])]
+
+
 def _several(value: Any, kinds: tuple[Any, ...]) -> Any:
-    items = list(value) if isinstance(value, list | tuple) else [value]
+    numeric = {int, float} & {*_parts(kinds[0])}  # text may contain commas
+    items = split(value) if numeric else list(value) if isinstance(value, list | tuple) else [value]
     if len(kinds) == 2 and kinds[1] is Ellipsis:
         kinds = (kinds[0],) * len(items)
     converted = [_convert(item, kind) for item, kind in zip(items, kinds, strict=False)]
@@ -191,7 +200,7 @@ def _int(value: Any) -> Any:
     if isinstance(value, bool) or not (whole or isinstance(value, str)):
         return _Wrong("a whole number")
     try:
-        return int(value)
+        return checks.whole(value) if isinstance(value, str) else int(value)
     except ValueError:
         return _Wrong("a whole number")
 

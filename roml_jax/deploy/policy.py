@@ -46,8 +46,8 @@ from roml_jax.run import files
 from roml_jax.types import Array, Continuous, Discrete
 
 if TYPE_CHECKING:
+    from roml_jax.config import Which
     from roml_jax.experiment import Experiment
-    from roml_jax.run.saved import Which
 
 FORMAT = "roml_jax policy 1"
 PLATFORMS = ("cpu", "cuda", "tpu")

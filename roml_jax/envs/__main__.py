@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import inspect
 import math
@@ -20,17 +19,18 @@ from rich.table import Table
 from rich.text import Text
 
 from roml_jax import config as configs
+from roml_jax import console as output
 from roml_jax import envs, users_code
 from roml_jax.config.values import flag
 from roml_jax.envs import door
 from roml_jax.envs.physics import EngineName
 from roml_jax.errors import ConfigError
 from roml_jax.registry import NoOptions, options_class
+from roml_jax.run.parser import Parser
 from roml_jax.tasks import TaskFamily
 from roml_jax.types import Continuous, Discrete, EnvSpec
 
 _TABLE_WIDTH = 150
-_WIDE = 10_000  # width without a terminal, where only a column's own max_width wraps text
 
 
 class Entry(NamedTuple):
@@ -110,11 +110,11 @@ def details(console: Console, name: str) -> None:
         (part, f"{where.start}:{where.stop}", str(where.stop - where.start))
         for part, where in e.spec.obs_slices.items()
     ]
-    console.print(_table((f"observation ({e.spec.obs_size})", "slice", "numbers"), parts))
-    console.print(_table(("task", "range", "prior"), _tasks(e.family)))
+    output.show_table(console, _table((f"observation ({e.spec.obs_size})", "slice", "numbers"), parts))
+    output.show_table(console, _table(("task", "range", "prior"), _tasks(e.family)))
     options = _options(e.constructor, e.config.env_options)
     if options:
-        console.print(_table(("option", "default", "what"), options))
+        output.show_table(console, _table(("option", "default", "what"), options))
     else:
         console.print("\nno options")
 
@@ -214,7 +214,7 @@ def checked(name: str, engine: EngineName | None) -> envs.Env:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints the list or one environment; returns the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m roml_jax.envs", description="List all environments, describe one, or check one."
     )
     parser.add_argument("env", nargs="?", help="environment to describe: its observation, tasks and options")
@@ -232,14 +232,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="engine that --check compares with plain MuJoCo (default: the environment's own); 'mjx' may "
         "take minutes to compile",
     )  # fmt: skip
-    args = parser.parse_args(argv)
-    if args.check and args.env is None:
-        parser.error("--check needs the name of an environment")
-    if args.physics and not args.check:
-        parser.error("--physics needs --check")
-    name = args.env
-    console = Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False)
     try:
+        args = parser.parse_args(argv)
+        if args.check and args.env is None:
+            parser.error("--check needs the name of an environment")
+        if args.physics and not args.check:
+            parser.error("--physics needs --check")
+        name, console = args.env, output.make()
         with users_code.in_one_line():
             configs.import_modules(args.imports)
             if name is None:

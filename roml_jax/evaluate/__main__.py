@@ -10,11 +10,13 @@ from typing import NamedTuple
 
 from rich.console import Console
 
+from roml_jax import console as output
 from roml_jax.evaluate import as_json, tables, verdict, versus
 from roml_jax.evaluate import records as recorded
 from roml_jax.evaluate.records import Records
 from roml_jax.evaluate.versus import Versus
 from roml_jax.run import cli, compile_cache, files, saved
+from roml_jax.run import parser as parsers
 from roml_jax.run.saved import Saved
 
 _STDOUT = Path("-")
@@ -28,8 +30,8 @@ class _Found(NamedTuple):
     against: list[Versus]
 
 
-def _parser() -> cli.Parser:
-    parser = cli.Parser(
+def _parser() -> parsers.Parser:
+    parser = parsers.Parser(
         prog="python -m roml_jax.evaluate",
         description="Evaluates the learners of a run, finished or stopped, on held-out tasks with greedy "
         "actions. Prints mean, CVaR and VaR of the returns, early ends of episodes, the worst tasks, and "
@@ -42,10 +44,10 @@ def _parser() -> cli.Parser:
     )
     parser.add_argument("--versus", type=Path, metavar="RUN2", help="a second run, to compare with")
     parser.add_argument(
-        "--tasks", type=cli.positive, help="number of tasks (default: that of the run's final test)"
+        "--tasks", type=parsers.positive, help="number of tasks (default: that of the run's final test)"
     )
     parser.add_argument(
-        "--seed", type=cli.not_negative,
+        "--seed", type=parsers.seed,
         help="random seed of tasks and environments (default: the run's eval.seed)",
     )  # fmt: skip
     cli.add_which(parser)
@@ -55,7 +57,10 @@ def _parser() -> cli.Parser:
         help="evaluate on a grid over the task range, not on draws of the prior",
     )
     parser.add_argument(
-        "--worst", type=cli.positive, default=5, help="number of worst tasks to list (default: %(default)s)"
+        "--worst",
+        type=parsers.positive,
+        default=5,
+        help="number of worst tasks to list (default: %(default)s)",
     )
     parser.add_argument(
         "--out", type=Path, help="new .csv or .parquet file with one row per seed, task and episode"
@@ -101,10 +106,10 @@ def _evaluate(run: Saved, other: Saved | None, arguments: argparse.Namespace) ->
 def _show(console: Console, run: Saved, found: _Found) -> None:
     config, records = run.config, found.records
     kind = "on a grid over the task range" if records.chosen == "grid" else "from the prior"
-    console.print(
+    output.say(
+        console,
         f"[bold]{config.env}[/], {config.sampler} x {config.agent}: {len(records.tasks)} tasks {kind}, "
         f"{records.returns.shape[2]} episodes each, learner [bold]{run.which}[/]\n",
-        soft_wrap=True,
     )
     tables.show(console, found.settings)
     for one in found.against:
@@ -126,7 +131,7 @@ def command(argv: Sequence[str]) -> None:
     if run.config.compile_cache:
         compile_cache.enable()
     to_stdout = arguments.json == _STDOUT
-    console = cli.console(quiet=to_stdout)
+    console = output.make(quiet=to_stdout)
     with console.status("evaluating ..."):
         found = _evaluate(run, other, arguments)
     _show(console, run, found)
@@ -134,7 +139,7 @@ def command(argv: Sequence[str]) -> None:
         with files.new(arguments.out) as part:
             recorded.write(found.records, part, arguments.out.suffix)
         size = found.records.returns.size
-        console.print(f"wrote {size:,} rows to {arguments.out}", soft_wrap=True)
+        output.say(console, f"wrote {size:,} rows to {arguments.out}")
     if arguments.json is not None:
         text = as_json.text(run, found.records, found.settings, found.against)
         if to_stdout:
@@ -142,7 +147,7 @@ def command(argv: Sequence[str]) -> None:
             return
         with files.new(arguments.json) as part:
             part.write_text(text)
-        console.print(f"wrote the numbers to {arguments.json}", soft_wrap=True)
+        output.say(console, f"wrote the numbers to {arguments.json}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,6 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from roml_jax import console as output
 from roml_jax.evaluate.intervals import Interval, decimals
 from roml_jax.evaluate.verdict import ONE_SEED, Ends, Hard, Map, Part, Setting
 
@@ -175,21 +176,23 @@ def show(console: Console, found: Sequence[Setting]) -> None:
     """Prints all tables. A grid has no CVaR and VaR, because its tasks are not drawn from the prior."""
     for setting in found:
         if setting.levels:
-            console.print(_risk_table(setting))
-            console.print(_aggregate_table(setting))
-            console.print(_seeds_table(setting))
-        console.print(_adaptation_table(setting))
+            output.show_table(console, _risk_table(setting))
+            output.show_table(console, _aggregate_table(setting))
+            output.show_table(console, _seeds_table(setting))
+        output.show_table(console, _adaptation_table(setting))
         for name, parts in setting.by_dimension.items():
-            console.print(_tasks_table(setting, name, parts))
+            output.show_table(console, _tasks_table(setting, name, parts))
         for made in setting.maps:
-            console.print(_map_table(setting, made))
+            output.show_table(console, _map_table(setting, made))
         if setting.worst_tasks:
             title = "The worst tasks" + _over(setting)
-            console.print(hard_table(title, setting.worst_tasks, _digits(setting), _falls(setting)))
+            output.show_table(
+                console, hard_table(title, setting.worst_tasks, _digits(setting), _falls(setting))
+            )
         if len(setting.seeds) == 1:
-            console.print(ONE_SEED, style="yellow", soft_wrap=True)
+            output.say(console, ONE_SEED, style="yellow")
     if len(found) > 1 and found[0].levels:
-        console.print(_sweep_table(found))
+        output.show_table(console, _sweep_table(found))
 
 
 def signed(interval: Interval, digits: int) -> str:

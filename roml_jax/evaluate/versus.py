@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from rich.console import Console
 
+from roml_jax import console as output
 from roml_jax.errors import ConfigError
 from roml_jax.evaluate import tables, verdict
 from roml_jax.evaluate.intervals import (
@@ -191,22 +192,24 @@ def show(console: Console, versus: Versus) -> None:
     for tail in versus.tails:
         count = f"{tail.tasks} of {versus.tasks}"
         table.add_row(f"CVaR {tail.alpha:g}", tables.signed(tail.difference, digits), count)
-    console.print(table)
+    output.show_table(console, table)
     table = tables.new(f"How often {versus.first} is better{of}", "", "share")
     table.add_row("tasks on which its mean over seeds is higher", tables.percent(versus.better))
     table.add_row("probability of improvement, a seed against a seed", tables.in_percent(versus.probability))
     if min(versus.seeds) > 1:
         by_task = tables.in_percent(versus.probability_by_task)
         table.add_row("  with rliable's interval, seeds drawn by task", by_task)
-    console.print(table)
+    output.show_table(console, table)
     for name, parts in versus.by_dimension.items():
         table = tables.new(f"{title} against {name}{of}", name, "tasks", "difference of means")
         for part in parts:
             cells = (str(part.tasks), tables.signed(part.difference, digits))
             table.add_row(tables.span(part.low, part.high), *cells)
-        console.print(table)
+        output.show_table(console, table)
     for what, tasks in (("Largest losses of", versus.losses), ("Largest gains of", versus.gains)):
         if tasks:
-            console.print(tables.hard_table(f"{what} {title}{of}", tasks, digits, False, "difference"))
+            output.show_table(
+                console, tables.hard_table(f"{what} {title}{of}", tasks, digits, False, "difference")
+            )
     if min(versus.seeds) < 2:
-        console.print(ONE_SEED, style="yellow", soft_wrap=True)
+        output.say(console, ONE_SEED, style="yellow")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from roml_jax import config as configs
+from roml_jax import console as output
 from roml_jax import envs
+from roml_jax import tasks as families
 from roml_jax.envs import Env, inside
 from roml_jax.envs.khazad_dum import KhazadDum
 from roml_jax.errors import ConfigError
@@ -21,6 +24,7 @@ from roml_jax.render import live, page, robots, rollouts
 from roml_jax.render.rollouts import Played
 from roml_jax.run import cli, compile_cache, files, saved
 from roml_jax.run import folder as run_folder
+from roml_jax.run import parser as parsers
 
 _ROBOT, _WALKER = (".html", ".gif", ".mp4"), (".gif", ".png")
 _WALKERS = 64  # walks on a map (.png)
@@ -28,8 +32,8 @@ _PORT = 8731
 _HISTORY = 12  # checkpoints whose returns a live page lists
 
 
-def _parser() -> cli.Parser:
-    parser = cli.Parser(
+def _parser() -> parsers.Parser:
+    parser = parsers.Parser(
         prog="python -m roml_jax.render",
         description="Shows all episodes of a run's policy on one or several tasks. Output for robots: an "
         "HTML page with a 3-D view (.html) or a film (.gif, .mp4; needs offscreen OpenGL). Output for "
@@ -49,7 +53,7 @@ def _parser() -> cli.Parser:
     )
     cli.add_which(parser)
     parser.add_argument(
-        "--seed", type=cli.not_negative, default=0, help="random seed of the environment (default: 0)"
+        "--seed", type=parsers.seed, default=0, help="random seed of the environment (default: 0)"
     )
     parser.add_argument(
         "--out", type=Path, help="path of the new file (default: ENV-TASK.html or ENV-TASK.gif)"
@@ -59,16 +63,12 @@ def _parser() -> cli.Parser:
         help="serve a page on this machine that shows each new checkpoint of the run, until Ctrl-C (robots)",
     )  # fmt: skip
     parser.add_argument(
-        "--port", type=_port, default=_PORT, help="port of the page of --watch (default: %(default)s)"
+        "--port",
+        type=functools.partial(parsers.below, 2**16, "65535"),
+        default=_PORT,
+        help="port of the page of --watch (default: %(default)s)",
     )
     return parser
-
-
-def _port(text: str) -> int:
-    number = int(text)
-    if not 0 <= number < 2**16:
-        raise argparse.ArgumentTypeError(f"must be between 0 and 65535, got {number}")
-    return number
 
 
 def _suffixes(name: str, env: Env) -> tuple[str, ...]:
@@ -88,8 +88,12 @@ def _suffixes(name: str, env: Env) -> tuple[str, ...]:
 
 
 def _tasks(env: Env, given: Sequence[Sequence[str]]) -> list[np.ndarray]:
-    """The tasks to show; see ``rollouts.parse_task``."""
-    return [rollouts.parse_task(env.family, one) for one in given or [[]]]
+    """The tasks to show; see ``rollouts.parse_task``. Prints a warning if one is far from the prior."""
+    shown = [rollouts.parse_task(env.family, one) for one in given or [[]]]
+    warning = families.far_off(env.family, np.stack(shown))
+    if warning:
+        print(f"warning: {warning}", file=sys.stderr)
+    return shown
 
 
 def _default_out(run: saved.Saved, tasks: Sequence[np.ndarray], suffix: str) -> Path:
@@ -161,7 +165,7 @@ def _watch(arguments: argparse.Namespace) -> None:
     tasks, history = _tasks(env, arguments.task), []
     if config.compile_cache:
         compile_cache.enable()
-    console = cli.console()
+    console = output.make()
 
     def newest() -> tuple[str, dict[str, Any]]:
         run = saved.load(arguments.run, arguments.which)
@@ -176,7 +180,7 @@ def _watch(arguments: argparse.Namespace) -> None:
     server = live.serve(shown, arguments.port)
     console.print(f"http://{live.HOST}:{server.server_port} follows {arguments.run}; Ctrl-C ends it")
     with contextlib.suppress(KeyboardInterrupt):
-        live.follow(arguments.run, shown, newest, lambda line: console.print(line, soft_wrap=True),
+        live.follow(arguments.run, shown, newest, lambda line: output.say(console, line),
                     len(config.plan))  # fmt: skip
     server.shutdown()
     server.server_close()
@@ -207,15 +211,15 @@ def command(argv: Sequence[str]) -> None:
     runs = _runs(first, arguments.versus)
     if first.config.compile_cache:
         compile_cache.enable()
-    console = cli.console()
+    console = output.make()
     with console.status("running the policy ..."):
         n = _WALKERS if suffix == ".png" else 1
         played = [one for run in runs for one in _play(run, arguments.run_name, tasks, arguments.seed, n)]
         with files.new(out) as part:
             _write(first.config.env, env, played, part, suffix)
     for one in rollouts.labelled(env.family.names, played):
-        console.print(f"{one.label}: returns by episode {_returns(one)}", soft_wrap=True)
-    console.print(f"wrote {out} ({out.stat().st_size / 1e6:.2f} MB)", soft_wrap=True)
+        output.say(console, f"{one.label}: returns by episode {_returns(one)}")
+    output.say(console, f"wrote {out} ({out.stat().st_size / 1e6:.2f} MB)")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

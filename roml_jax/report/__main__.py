@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import argparse
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from roml_jax import console as output
 from roml_jax.errors import ConfigError
 from roml_jax.report import data, page
 from roml_jax.report.sections import sections
 from roml_jax.run import cli, compile_cache, files
+from roml_jax.run import parser as parsers
 
 _TASKS = 256
 
 
-def _number(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"must be at least 0, got {number}")
-    return number
-
-
-def _parser() -> cli.Parser:
-    parser = cli.Parser(
+def _parser() -> parsers.Parser:
+    parser = parsers.Parser(
         prog="python -m roml_jax.report",
         description="Compares runs on one HTML page, which loads nothing from the network. The figures are "
         "also written as PNG files to a folder beside the page. Runs are grouped by environment and method; "
@@ -34,7 +29,7 @@ def _parser() -> cli.Parser:
         "--out", type=Path, default=Path("report.html"), help="path of the new page (default: %(default)s)"
     )
     parser.add_argument(
-        "--tasks", type=_number, default=_TASKS,
+        "--tasks", type=functools.partial(parsers.at_least, 0), default=_TASKS,
         help="number of held-out tasks on which every learner is tested for the figure of return against "
         "the task; 0 for no such figure (default: %(default)s)",
     )  # fmt: skip
@@ -54,7 +49,7 @@ def command(argv: Sequence[str]) -> None:
         raise ConfigError(f"the folder for the figures, {images}, exists; nothing is overwritten")
     groups = data.load(arguments.runs)
     compile_cache.enable()
-    console = cli.console()
+    console = output.make()
     contents = []
     for group in groups:
         with console.status(f"{group.env} ..."):
@@ -72,7 +67,7 @@ def command(argv: Sequence[str]) -> None:
                     part.write_bytes(page.png(section.figure))
                 drawn += 1
     size = arguments.out.stat().st_size / 1e6
-    console.print(f"wrote {arguments.out} ({size:.1f} MB) and {drawn} figures in {images}", soft_wrap=True)
+    output.say(console, f"wrote {arguments.out} ({size:.1f} MB) and {drawn} figures in {images}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

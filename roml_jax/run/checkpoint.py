@@ -47,7 +47,7 @@ def plain(tree: Any) -> Any:
     return jax.tree.map(lambda x: jax.random.key_data(x) if _is_key(x) else x, tree)
 
 
-def _solid(shape: tuple[int, ...]) -> tuple[int, ...]:
+def solid(shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of an array on disk. Axes of size 0 (no latent) become 1: orbax rejects empty arrays."""
     return tuple(max(size, 1) for size in shape)
 
@@ -56,7 +56,7 @@ def _storable(tree: Any) -> Any:
     """Replaces empty arrays by zeros of their on-disk shape, with the same sharding."""
 
     def stored(x: Any) -> Any:
-        return x if x.size else jnp.zeros(_solid(x.shape), x.dtype, device=getattr(x, "sharding", None))
+        return x if x.size else jnp.zeros(solid(x.shape), x.dtype, device=getattr(x, "sharding", None))
 
     return jax.tree.map(stored, tree)
 
@@ -228,9 +228,15 @@ class Checkpoints:
 
 
 def _read(path: Path, args: Any) -> Any:
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+    handler = ocp.CompositeCheckpointHandler()
+    return _reading(path, handler, lambda reader: reader.restore(path.absolute(), args=args))
+
+
+def _reading(path: Path, handler: Any, read: Callable[[ocp.Checkpointer], Any]) -> Any:
+    """Reads of a checkpoint with one of orbax's handlers; its errors become one line."""
+    with ocp.Checkpointer(handler) as reader:
         try:
-            return reader.restore(path.absolute(), args=args)
+            return read(reader)
         except json.JSONDecodeError as error:
             raise CheckpointError(
                 f"the checkpoint {path} is damaged: one of its JSON files is incomplete; restore the folder "
@@ -285,18 +291,59 @@ def restore(path: Path, item: str, like: Any) -> Any:
     here = SingleDeviceSharding(jax.local_devices()[0])
     shapes = jax.tree.map(
         lambda x, wanted: jax.ShapeDtypeStruct(
-            _solid(np.shape(x)), x.dtype, sharding=getattr(wanted, "sharding", None) or here
+            solid(np.shape(x)), x.dtype, sharding=getattr(wanted, "sharding", None) or here
         ),
         jax.eval_shape(plain, like),
         like,
     )
+    _check_item(path, item)
+    saved = _read(path, ocp.args.Composite(**{item: ocp.args.StandardRestore(shapes)}))[item]
+    return jax.tree.map(rebuilt, saved, like)
+
+
+def rebuilt(leaf: Any, wanted: Any) -> Any:
+    """An array as ``wanted`` is, from its stored form: a random key, or an array without elements."""
+    if _is_key(wanted):
+        return jax.random.wrap_key_data(leaf)
+    return leaf if np.size(wanted) else jnp.zeros(wanted.shape, leaf.dtype, device=leaf.sharding)
+
+
+def _check_item(path: Path, item: str) -> None:
     if not (path / item).is_dir():
         raise CheckpointError(f"the checkpoint {path} has no {item}")
-    saved = _read(path, ocp.args.Composite(**{item: ocp.args.StandardRestore(shapes)}))[item]
 
-    def rebuild(leaf: Any, wanted: Any) -> Any:
-        if _is_key(wanted):
-            return jax.random.wrap_key_data(leaf)
-        return leaf if np.size(wanted) else jnp.zeros(wanted.shape, leaf.dtype, device=leaf.sharding)
 
-    return jax.tree.map(rebuild, saved, like)
+def contents(path: Path, item: str) -> Any:
+    """The arrays of an item as stored: nested mappings and lists of shapes, placed on the first device.
+
+    Raises:
+        CheckpointError: if the item is missing or damaged.
+    """
+    _check_item(path, item)
+    here = SingleDeviceSharding(jax.local_devices()[0])
+    where = (path / item).absolute()
+    with _quiet():
+        about = _reading(path, ocp.PyTreeCheckpointHandler(), lambda reader: reader.metadata(where))
+    tree = getattr(about.item_metadata, "tree", None)
+    if tree is None:
+        raise CheckpointError(f"the checkpoint {path} cannot be read: its {item} has no list of arrays")
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), tree)
+
+
+def restore_part(path: Path, item: str, shapes: Any) -> Any:
+    """Reads a part of an item, as stored.
+
+    Args:
+        path: one checkpoint, as returned by ``latest``.
+        item: the name of the item.
+        shapes: the part of what ``contents`` returns, without some entries of its mappings.
+
+    Raises:
+        CheckpointError: if the item is damaged.
+    """
+    args = ocp.args.PyTreeRestore(
+        shapes, restore_args=ocp.checkpoint_utils.construct_restore_args(shapes), partial_restore=True
+    )
+    where = (path / item).absolute()
+    with _quiet():
+        return _reading(path, ocp.PyTreeCheckpointHandler(), lambda reader: reader.restore(where, args=args))

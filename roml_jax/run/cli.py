@@ -6,45 +6,16 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
-
-from rich.console import Console
 
 from roml_jax import users_code
+from roml_jax.config import WHICH
 from roml_jax.errors import ConfigError
-from roml_jax.run import saved
-
-_WIDE = 120  # columns if the output is not a terminal
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser that reports an error in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raises ConfigError with the parser's message."""
-        raise ConfigError(f"{message} (see --help)")
-
-
-def positive(text: str) -> int:
-    """Parses a count from the command line: an integer of at least 1."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
-    return number
-
-
-def not_negative(text: str) -> int:
-    """Parses a seed from the command line: an integer from 0 to 2^32 - 1."""
-    number = int(text)
-    if not 0 <= number < 2**32:
-        raise argparse.ArgumentTypeError(f"must be between 0 and 2^32 - 1, got {number}")
-    return number
 
 
 def add_which(parser: argparse.ArgumentParser) -> None:
     """Adds ``--which``: the last learner of a run, or the best by mean or CVaR."""
     parser.add_argument(
-        "--which", choices=saved.WHICH, default="last",
+        "--which", choices=WHICH, default="last",
         help="which learner: the last, or the best by mean or CVaR on the validation tasks "
         "(default: %(default)s)",
     )  # fmt: skip
@@ -56,15 +27,6 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         "--run", dest="run_name", metavar="SEED",
         help="the run's seed to use; for a run with --sweep, the seed's label (default: the first seed)",
     )  # fmt: skip
-
-
-def console(quiet: bool = False) -> Console:
-    """A console for tables, as wide as the terminal, or 120 columns if the output is not a terminal.
-
-    Args:
-        quiet: print nothing.
-    """
-    return Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False, quiet=quiet)
 
 
 def run(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:

@@ -61,6 +61,13 @@ def make(out: Path | None, name: str, options: Mapping[str, Any]) -> Path:
     return folder
 
 
+def keep_total(folder: Path, frames: float) -> None:
+    """Saves the total of frames of a run that goes on, in its ``config.yaml``."""
+    options = yaml.safe_load((folder / CONFIG).read_text())
+    if options.get("frames") != frames:
+        write_whole(folder / CONFIG, yaml.safe_dump(options | {"frames": frames}, sort_keys=False))
+
+
 @contextlib.contextmanager
 def removed_if_unused(folder: Path) -> Iterator[None]:
     """Context that deletes a new run's folder if an error or Ctrl-C ends it before anything was trained."""

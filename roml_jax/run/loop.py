@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
+from roml_jax import console as output
 from roml_jax import envs, experiment, meta
 from roml_jax._version import __version__
 from roml_jax.config import Config, to_mapping
@@ -153,13 +154,13 @@ def _heading(config: Config, parts: experiment.Experiment) -> str:
 
 def _announce(config: Config, parts: experiment.Experiment, folder: Path, console: Console) -> None:
     """Prints what is run, and that there is no plot where the console cannot show one."""
-    console.print(f"{_heading(config, parts)}, into {folder}", soft_wrap=True)
+    output.say(console, f"{_heading(config, parts)}, into {folder}")
     if config.plot and not progress.can_plot(console):
         _say(console)("--plot needs a terminal with UTF-8; lines are printed instead")
 
 
 def _say(console: Console) -> Callable[[str], None]:
-    return lambda line: console.print(line, style="yellow", soft_wrap=True, highlight=False)
+    return lambda line: output.say(console, line, style="yellow", highlight=False)
 
 
 def run(
@@ -190,37 +191,37 @@ def run(
     distributed.check_same(options | {"mesh": config.mesh, "resume": str(config.resume)})
     sinks.check(config.log)
     parts = experiment.make(config, env, sharding.placement(config))
-    plan = Plan(config.plan, options, config.eval.every(config.num_tasks, parts.num_iterations) > 0)
+    plan = Plan(config, options, config.eval.every(config.num_tasks, parts.num_iterations) > 0)
     shapes = start.shapes_of(parts, plan)
     _check_memory(config, parts, shapes)
+    taken = start.inherited(parts, plan, shapes)
     name = f"{config.env}-{config.sampler}"
     folder = config.resume or distributed.shared_folder(lambda: run_folder.make(config.out, name, options))
     with contextlib.ExitStack() as stack:
         if distributed.is_main():
             stack.enter_context(run_folder.locked(folder))
-        if config.resume and _is_complete(config, folder):
-            console.print(f"{folder} is complete; there is nothing to resume", soft_wrap=True)
+        if config.resume and start.is_complete(plan, parts, folder):
+            output.say(console, f"{folder} is complete; a larger --frames goes on with it")
             return folder
         _announce(config, parts, folder, console)
-        restored = None
-        if config.resume:
-            restored, line = start.restored(parts, plan, shapes, folder / run_folder.CHECKPOINT)
-            console.print(f"resumes {line}", soft_wrap=True)
+        prepared = start.prepared(parts, plan, shapes, taken, folder / run_folder.CHECKPOINT)
+        for line in prepared.lines:
+            output.say(console, line)
         pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor())
         if not config.resume and distributed.is_main():
             stack.enter_context(run_folder.removed_if_unused(folder))
-        session = provenance.start(config, parts, folder, restored, command, _say(console))
+        session = provenance.start(config, parts, folder, prepared.restored, command, _say(console))
         stack.enter_context(provenance.recorded(session))
         with console.status("compiling ..."), interrupt.raised():
             began = time.monotonic()
             placed = sharding.placed_shapes(parts.placement.mesh, shapes, num_seeds)
-            programs, state = _compile(
-                parts, placed, pool, lambda: restored or start.started(parts, plan), plan.validates
-            )
+            programs, state = _compile(parts, placed, pool, prepared.make, plan.validates)
         console.print(f"compiled in {progress.duration(time.monotonic() - began)}")
         host = stack.enter_context(_host(config, parts, folder, console, state.done))
+        if taken is not None:
+            host.save(state)  # so that the run can be resumed without the other one
         _train_and_test(host._replace(session=session, on_chunk=on_chunk), programs, state)
-    console.print(f"saved in {folder}", soft_wrap=True)
+    output.say(console, f"saved in {folder}")
     return folder
 
 
@@ -232,11 +233,6 @@ def _check_memory(config: Config, parts: experiment.Experiment, shapes: meta.Met
         rows=to_mapping(config)[storage.rows] if storage else 0,
         devices=mesh.shape[sharding.SEED] if mesh else 1,
     )  # fmt: skip
-
-
-def _is_complete(config: Config, folder: Path) -> bool:
-    path = checkpoint.latest(folder / run_folder.CHECKPOINT)
-    return path is not None and run_folder.is_complete(folder, len(config.plan), int(path.name))
 
 
 @contextlib.contextmanager
@@ -255,6 +251,8 @@ def _host(config: Config, parts: experiment.Experiment, folder: Path, console: C
         missing = run_folder.cut_metrics(folder / run_folder.METRICS, done)
         if missing:
             _say(console)(missing)
+        if config.resume:
+            run_folder.keep_total(folder, config.frames)
         frames = parts.frames.after(done)
         sink = sinks.make(config.log, folder, config.plan, to_mapping(config), frames, _say(console))
     with contextlib.closing(sink):
@@ -282,7 +280,7 @@ def _train_and_test(host: _Host, programs: _Programs, state: State) -> None:
         began = time.monotonic()
         final = result.summaries(programs.test.result()(state.meta.learner), config)
         host.log("test/", final, state.done, state.seconds + time.monotonic() - began)
-    console.print(result.table(config, final, stopped))
+    output.show_table(console, result.table(config, final, stopped))
     if len(stopped) == len(config.plan):
         reason = why(host.parts.env)
         raise RunError(

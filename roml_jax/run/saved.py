@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from roml_jax import config as configs
 from roml_jax import envs, experiment
-from roml_jax.config import Config, seed_plan
+from roml_jax.config import WHICH, Config, seed_plan
 from roml_jax.errors import ConfigError, unknown
 from roml_jax.run import best as best_learners
 from roml_jax.run import checkpoint
 from roml_jax.run import folder as run_folder
-
-Which = Literal["last", "best_mean", "best_cvar"]
-WHICH: tuple[str, ...] = get_args(Which)
 
 
 class Saved(NamedTuple):

@@ -1,7 +1,8 @@
-"""The state that a run starts from: a new one, or that of its last checkpoint."""
+"""The state that a run starts from: a new one, that of its last checkpoint, or another run's learner."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,24 +11,30 @@ import jax.numpy as jnp
 
 from roml_jax import experiment, meta
 from roml_jax._version import __version__
-from roml_jax.config import check_same, seed_plan
+from roml_jax.config import Config, check_same, seed_plan
 from roml_jax.errors import ConfigError
 from roml_jax.run import best as best_learners
-from roml_jax.run import checkpoint, sharding
+from roml_jax.run import checkpoint, init_from, schedules, sharding
+from roml_jax.run import folder as run_folder
 
 
 class Plan(NamedTuple):
     """The part of a run's configuration that determines its state.
 
     Attributes:
-        seeds: the seeds of the program.
+        config: the configuration.
         options: every option by dotted name, as saved in checkpoints.
         validates: whether the run is evaluated during training.
     """
 
-    seeds: tuple[seed_plan.Seed, ...]
+    config: Config
     options: dict[str, Any]
     validates: bool
+
+    @property
+    def seeds(self) -> tuple[seed_plan.Seed, ...]:
+        """The seeds of the program."""
+        return self.config.plan
 
 
 class State(NamedTuple):
@@ -51,9 +58,36 @@ def shapes_of(parts: experiment.Experiment, plan: Plan) -> meta.MetaState:
     return jax.eval_shape(parts.train.init, *seed_plan.leaves(plan.seeds))
 
 
+def is_complete(plan: Plan, parts: experiment.Experiment, folder: Path) -> bool:
+    """Whether a run was trained to its end and tested, and is not asked to go on to another total."""
+    path = checkpoint.latest(folder / run_folder.CHECKPOINT)
+    if path is None or not run_folder.is_complete(folder, len(plan.seeds), int(path.name)):
+        return False
+    if int(path.name) == parts.num_iterations:
+        return True
+    try:  # it ended before: every seed diverged, or the total was another one
+        return checkpoint.about(path)["config"].get("frames") == plan.config.frames
+    except checkpoint.CheckpointError:
+        return False
+
+
+def inherited(parts: experiment.Experiment, plan: Plan, shapes: meta.MetaState) -> init_from.Inherited | None:
+    """What a run takes over from the run that ``init_from`` names; None if it has a checkpoint of its own.
+
+    Raises:
+        ConfigError: see ``init_from.load``.
+    """
+    config = plan.config
+    if config.init_from is None:
+        return None
+    if config.resume and checkpoint.latest(config.resume / run_folder.CHECKPOINT):
+        return None
+    return init_from.load(config.init_from, config, parts, shapes)
+
+
 def restored(
     parts: experiment.Experiment, plan: Plan, shapes: meta.MetaState, folder: Path
-) -> tuple[State | None, str]:
+) -> tuple[State | None, list[str]]:
     """Reads the state of a run's last checkpoint.
 
     Args:
@@ -63,18 +97,20 @@ def restored(
         folder: the run's ``checkpoint`` folder.
 
     Returns:
-        The state, or None if there is no checkpoint; and text for the user that follows "resumes".
+        The state, or None if there is no checkpoint; and lines for the user.
 
     Raises:
-        ConfigError: if the checkpoint is damaged, or has another configuration or version; one line.
+        ConfigError: if the checkpoint is damaged, or has another configuration or version, or has more frames
+            than the run's total; one line.
     """
     path, num_seeds, mesh = checkpoint.latest(folder), len(plan.seeds), parts.placement.mesh
     if path is None:
-        return None, "from the start: there is no checkpoint"
+        return None, ["resumes from the start: there is no checkpoint"]
     try:
         about = checkpoint.about(path)
         checkpoint.check_version(path, about, __version__)
         check_same(about["config"], plan.options, str(path))
+        lines = _total(parts, plan, about)
         state = checkpoint.restore(path, "state", sharding.placed_shapes(mesh, shapes, num_seeds))
         best = None
         if plan.validates:
@@ -87,12 +123,30 @@ def restored(
         raise ConfigError(str(error)) from None
     same = (about["jax"], about["backend"]) == (jax.__version__, jax.default_backend())
     note = "" if same else f" (saved by jax {about['jax']} on {about['backend']}: not bit-identical)"
-    return State(state, best, about["iteration"], about["seconds"]), f"from iteration {path.name}{note}"
+    lines = [f"resumes from iteration {path.name}{note}", *lines]
+    return State(state, best, about["iteration"], about["seconds"]), lines
 
 
-def started(parts: experiment.Experiment, plan: Plan) -> State:
-    """A new run's state."""
+def _total(parts: experiment.Experiment, plan: Plan, about: Mapping[str, Any]) -> list[str]:
+    """A line if the run's total of frames has changed since its checkpoint.
+
+    Raises:
+        ConfigError: if the new total is less than what is done; one line.
+    """
+    done, before, frames = about["iteration"], about["config"]["frames"], plan.config.frames
+    if parts.num_iterations < done:
+        raise ConfigError(
+            f"--frames {frames:,.0f} is less than the {about['frames']:,} frames per seed that are done; it "
+            "is the total, including what is done"
+        )
+    return [schedules.rebased(plan.config, parts, done, before)] if frames != before else []
+
+
+def started(parts: experiment.Experiment, plan: Plan, taken: init_from.Inherited | None = None) -> State:
+    """A new run's state, with what it takes over from another run's learner."""
     state = jax.jit(parts.train.init)(*seed_plan.leaves(plan.seeds))
+    if taken is not None:
+        state = state._replace(learner=init_from.into(taken, state.learner))
     best = None
     if plan.validates:
         num_seeds = len(plan.seeds)
@@ -105,3 +159,31 @@ def started(parts: experiment.Experiment, plan: Plan) -> State:
 
         best = start(parts.learner.acting(state.learner))
     return State(state, best, 0, 0.0)
+
+
+class Prepared(NamedTuple):
+    """How a run's state is made.
+
+    Attributes:
+        restored: the state of a run that is resumed; None for one that starts.
+        make: () -> the state.
+        lines: for the user.
+    """
+
+    restored: State | None
+    make: Callable[[], State]
+    lines: list[str]
+
+
+def prepared(
+    parts: experiment.Experiment, plan: Plan, shapes: meta.MetaState, taken: init_from.Inherited | None,
+    folder: Path,
+) -> Prepared:  # fmt: skip
+    """How the run's state is made; the arguments are those of the functions above."""
+    lines = [taken.line] if taken else []
+    if plan.config.resume:
+        state, more = restored(parts, plan, shapes, folder)
+        if state is not None:
+            return Prepared(state, lambda: state, more)
+        lines = [*more, *lines]
+    return Prepared(None, lambda: started(parts, plan, taken), lines)

@@ -8,7 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from roml_jax import console as output
 from roml_jax.run import cli, compile_cache, saved
+from roml_jax.run import parser as parsers
 from roml_jax.sim2sim import compare
 
 _PERCENT = 100.0
@@ -21,8 +23,8 @@ def _percent(text: str) -> float:
     return number
 
 
-def _parser() -> cli.Parser:
-    parser = cli.Parser(
+def _parser() -> parsers.Parser:
+    parser = parsers.Parser(
         prog="python -m roml_jax.sim2sim",
         description="Runs a run's policy on MuJoCo's C engine and, with --mjx, on MJX, and in plain MuJoCo "
         "(mj_step on an edited model, in double precision), on the same tasks from the same initial states. "
@@ -30,10 +32,13 @@ def _parser() -> cli.Parser:
     )
     parser.add_argument("run", type=Path, help="the run's folder")
     parser.add_argument(
-        "--tasks", type=cli.positive, default=32, help="number of tasks from the prior (default: %(default)s)"
+        "--tasks",
+        type=parsers.positive,
+        default=32,
+        help="number of tasks from the prior (default: %(default)s)",
     )
     parser.add_argument(
-        "--seed", type=cli.not_negative,
+        "--seed", type=parsers.seed,
         help="random seed of tasks and initial states (default: the run's eval.seed)",
     )  # fmt: skip
     cli.add_which(parser)
@@ -59,16 +64,16 @@ def command(argv: Sequence[str]) -> bool:
     run = saved.load(arguments.run, arguments.which)
     if run.config.compile_cache:
         compile_cache.enable()
-    console, config = cli.console(), run.config
+    console, config = output.make(), run.config
     seed = config.eval.seed if arguments.seed is None else arguments.seed
     engines = compare.ENGINES if arguments.mjx else compare.ENGINES[:1]
     with console.status("simulating ..."):
         compared = compare.collect(run, engines, arguments.tasks, seed, run.place(arguments.run_name))
-    console.print(
+    output.say(
+        console,
         f"[bold]{config.env}[/], {config.sampler} x {config.agent}, learner [bold]{arguments.which}[/]: "
         f"{arguments.tasks} tasks from the prior, {compared.returns[compare.PLAIN].shape[1]} episodes each; "
         "greedy actions, the same initial states\n",
-        soft_wrap=True,
     )
     return compare.show(console, compared, arguments.tolerance / _PERCENT)
 

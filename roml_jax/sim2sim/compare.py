@@ -13,6 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from roml_jax import console as output
 from roml_jax import envs, held_out, rollout
 from roml_jax.envs import physics
 from roml_jax.errors import ConfigError
@@ -130,5 +131,5 @@ def show(console: Console, compared: Compared, tolerance: float) -> bool:
             f"{np.median(np.abs(gaps)):.{digits}f}", f"{np.abs(gaps).max():.{digits}f}",
             "agrees" if within else f"differs by more than {tolerance:.2g}",
         )  # fmt: skip
-    console.print(table)
+    output.show_table(console, table)
     return bool(every)

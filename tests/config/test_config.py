@@ -194,24 +194,6 @@ def test_wrong_files_are_one_line_that_names_the_file(content, expected, tmp_pat
     assert "\n" not in str(caught.value)
 
 
-def test_help_is_readable(capsys):
-    with pytest.raises(SystemExit) as left:
-        config.parse(["--help"])
-    assert left.value.code == 0
-    text = capsys.readouterr().out
-    for word in (
-        "--env",
-        "--sampler",
-        "--seeds",
-        "--frames",
-        "--alpha",
-        "--ppo.lr",
-        "--sampler.batch-size",
-        "Example:",
-    ):
-        assert word in text
-
-
 def test_where_a_run_is_computed_is_not_what_it_computes():
     here = config.parse(
         "--mesh seed=4 --distributed.coordinator here:1 --distributed.processes 2".split()  # noqa: SIM905

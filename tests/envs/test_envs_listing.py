@@ -21,14 +21,21 @@ def printed(capsys, *argv):
     return capsys.readouterr().out
 
 
+def table():
+    """The listing on a wide terminal: a row for each environment."""
+    stream = io.StringIO()
+    listing.listing(Console(file=stream, width=10_000), envs.names())
+    return stream.getvalue()
+
+
 def row_of(text, name):
     """The cells of an environment's first line; columns are three spaces apart at least."""
     (line,) = [line for line in text.splitlines() if re.match(rf" ?{name} ", line)]
     return re.split(r" {3,}", line.strip())
 
 
-def test_every_environment_has_a_row(capsys):
-    text = printed(capsys)
+def test_every_environment_has_a_row():
+    text = table()
     for name in envs.names():
         made = config.make(name)
         env = envs.from_options(name, made.env_options)
@@ -40,8 +47,8 @@ def test_every_environment_has_a_row(capsys):
         assert "not described" not in cells[4]
 
 
-def test_rows_are_the_papers(capsys):
-    text = printed(capsys)
+def test_rows_are_the_papers():
+    text = table()
     assert row_of(text, "khazad_dum")[1:6] == [
         "99", "discrete, 4", "4 x 32", "noise in [0, inf): exponential, mean 0.1", "0.01",
     ]  # fmt: skip
@@ -83,7 +90,8 @@ def test_piped_output_is_whole_and_plain():
     assert "…" not in run.stdout
     assert "\x1b" not in run.stdout
     assert run.stderr == ""
-    assert row_of(run.stdout, "khazad_dum")[5] == "0.01"
+    assert max(map(len, run.stdout.splitlines())) <= 80
+    assert "khazad_dum" in run.stdout.splitlines()
 
 
 @pytest.mark.parametrize("width", [80, 160])

@@ -125,6 +125,31 @@ def test_a_run_without_a_checkpoint_starts_again(whole, copy, capfd):
     assert without_times(copy) == without_times(whole)
 
 
+def test_a_run_goes_on_to_another_total_bit_for_bit(whole, copy, capfd):
+    """Killed and ended early, then finished and extended: the state is that of the whole run."""
+
+    def total():
+        return yaml.safe_load((copy / "config.yaml").read_text())["frames"]
+
+    assert train.main(["--resume", str(copy), "--frames", "3840"]) == 0
+    assert (total(), rows(copy)[-1]["iteration"]) == (3840, 30)
+    said = " ".join(capfd.readouterr().out.split())
+    assert (
+        "--frames is the total per seed, now 3,840, before 7,680; nothing here anneals over the run" in said
+    )
+    assert train.main(["--resume", str(copy)]) == 0
+    assert "is complete; a larger --frames goes on with it" in " ".join(capfd.readouterr().out.split())
+    assert train.main(["--resume", str(copy), "--frames", "7680"]) == 0
+    assert (total(), rows(copy)[-1]["iteration"]) == (7680, 60)
+    for mine, wanted in zip(state_of(copy), state_of(whole), strict=True):
+        np.testing.assert_array_equal(mine, wanted)
+    tests = [row for row in rows(copy) if "test/cvar" in row]
+    assert [row["iteration"] for row in tests] == [60, 60]  # one for each seed, of the end alone
+    assert [row["test/cvar"] for row in tests] == [
+        row["test/cvar"] for row in rows(whole) if "test/cvar" in row
+    ]
+
+
 def test_a_complete_run_is_left_alone(whole, capfd):
     def times():
         return {path: path.stat().st_mtime_ns for path in whole.rglob("*") if path.name != ".lock"}
@@ -166,7 +191,10 @@ def _without_numbers(run):
         (lambda run: (run / "config.yaml").write_text("a: [1"), [], "not YAML"),
         (lambda run: (run / "config.yaml").unlink(), [], "is not a run's folder"),
         (lambda run: None, ["--ppo.gamma", "0.8"], "ppo.gamma was 0.9, now 0.8; use --config"),
-        (lambda run: None, ["--frames", "1e9", "--seed", "1"], "now 1000000000.0, seeds was [3, 4], now [1]"),
+        (lambda run: None, ["--frames", "1e9", "--seed", "1"], "but seeds was [3, 4], now [1]; use --config"),
+        (lambda run: None, ["--frames", "256"], "error: --frames 256 is less than the "),
+        (lambda run: None, ["--frames", "1e2"], "frames=100 is less than one iteration of 128 frames"),
+        (lambda run: None, ["--init-from", "other"], "init_from was None, now "),
         (lambda run: None, ["--out", "elsewhere"], "leave out --out"),
         (lambda run: None, ["--config", "other.yaml"], "leave out --config"),
         (lambda run: None, ["--log", "tensorbord"], "must be one of tensorboard, wandb, got 'tensorbord'"),

@@ -124,3 +124,32 @@ def test_a_finite_set_needs_a_probability_for_each():
 def test_names_must_be_distinct():
     with pytest.raises(ValueError, match="distinct name"):
         tasks.log_beta(("mass", "mass"))
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "said"),
+    [
+        ("exponential", [5.1], "noise=5.1 is 50 standard deviations from the prior's mean, 0.1"),
+        ("exponential", [0.5], None),  # four deviations off, but one draw in 150 is farther
+        ("beta", [7.0], None),
+    ],
+)
+def test_a_task_far_from_the_prior_is_told(name, task, said):
+    family = FAMILIES[name]
+    line = tasks.far_off(
+        family, np.array([task, np.median(family.sample_prior(jax.random.key(1), 99), axis=0)])
+    )
+    if said is None:
+        assert line is None
+    else:
+        words = line.split(" is ")
+        assert words[0] == said.split(" is ")[0]
+        assert abs(int(words[1].split()[0]) - 50) <= 1
+        assert line.endswith(": training hardly saw such tasks")
+
+
+def test_the_farthest_of_several_tasks_is_told():
+    family = tasks.gaussian(("a", "b"), (0.0, 1.0), (1.0, 2.0))
+    line = tasks.far_off(family, np.array([[8.0, 1.0], [0.0, -101.0], [1.0, 2.0]]))
+    assert line.startswith("b=-101 is 5")
+    assert line.endswith("such tasks (the farthest of 2)")

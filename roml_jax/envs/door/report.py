@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from roml_jax import console as output
+
 Level = Literal["error", "warning", "note"]
 _ORDER: tuple[Level, ...] = ("error", "warning", "note")
 
@@ -107,8 +109,8 @@ def show(console: Console, report: Report) -> None:
             "changes are against the unedited model"
         )
     if report.rows:
-        console.print(_rows(report))
-        console.print(_parts(report))
+        output.show_table(console, _rows(report))
+        output.show_table(console, _parts(report))
     for finding in report.findings:
         console.print(Text(f"{finding.level}: {finding.text}"))
     count = len(report.of("error"))
