@@ -140,7 +140,7 @@ WRONG = {
     ),
     "how_success_is_found": (
         "--sampler doraemon",
-        "train with sampler=uniform and take the return that half",
+        "train with sampler=uniform, take the return per episode that half",
     ),
     "success_of_ends": (
         "--sampler autodr",

@@ -63,8 +63,8 @@ def test_it_goes_on_without_the_other_run(source, tmp_path, monkeypatch, capfd):
     elsewhere, folder, calls = shutil.copytree(source, tmp_path / "source"), tmp_path / "run", []
     advance, save = progress.ConsoleProgress.advance, checkpoint.Checkpoints.save
 
-    def and_stop(self, frames, facts):
-        advance(self, frames, facts)
+    def and_stop(self, *arguments):
+        advance(self, *arguments)
         os.kill(os.getpid(), signal.SIGTERM)
 
     def and_note(self, iteration, items, about):
