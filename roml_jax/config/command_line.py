@@ -101,13 +101,13 @@ def refuse(name: str, valid: Sequence[str], env: str, source: str = "") -> NoRet
         source: prefix of the message, such as the file that has the option.
     """
     if name in ("physics", SHORT["physics"]):
-        raise ConfigError(f"{source}{_no_engine(env)}: leave out --physics")
+        raise ConfigError(f"{source}{no_engine(env)}: leave out --physics")
     near = nearest(name, valid)
     hint = f"; did you mean {values.flag(near)}?" if near else ""
     raise ConfigError(f"{source}unknown option {values.flag(name)}{hint} (--help-all lists all options)")
 
 
-def _no_engine(env: str) -> str:
+def no_engine(env: str) -> str:
     """Why an environment has no option for the physics engine."""
     made = envs.get(env) if env in envs.names() else None
     ours = made is not None and made.__module__.startswith(f"{envs.__name__}.")

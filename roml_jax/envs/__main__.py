@@ -21,6 +21,7 @@ from rich.text import Text
 from roml_jax import config as configs
 from roml_jax import console as output
 from roml_jax import envs, users_code
+from roml_jax.config.command_line import no_engine
 from roml_jax.config.values import flag
 from roml_jax.envs import door
 from roml_jax.envs.physics import EngineName
@@ -206,7 +207,7 @@ def checked(name: str, engine: EngineName | None) -> envs.Env:
         if engine is None or given:
             return env
         if not isinstance(env, envs.TaskEnv):
-            raise ConfigError(f"{name} has no choice of engine: leave out --physics")
+            raise ConfigError(f"{no_engine(name)}: leave out --physics")
         return env.on(engine)
     except ValueError as error:
         raise error if isinstance(error, ConfigError) else ConfigError(f"{name}: {error}") from None

@@ -116,7 +116,8 @@ def show(console: Console, compared: Compared, tolerance: float) -> bool:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     heads = ("engine", "mean return", "difference", "of the mean", "task: median", "largest", "verdict")
     for head in heads:
-        table.add_column(head, justify="left" if head in ("engine", "verdict") else "right")
+        left = head in ("engine", "verdict")
+        table.add_column(head, justify="left" if left else "right", no_wrap=head == "verdict")
     every = True
     for engine, returns in compared.returns.items():
         if engine == PLAIN:
