@@ -165,7 +165,7 @@ def provenance_table(group: Group) -> str:
     heads = ["folder", "started", "version", "JAX", "device", "seeds", "wall time", "frames/s", "outcome"]
     rows = []
     for folder in dict.fromkeys(seed.folder for method in group.methods for seed in method.seeds):
-        sessions = provenance.read(folder) or [{"outcome": f"not recorded: no {PROVENANCE}"}]
+        sessions = provenance.read(folder) or [{"outcome": f"not recorded in {PROVENANCE}"}]
         rows += [[str(folder), *_session_cells(session)] for session in sessions]
     return table([*heads, "command"], rows, text_columns=(0, 2, 8, 9))
 

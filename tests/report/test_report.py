@@ -327,4 +327,4 @@ def test_the_page_says_where_its_runs_come_from(folders, tmp_path):
     shutil.copytree(folders[1], old)
     (old / "provenance.json").unlink()
     (group,) = data.load([old])
-    assert "not recorded: no provenance.json" in text_of(page.provenance_table(group))
+    assert "not recorded in provenance.json" in text_of(page.provenance_table(group))
