@@ -23,6 +23,7 @@ from rich.table import Table
 from roml_jax import held_out, rollout
 from roml_jax.errors import ConfigError
 from roml_jax.run import cli, saved
+from roml_jax.run.parser import Parser, positive
 from roml_jax.types import EnvSpec
 
 _PITCH = 1  # index of the pitch in the observed positions: the root's height, its pitch, the joints
@@ -67,13 +68,13 @@ def command(argv: Sequence[str]) -> None:
     Raises:
         ConfigError: for wrong input; one line.
     """
-    parser = cli.Parser(
+    parser = Parser(
         prog="python -m benchmarks.gaits", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
     parser.add_argument(
-        "--tasks", type=cli.positive, default=32, help="number of held-out tasks (default: %(default)s)"
+        "--tasks", type=positive, default=32, help="number of held-out tasks (default: %(default)s)"
     )
     args = parser.parse_args(argv)
     table = Table("run", "seed", "mean return", "turns per episode")

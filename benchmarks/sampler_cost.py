@@ -29,6 +29,7 @@ from roml_jax import config, experiment, samplers
 from roml_jax.config import seed_plan
 from roml_jax.errors import unknown
 from roml_jax.run import cli
+from roml_jax.run.parser import Parser, positive
 from roml_jax.types import Feedback
 
 _ENV = "khazad_dum"
@@ -120,16 +121,16 @@ def command(argv: Sequence[str]) -> None:
     Raises:
         ConfigError: for wrong input; one line.
     """
-    parser = cli.Parser(
+    parser = Parser(
         prog="python -m benchmarks.sampler_cost", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     every = [name for name in samplers.names() if name != "oracle"]  # khazad_dum has no known hardest end
     parser.add_argument("--samplers", nargs="+", default=every, metavar="SAMPLER", help="default: all")
     parser.add_argument(
-        "--tasks", nargs="+", type=cli.positive, default=list(_TASKS), help="default: 16 32 256 4096"
+        "--tasks", nargs="+", type=positive, default=list(_TASKS), help="default: 16 32 256 4096"
     )
-    parser.add_argument("--repeats", type=cli.positive, default=5, help="rounds (default: %(default)s)")
+    parser.add_argument("--repeats", type=positive, default=5, help="rounds (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="JSON file for the results")
     args = parser.parse_args(argv)
     for name in args.samplers:

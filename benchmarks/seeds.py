@@ -24,6 +24,7 @@ from benchmarks import machine, throughput
 from roml_jax import envs
 from roml_jax.errors import ConfigError, unknown
 from roml_jax.run import cli
+from roml_jax.run.parser import Parser, positive
 
 _CASES = ("cheetah_mass:4", "khazad_dum:8", "cheetah_mass:10")
 _ONE, _PER_CORE = "none", "auto"
@@ -80,11 +81,11 @@ def command(argv: Sequence[str]) -> None:
     Raises:
         ConfigError: for wrong input; one line.
     """
-    parser = cli.Parser(
+    parser = Parser(
         prog="python -m benchmarks.seeds", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("--rounds", type=cli.positive, default=3, help="rounds (default: %(default)s)")
+    parser.add_argument("--rounds", type=positive, default=3, help="rounds (default: %(default)s)")
     parser.add_argument(
         "--cases", nargs="+", default=list(_CASES), metavar="ENV:SEEDS", help="default: " + " ".join(_CASES)
     )

@@ -31,6 +31,7 @@ from roml_jax.agents import on_policy
 from roml_jax.config import Config, seed_plan
 from roml_jax.errors import unknown
 from roml_jax.run import cli
+from roml_jax.run.parser import Parser, positive, seed
 
 _ROOT = Path(__file__).parent.parent
 RESULTS = _ROOT / "benchmarks" / "results" / "slow_start"
@@ -138,7 +139,7 @@ def command(argv: Sequence[str]) -> None:
     Raises:
         ConfigError: for wrong input; one line.
     """
-    parser = cli.Parser(
+    parser = Parser(
         prog="python -m benchmarks.slow_start", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
@@ -146,8 +147,8 @@ def command(argv: Sequence[str]) -> None:
         "--variants", nargs="+", default=list(VARIANTS), metavar="VARIANT",
         help=f"of {', '.join(VARIANTS)} (default: all)",
     )  # fmt: skip
-    parser.add_argument("--seeds", type=cli.positive, default=10, help="seeds per variant (default: 10)")
-    parser.add_argument("--first-seed", type=cli.not_negative, default=10, help="first seed (default: 10)")
+    parser.add_argument("--seeds", type=positive, default=10, help="seeds per variant (default: 10)")
+    parser.add_argument("--first-seed", type=seed, default=10, help="first seed (default: 10)")
     parser.add_argument("--tables", action="store_true", help="do not train; make the table from the results")
     args = parser.parse_args(argv)
     for name in args.variants:

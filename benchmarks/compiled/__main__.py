@@ -34,6 +34,7 @@ from benchmarks.reproduce.tables import fill, markdown
 from roml_jax import envs
 from roml_jax.errors import ConfigError, unknown
 from roml_jax.run import cli, sharding
+from roml_jax.run.parser import Parser
 
 _ROOT = Path(__file__).parent.parent.parent
 _OUT = _ROOT / "benchmarks" / "results" / "compiled.json"
@@ -112,7 +113,7 @@ def command(argv: Sequence[str]) -> None:
     Raises:
         ConfigError: for wrong input; one line.
     """
-    parser = cli.Parser(
+    parser = Parser(
         prog="python -m benchmarks.compiled", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip

@@ -33,13 +33,14 @@ from benchmarks.reproduce import campaign, protocol, tables
 from roml_jax import envs
 from roml_jax.errors import ConfigError, unknown
 from roml_jax.run import cli
+from roml_jax.run.parser import Parser, positive
 
 _HERE = Path(__file__).parent
 _ROOT = _HERE.parent.parent
 
 
-def _parser() -> cli.Parser:
-    parser = cli.Parser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m benchmarks.reproduce", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
@@ -48,12 +49,10 @@ def _parser() -> cli.Parser:
         "--methods", nargs="+", default=list(protocol.PAPER), metavar="METHOD",
         help=f"of {', '.join(protocol.METHODS)}, each with optional variants: {', '.join(protocol.VARIANTS)}",
     )  # fmt: skip
-    parser.add_argument(
-        "--seeds", type=cli.positive, default=30, help="seeds per method (default: %(default)s)"
-    )
+    parser.add_argument("--seeds", type=positive, default=30, help="seeds per method (default: %(default)s)")
     parser.add_argument("--frames", default="paper", help="frames per seed (default: the paper's number)")
     parser.add_argument(
-        "--group", type=cli.positive, default=protocol.GROUP,
+        "--group", type=positive, default=protocol.GROUP,
         help="seeds per program and checkpoint (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(

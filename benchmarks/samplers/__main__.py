@@ -28,14 +28,15 @@ from benchmarks.reproduce.tables import fill
 from benchmarks.samplers import figures, protocol, tables, training
 from roml_jax.errors import unknown
 from roml_jax.run import cli
+from roml_jax.run.parser import Parser
 
 _ROOT = Path(__file__).parent.parent.parent
 RESULTS = _ROOT / "benchmarks" / "results" / "samplers"
 _WAIT = 30.0  # seconds between two looks for the result of uniform that another process works on
 
 
-def _parser() -> cli.Parser:
-    parser = cli.Parser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m benchmarks.samplers", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip

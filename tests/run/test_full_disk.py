@@ -65,7 +65,7 @@ def full_between(monkeypatch, disk, first, last=None):
 def test_a_full_disk_is_told_and_survived(disk, monkeypatch, capfd):
     full_between(monkeypatch, disk, 3, 6)
     assert train.main([*SMALL, "--out", str(disk / "run")]) == 0
-    said = capfd.readouterr().out
+    said = " ".join(capfd.readouterr().out.split())
     assert "was not written: no space left on the disk; the last good one is of iteration" in said
     rows = [json.loads(line) for line in (disk / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["iteration"] for row in rows if "train/return_mean" in row] == [1, *range(2, 17, 2)]
