@@ -105,7 +105,14 @@ def test_inner_advantages_against_numpy(x64):
         assert not got[i, length:].any()
 
 
-@pytest.mark.parametrize("inner", [{}, {"inner_steps": 2}, {"inner_episodes": 3, "inner_normalise": False}])
+@pytest.mark.parametrize(
+    "inner",
+    [
+        {},
+        pytest.param({"inner_steps": 2}, marks=pytest.mark.slow),
+        pytest.param({"inner_episodes": 3, "inner_normalise": False}, marks=pytest.mark.slow),
+    ],
+)
 def test_what_is_differentiated_is_what_acted(inner):
     """In the first minibatch no ratio has moved: the adaptation written out again gives the same policy."""
     parts = experiment.make(config.make(

@@ -95,10 +95,11 @@ def last_loss(agent, env, iterations=40):
 
 
 SLOW = [pytest.param(agent, marks=pytest.mark.slow) for agent in ("oracle", "rl2", "maml", "varibad")]
-ONE_FAST = ["multitask", *SLOW, pytest.param("pearl", marks=pytest.mark.slow)]
+PEARL = pytest.param("pearl", marks=pytest.mark.slow)
+ONE_FAST = ["multitask", *SLOW, PEARL]
 
 
-@pytest.mark.parametrize("agent", ["multitask", "pearl", *SLOW])
+@pytest.mark.parametrize("agent", ["multitask", PEARL, *SLOW])
 def test_a_critic_that_sees_the_coin_predicts_what_it_pays(agent):
     """PPO's loss is half a Huber loss of rewards +-1 (in units of the returns' deviation); SAC's the squares
     of two critics' errors."""
@@ -106,7 +107,7 @@ def test_a_critic_that_sees_the_coin_predicts_what_it_pays(agent):
     assert last_loss(agent, Coin()) < 0.04 * floor
 
 
-@pytest.mark.parametrize("agent", ["multitask", "pearl"])
+@pytest.mark.parametrize("agent", ["multitask", PEARL])
 def test_a_critic_that_does_not_see_it_cannot(agent):
     expected = 2.0 if agent == "pearl" else 0.25
     assert last_loss(agent, Coin(shown=False)) == pytest.approx(expected, rel=0.15)

@@ -10,7 +10,8 @@ from roml_jax import evaluate
 OPTIMISED = True
 
 
-@pytest.mark.parametrize("boundary", ["terminal", pytest.param("reset", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("boundary", ["terminal", "reset"])
 def test_observation_is_repeated(boundary):
     """Optimal 0; the best constant action earns -8/3 per episode.
 

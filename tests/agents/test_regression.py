@@ -89,7 +89,7 @@ def test_a_task_that_is_filtered_out_adds_nothing_and_still_counts_in_the_mean()
 
 
 # of the kinds of uniform, cem, pdts, tail and plr; the others meet an agent in test_agent_contract.py
-NIGHTLY = {"accel", "autodr", "cem_soft", "doraemon", "gdrm", "mpts", "naive", "tail_soft"}
+NIGHTLY = {"accel", "autodr", "cem_soft", "doraemon", "gdrm", "mpts", "naive", "pdts", "tail_soft"}
 OPTIONS = {
     "cem": {"sampler.batch_size": 40},
     "cem_soft": {"sampler.batch_size": 40},

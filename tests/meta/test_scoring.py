@@ -147,7 +147,9 @@ def _state_of(folder):
     return [np.asarray(leaf) for leaf in jax.tree.leaves(checkpoint.plain(state))]
 
 
-@pytest.mark.parametrize("sampler", ["sfl", "accel", pytest.param("plr", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "sampler", ["sfl", *(pytest.param(name, marks=pytest.mark.slow) for name in ("accel", "plr"))]
+)
 def test_a_run_is_resumed_bit_for_bit_and_counts_every_frame(sampler, tmp_path):
     """Stopped after 3 iterations by a signal, in the middle of a period of the scoring passes."""
     arguments = [*RUN, "--sampler", sampler, *OPTIONS[sampler]]
