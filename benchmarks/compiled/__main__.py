@@ -77,6 +77,11 @@ def _key(result: dict[str, Any]) -> tuple[str, str, str]:
     return result["target"], result["env"], result["mesh"]
 
 
+def _work(value: float) -> str:
+    """A number of GFLOP or GB; empty where XLA does not count them (on a GPU)."""
+    return f"{value:.2f}" if value else ""
+
+
 def table(results: Sequence[dict[str, Any]]) -> str:
     """A row per program, in Markdown."""
     heads = ["program", "for", "mesh", "compiles", "memory beside the state", "GFLOP", "GB touched",
@@ -94,8 +99,8 @@ def table(results: Sequence[dict[str, Any]]) -> str:
             for kind, (number, size) in one["collectives"].items()
         )
         rows.append([
-            *row, f"{one['compile_s']:.0f} s", f"{one['memory_mib']:,.0f} MiB", f"{one['gflop']:.2f}",
-            f"{one['gbyte']:.2f}", f"{one['kernels']:,}" if on_gpu else "", parts if on_gpu else "",
+            *row, f"{one['compile_s']:.0f} s", f"{one['memory_mib']:,.0f} MiB", _work(one["gflop"]),
+            _work(one["gbyte"]), f"{one['kernels']:,}" if on_gpu else "", parts if on_gpu else "",
             moved or ("nothing" if one["mesh"] != "none" else ""),
         ])  # fmt: skip
     return markdown(heads, rows)
