@@ -157,8 +157,7 @@ def train(
         options = {"which": init_from._which, **options}
     source = init_from.folder if isinstance(init_from, Run) else init_from
     config = configs.make(env, sampler, agent, seeds=list(seeds), out=folder, init_from=source, **options)
-    if config.compile_cache:
-        compile_cache.enable()
+    compile_cache.prepare(cache=config.compile_cache)
     custom_env = None if isinstance(env, str) else env
     loop.run(config, Console(quiet=quiet), custom_env, on_chunk)
     return Run(folder, custom_env, temporary=temporary)

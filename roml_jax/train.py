@@ -28,8 +28,7 @@ def _main(argv: Sequence[str]) -> int:
     try:
         with users_code.in_one_line():
             config = configs.parse(argv)
-            if config.compile_cache:
-                compile_cache.enable()
+            compile_cache.prepare(cache=config.compile_cache)
             devices.for_run(config)
             distributed.initialize(config.distributed)
             command = shlex.join(["python", "-m", "roml_jax.train", *argv])

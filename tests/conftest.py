@@ -20,6 +20,10 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):
 import jax
 import pytest
 
+from roml_jax import threefry
+
+threefry.in_one_kernel()  # as in the commands
+
 QUICK = "JAX_DISABLE_MOST_OPTIMIZATIONS"
 
 

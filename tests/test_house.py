@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "roml_jax"
 # A module imports what stands in its own line or above it, never below.
 ORDER = (
-    ("_version", "console", "errors", "quiet", "types"),
+    ("_version", "console", "errors", "quiet", "threefry", "types"),
     ("checks", "registry", "users_code"),
     ("risk", "proposals"),
     ("tasks",),

@@ -128,8 +128,7 @@ def command(argv: Sequence[str]) -> None:
     if arguments.versus is not None:
         other = saved.load(arguments.versus, arguments.which)
         saved.check_comparable(run, other)
-    if run.config.compile_cache:
-        compile_cache.enable()
+    compile_cache.prepare(cache=run.config.compile_cache)
     to_stdout = arguments.json == _STDOUT
     console = output.make(quiet=to_stdout)
     with console.status("evaluating ..."):

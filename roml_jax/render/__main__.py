@@ -163,8 +163,7 @@ def _watch(arguments: argparse.Namespace) -> None:
     if robot is None:
         raise ConfigError(f"--watch shows robots, but {config.env} has no MuJoCo model")
     tasks, history = _tasks(env, arguments.task), []
-    if config.compile_cache:
-        compile_cache.enable()
+    compile_cache.prepare(cache=config.compile_cache)
     console = output.make()
 
     def newest() -> tuple[str, dict[str, Any]]:
@@ -209,8 +208,7 @@ def command(argv: Sequence[str]) -> None:
     if suffix == ".png" and len(tasks) > 1:
         raise ConfigError("a map (.png) shows one task: give --task once, or use .gif")
     runs = _runs(first, arguments.versus)
-    if first.config.compile_cache:
-        compile_cache.enable()
+    compile_cache.prepare(cache=first.config.compile_cache)
     console = output.make()
     with console.status("running the policy ..."):
         n = _WALKERS if suffix == ".png" else 1

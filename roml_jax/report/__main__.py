@@ -48,7 +48,7 @@ def command(argv: Sequence[str]) -> None:
     if images.exists():
         raise ConfigError(f"the folder for the figures, {images}, exists; nothing is overwritten")
     groups = data.load(arguments.runs)
-    compile_cache.enable()
+    compile_cache.prepare(cache=True)
     console = output.make()
     contents = []
     for group in groups:

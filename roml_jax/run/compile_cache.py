@@ -1,4 +1,4 @@
-"""JAX's persistent compilation cache."""
+"""How a command compiles its programs: random bits in one kernel, and JAX's persistent compilation cache."""
 
 from __future__ import annotations
 
@@ -7,12 +7,18 @@ from pathlib import Path
 
 import jax
 
+from roml_jax import threefry
 
-def enable() -> None:
-    """Caches compiled programs in ``~/.cache/roml_jax/compiled``, unless JAX has a cache folder already.
 
-    If ``XDG_CACHE_HOME`` is set, it is used instead of ``~/.cache``.
+def prepare(*, cache: bool) -> None:
+    """Prepares the compilation of a command's programs.
+
+    Args:
+        cache: whether to cache compiled programs in ``~/.cache/roml_jax/compiled``, unless JAX has a cache
+            folder already. If ``XDG_CACHE_HOME`` is set, it is used instead of ``~/.cache``.
     """
-    if jax.config.jax_compilation_cache_dir is None:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "roml_jax" / "compiled"
-        jax.config.update("jax_compilation_cache_dir", str(cache))
+    threefry.in_one_kernel()
+    if cache and jax.config.jax_compilation_cache_dir is None:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "roml_jax" / "compiled"
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)

@@ -62,8 +62,7 @@ def command(argv: Sequence[str]) -> bool:
     """
     arguments = _parser().parse_args(argv)
     run = saved.load(arguments.run, arguments.which)
-    if run.config.compile_cache:
-        compile_cache.enable()
+    compile_cache.prepare(cache=run.config.compile_cache)
     console, config = output.make(), run.config
     seed = config.eval.seed if arguments.seed is None else arguments.seed
     engines = compare.ENGINES if arguments.mjx else compare.ENGINES[:1]
