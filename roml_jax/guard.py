@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from roml_jax.agents.base import Storage
-from roml_jax.types import Array, Metrics
+from roml_jax.types import Array, Metrics, Table
 
 EXPLODED = 1e8
 """A loss above this counts as diverged."""
@@ -35,7 +35,7 @@ def is_well(learner: Any, metrics: Metrics) -> Array:
 
 def guarded(
     iteration: Callable[[Any], tuple[Any, Metrics]], storage: Storage | None
-) -> Callable[[Any], tuple[Any, Metrics]]:
+) -> Callable[[Any], tuple[Any, Table]]:
     """Wraps an iteration so that a seed that diverges keeps its state from before the iteration.
 
     The learner's stored experience is not restored, since selecting between the old and the new one would
@@ -46,20 +46,20 @@ def guarded(
         storage: where the learner's state holds experience; None for none.
     """
 
-    def run(before: Any) -> tuple[Any, Metrics]:
+    def run(before: Any) -> tuple[Any, Table]:
         after, metrics = iteration(before)
         learned, experience = _split(after.learner, storage)
         well = (before.stopped < 0) & is_well(learned, metrics)
         old = (_split(before.learner, storage)[0], before.sampler)
-        learner, sampler = jax.tree.map(
-            lambda new, old: jnp.where(well, new, old), (learned, after.sampler), old
-        )
-        # a frozen seed has no meaningful metrics
-        metrics = {name: jnp.where(well, value, jnp.nan) for name, value in metrics.items()}
-        metrics["train/stopped"] = 1.0 - well
+        # a branch copies, where a choice per leaf would be a kernel per leaf
+        learner, sampler = jax.lax.cond(well, lambda: (learned, after.sampler), lambda: old)
+        metrics = metrics | {"train/stopped": 1.0 - well}
+        # a frozen seed has no other meaningful metric
+        shown = jnp.stack([well | (name == "train/stopped") for name in metrics])
+        table = jax.tree.map(lambda values: jnp.where(shown, values, jnp.nan), Table.of(metrics))
         stopped = jnp.where((before.stopped < 0) & ~well, before.iteration, before.stopped)
         if storage is not None:
             learner = storage.put(learner, experience)
-        return after._replace(learner=learner, sampler=sampler, stopped=stopped), metrics
+        return after._replace(learner=learner, sampler=sampler, stopped=stopped), table
 
     return run

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from roml_jax import guard, registry
 from roml_jax.agents.base import MetaLearner
 from roml_jax.samplers.base import Scoring, TaskSampler
-from roml_jax.types import Array, Feedback, Metrics
+from roml_jax.types import Array, Feedback, Metrics, Table
 
 
 class MetaState(NamedTuple):
@@ -45,7 +45,7 @@ class Train(NamedTuple):
     """
 
     init: Callable[..., MetaState]
-    chunk: Callable[[MetaState, Array], tuple[MetaState, Metrics]]
+    chunk: Callable[[MetaState, Array], tuple[MetaState, Table]]
     chunk_length: int
 
 
@@ -155,15 +155,16 @@ def make_train(
         state = jax.lax.map(init_one, per_seed)
         return state._replace(iteration=jnp.zeros((), jnp.int32))
 
-    def chunk(state: MetaState, n: Array) -> tuple[MetaState, Metrics]:
+    def chunk(state: MetaState, n: Array) -> tuple[MetaState, Table]:
         _, shapes = jax.eval_shape(iteration, state)
         rows = jax.tree.map(lambda m: jnp.full((chunk_length, *m.shape), jnp.nan, m.dtype), shapes)
 
-        def body(i: Array, carry: tuple[MetaState, Metrics]) -> tuple[MetaState, Metrics]:
+        def body(i: Array, carry: tuple[MetaState, Table]) -> tuple[MetaState, Table]:
             state, metrics = iteration(carry[0])
             return state, jax.tree.map(lambda row, m: row.at[i].set(m), carry[1], metrics)
 
         state, rows = jax.lax.fori_loop(0, jnp.minimum(n, chunk_length), body, (state, rows))
-        return state, jax.tree.map(lambda row: row.reshape(chunk_length, num_seeds), rows)
+        return state, jax.tree.map(lambda row: row.reshape(chunk_length, num_seeds, -1), rows)
 
-    return Train(init, chunk, chunk_length)
+    # jitted for the same reason
+    return Train(jax.jit(init), chunk, chunk_length)

@@ -7,7 +7,7 @@ dimensions, D observation numbers, A action numbers. Batch axes always come in t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -16,6 +16,44 @@ import jax.numpy as jnp
 
 Array = jax.Array
 Metrics = dict[str, Array]
+
+
+@jax.tree_util.register_pytree_node_class
+class Table(Mapping[str, Array]):
+    """Metrics by name that are held in one array: an array each would be compiled as a kernel each.
+
+    Args:
+        names: the M metrics' names.
+        values: (..., M).
+    """
+
+    def __init__(self, names: tuple[str, ...], values: Array) -> None:
+        self._names, self._values = names, values
+
+    @classmethod
+    def of(cls, metrics: Mapping[str, Array]) -> Table:
+        """The table of metrics of one shape (...)."""
+        return cls(tuple(metrics), jnp.stack(list(metrics.values()), axis=-1))
+
+    def __getitem__(self, name: str) -> Array:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._values[..., self._names.index(name)]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def tree_flatten(self) -> tuple[tuple[Array], tuple[str, ...]]:
+        """For JAX: (arrays, names)."""
+        return (self._values,), self._names
+
+    @classmethod
+    def tree_unflatten(cls, names: tuple[str, ...], arrays: tuple[Array]) -> Table:
+        """For JAX."""
+        return cls(names, *arrays)
 
 
 class TaskDraw(NamedTuple):

@@ -21,7 +21,7 @@ from roml_jax.errors import ConfigError
 from roml_jax.experiment import ONE_DEVICE, Placement
 from roml_jax.meta import MetaState, Train
 from roml_jax.rollout import Constrain, anywhere
-from roml_jax.types import Array, Metrics
+from roml_jax.types import Array, Table
 
 SEED, TASK = "seed", "task"
 _AXES = re.compile(rf"(?P<first>{SEED}|{TASK})=(?P<m>\d+)(,(?P<second>{SEED}|{TASK})=(?P<n>\d+))?")
@@ -186,7 +186,7 @@ def place(train: Train, mesh: Mesh, num_seeds: int) -> Train:
     def placed(state: MetaState) -> MetaState:
         return jax.lax.with_sharding_constraint(state, of_state(mesh, state, num_seeds))
 
-    def chunk(state: MetaState, n: Array) -> tuple[MetaState, Metrics]:
+    def chunk(state: MetaState, n: Array) -> tuple[MetaState, Table]:
         state, metrics = train.chunk(state, n)
         return placed(state), _whole(mesh, metrics)
 
@@ -239,7 +239,7 @@ def apart(train_of: Callable[[int], Train], mesh: Mesh, num_seeds: int) -> Train
     alike = place(train_of(num_seeds), mesh, num_seeds)
     chunk = _apart(lambda seeds: train_of(seeds).chunk, mesh, num_seeds, specs)
 
-    def placed(state: MetaState, n: Array) -> tuple[MetaState, Metrics]:
+    def placed(state: MetaState, n: Array) -> tuple[MetaState, Table]:
         state, metrics = chunk(state, n)
         return state, _whole(mesh, metrics)
 
