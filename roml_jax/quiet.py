@@ -1,11 +1,30 @@
-"""Imports MJX and a Brax module that imports it, with the messages about a missing Warp suppressed."""
+"""MJX, imported when it is first used, with the messages about a missing Warp suppressed."""
+
+from __future__ import annotations
 
 import contextlib
+import importlib
 import io
+import sys
+from types import ModuleType
+from typing import Any
 
-with contextlib.redirect_stdout(io.StringIO()):
-    from brax.training.acme import running_statistics
-    from mujoco import mjx
+_NAME = "mujoco.mjx"
+
+
+class _Quiet(ModuleType):
+    """Stands for a module until one of its attributes is used: MJX takes half a second to import."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if _NAME not in sys.modules:
+            with contextlib.redirect_stdout(io.StringIO()):
+                importlib.import_module(_NAME)
+        return getattr(sys.modules[_NAME], name)
+
+
+mjx: Any = _Quiet(_NAME)
 
 
 def quiet_warp() -> None:
@@ -15,4 +34,4 @@ def quiet_warp() -> None:
     warp.config.quiet = True
 
 
-__all__ = ["mjx", "quiet_warp", "running_statistics"]
+__all__ = ["mjx", "quiet_warp"]

@@ -12,13 +12,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from roml_jax.agents import ppo
+from roml_jax.agents import ppo, statistics
 from roml_jax.networks import ActorCritic, action_log_prob, choose_action
-from roml_jax.quiet import running_statistics as statistics
 from roml_jax.types import Array, EnvSpec, Metrics, Rollout, TaskWeights
 
 _STD_EPS = 1e-8  # added to the variance: a feature that has been constant so far has std 1e-4
-_STD_RANGE = (1e-6, 1e6)  # the defaults of ``statistics.update``
 _REWARD_CLIP = 10.0
 
 
@@ -28,9 +26,9 @@ class Statistics(NamedTuple):
     ``obs`` covers what the critic sees: the observation (D,), followed by the privileged parts (P,).
     """
 
-    obs: statistics.RunningStatisticsState
-    latent: statistics.RunningStatisticsState
-    return_: statistics.RunningStatisticsState
+    obs: statistics.Running
+    latent: statistics.Running
+    return_: statistics.Running
 
 
 class Learned(NamedTuple):
@@ -52,7 +50,7 @@ class Learned(NamedTuple):
 def init_statistics(critic_size: int, latent_size: int) -> Statistics:
     """Initial statistics: mean 0, std 1, no samples; ``critic_size`` is D + P."""
     shapes = (jnp.zeros(critic_size), jnp.zeros(latent_size), jnp.zeros(()))
-    return Statistics(*(statistics.init_state(shape, std_eps=_STD_EPS) for shape in shapes))
+    return Statistics(*(statistics.init(shape, _STD_EPS) for shape in shapes))
 
 
 def init_learned(
@@ -80,13 +78,13 @@ def normalise_obs(stats: Statistics, obs: Array) -> Array:
     known, size = stats.obs, obs.shape[-1]
     if known.mean.shape[-1] > size:
         known = known.replace(mean=known.mean[..., :size], std=known.std[..., :size])
-    return statistics.normalize(obs, known)
+    return statistics.normalise(obs, known)
 
 
 def policy_inputs(config: ppo.PpoConfig, stats: Statistics, obs: Array, latent: Array) -> tuple[Array, Array]:
     """Normalised observation (..., D + P), or (..., D) for acting, and latent: the policy's inputs."""
     obs = normalise_obs(stats, obs)
-    return obs, statistics.normalize(latent, stats.latent) if config.normalise_latent else latent
+    return obs, statistics.normalise(latent, stats.latent) if config.normalise_latent else latent
 
 
 def act(
@@ -105,8 +103,8 @@ def judge(policy: ActorCritic, params: Any, obs: Array, latent: Array, action: A
 
 
 def normalise_rewards(
-    stats: statistics.RunningStatisticsState, reward: Array, gamma: float
-) -> tuple[statistics.RunningStatisticsState, Array]:
+    stats: statistics.Running, reward: Array, gamma: float
+) -> tuple[statistics.Running, Array]:
     """Divides rewards by the running std of the discounted return and clips them to +-10.
 
     At each step, the statistics are updated with the discounted sums of all tasks before that step's
@@ -137,21 +135,18 @@ def _discounted_sums(reward: Array, gamma: float) -> Array:
     return total
 
 
-def _updated_each_step(
-    stats: statistics.RunningStatisticsState, batch: Array
-) -> tuple[statistics.RunningStatisticsState, Array]:
+def _updated_each_step(stats: statistics.Running, batch: Array) -> tuple[statistics.Running, Array]:
     """Statistics updated with a batch (N, T) step by step; also the std (T,) after each step.
 
     The same as ``statistics.update`` with each column in turn, up to rounding, without a loop.
     """
     n, steps = batch.shape
-    before = stats.count.hi.astype(jnp.float32) * 2.0**32 + stats.count.lo.astype(jnp.float32)
-    count = before + (n * (1 + jnp.arange(steps))).astype(batch.dtype)
+    count = stats.count.as_float() + (n * (1 + jnp.arange(steps))).astype(batch.dtype)
     apart = batch - stats.mean
     mean = jnp.cumsum(apart.sum(axis=0)) / count  # after each step, relative to the mean before all
     mean_before = jnp.concatenate([jnp.zeros(1, mean.dtype), mean[:-1]])
     variance = stats.summed_variance + jnp.cumsum(((apart - mean_before) * (apart - mean)).sum(axis=0))
-    std = jnp.clip(jnp.sqrt(jnp.maximum(variance, 0.0) / count + stats.std_eps), *_STD_RANGE)
+    std = jnp.clip(jnp.sqrt(jnp.maximum(variance, 0.0) / count + stats.std_eps), *statistics.STD_RANGE)
     after = stats.replace(
         count=stats.count + jnp.int32(n * steps),
         mean=stats.mean + mean[-1],
@@ -161,7 +156,7 @@ def _updated_each_step(
     return after, std
 
 
-def scale_reward(stats: statistics.RunningStatisticsState, reward: Array) -> Array:
+def scale_reward(stats: statistics.Running, reward: Array) -> Array:
     """Rewards divided by the std of returns, clipped to +-10."""
     return _scaled(reward, stats.std)
 
@@ -183,10 +178,8 @@ def update_statistics(stats: Statistics, rollout: Rollout, latent: Array) -> Sta
     flat = lambda x: x.reshape(-1, x.shape[-1])  # noqa: E731
     counted = rollout.valid.reshape(-1).astype(rollout.reward.dtype)
     return stats._replace(
-        obs=statistics.update(stats.obs, flat(rollout.critic_obs[:, :, :-1]), weights=counted),
-        latent=statistics.update(stats.latent, flat(latent), weights=counted)
-        if latent.size
-        else stats.latent,
+        obs=statistics.update(stats.obs, flat(rollout.critic_obs[:, :, :-1]), counted),
+        latent=statistics.update(stats.latent, flat(latent), counted) if latent.size else stats.latent,
     )
 
 
@@ -334,7 +327,7 @@ def update(
         obs, sequence = inputs
         latent = through(params["memory"], sequence)
         if config.normalise_latent:
-            latent = statistics.normalize(latent, stats.latent)
+            latent = statistics.normalise(latent, stats.latent)
         return judge(policy, params["policy"], obs, latent, action)
 
     return run_ppo(config, learned, of_tasks, batch, key, progress)

@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from brax.training.acme import running_statistics
 
-from roml_jax.agents import on_policy, ppo
-from roml_jax.quiet import running_statistics
+from roml_jax.agents import on_policy, ppo, statistics
 
 RNG = np.random.default_rng(0)
 
@@ -67,10 +67,12 @@ def test_advantages_are_normalised_over_what_counts(x64):
 
 def test_reward_statistics_are_those_of_updates_step_by_step():
     """In float32, with returns far from 0 and statistics that have already seen many."""
-    stats = running_statistics.init_state(jnp.zeros(()), std_eps=1e-8)
-    stats = running_statistics.update(stats, jnp.asarray(100 + RNG.normal(size=50_000), jnp.float32))
+    one_by_one = running_statistics.init_state(jnp.zeros(()), std_eps=1e-8)
+    seen = jnp.asarray(100 + RNG.normal(size=50_000), jnp.float32)
+    one_by_one = running_statistics.update(one_by_one, seen)
+    stats = statistics.update(statistics.init(jnp.zeros(()), 1e-8), seen, jnp.ones(50_000))
     reward = jnp.asarray(5 + RNG.normal(size=(16, 300)), jnp.float32)
-    one_by_one, total, expected = stats, jnp.zeros(16), []
+    total, expected = jnp.zeros(16), []
     for t in range(300):
         total = jnp.where(t == 299, 0.0, 0.95 * total + reward[:, t])
         one_by_one = running_statistics.update(one_by_one, total)
@@ -82,9 +84,28 @@ def test_reward_statistics_are_those_of_updates_step_by_step():
         np.testing.assert_allclose(getattr(after, name), getattr(one_by_one, name), rtol=3e-5)
 
 
+def test_statistics_are_those_of_brax():
+    """Weighted, beyond 2^32 samples, and in the state's layout, which checkpoints have."""
+    theirs = running_statistics.init_state(jnp.zeros(3), std_eps=1e-8)
+    ours = statistics.init(jnp.zeros(3), 1e-8)
+    for first in (np.ones(40), np.full(40, 1.1e8), RNG.integers(0, 2, 40)):
+        batch, weights = 3 + RNG.normal(size=(40, 3)).astype(np.float32), jnp.asarray(first, jnp.float32)
+        theirs = running_statistics.update(theirs, batch, weights=weights)
+        ours = statistics.update(ours, batch, weights)
+        named = [
+            {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(s)}
+            for s in (theirs, ours)
+        ]
+        assert named[0].keys() == named[1].keys()
+        for name in named[0]:
+            np.testing.assert_array_equal(named[0][name], named[1][name], err_msg=name)
+    x = RNG.normal(size=(5, 3))
+    np.testing.assert_array_equal(running_statistics.normalize(x, theirs), statistics.normalise(x, ours))
+
+
 def test_reward_scaling_against_loops(x64):
     """The reference's order, in plain numpy, over two iterations of whole tasks."""
-    stats_ = running_statistics.init_state(jnp.zeros(()), std_eps=1e-8)
+    stats_ = statistics.init(jnp.zeros(()), 1e-8)
     seen, gamma = [], 0.9
     for _ in range(2):
         reward = RNG.normal(size=(4, 5)) * 3

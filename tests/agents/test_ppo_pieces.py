@@ -7,8 +7,7 @@ import pytest
 import toys
 
 from roml_jax import envs, rollout
-from roml_jax.agents import base, on_policy, ppo, varibad
-from roml_jax.quiet import running_statistics
+from roml_jax.agents import base, on_policy, ppo, statistics, varibad
 
 RNG = np.random.default_rng(0)
 LATENT = 2 * toys.SIZES["latent"]
@@ -93,7 +92,7 @@ def test_a_scaled_reward_is_ten_at_most(x64):
     reward = np.zeros((2, 230))
     reward[:, 100] = 0.5, -0.5
     reward[:, 200] = 3, -3
-    stats = running_statistics.init_state(jnp.zeros(()), std_eps=1e-8)
+    stats = statistics.init(jnp.zeros(()), 1e-8)
     _, got = jax.jit(on_policy.normalise_rewards, static_argnums=2)(stats, reward, 0.0)
     np.testing.assert_array_equal(got[:, 200], [10, -10])
     np.testing.assert_array_equal(abs(got) <= 10, np.ones_like(reward))

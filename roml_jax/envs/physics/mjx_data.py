@@ -16,7 +16,7 @@ _OTHERWISE = frozenset((
     "M", "actuator_moment", "moment_colind", "moment_rowadr", "moment_rownnz", "ncon", "ne", "nefc", "nf",
     "nl", "qLD", "qLDiagInv", "ten_J", "ten_wrapadr", "ten_wrapnum", "wrap_obj", "wrap_xpos",
 ))  # fmt: skip
-_FUNCTIONS = {mujoco.mj_rnePostConstraint: mjx.rne_postconstraint, mujoco.mj_subtreeVel: mjx.subtree_vel}
+_FUNCTIONS = {mujoco.mj_rnePostConstraint: "rne_postconstraint", mujoco.mj_subtreeVel: "subtree_vel"}
 
 
 def of_state(blank: mjx.Data, state: PhysicsState) -> mjx.Data:
@@ -82,7 +82,7 @@ def on_request(model: mjx.Model, before: mjx.Data, after: mjx.Data, readings: tu
     if model.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4:  # the data are those of its last stage
         seen = mjx.forward(model, before)
     for function in functions:
-        seen = _FUNCTIONS[function](model, seen)
+        seen = getattr(mjx, _FUNCTIONS[function])(model, seen)
     computed = {name: getattr(seen, name) for name in readings if name in reading.ON_REQUEST}
     return after.tree_replace({f"_impl.{name}": value for name, value in computed.items()})
 
