@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
@@ -48,10 +49,14 @@ def make_evaluate(
         seed: seed of the evaluation, independent of the training seed.
         purpose: "validation" (during training) or "test" (after training); the two share no task.
     """
-    tasks, run_key = draw(family, n, seed, purpose)
+
+    @functools.cache
+    def drawn() -> tuple[Array, Array]:
+        with jax.ensure_compile_time_eval():  # small programs that the first metrics need not wait for
+            return draw(family, n, seed, purpose)
 
     def evaluate(state: Any) -> Outcome:
-        return learner.test(state, tasks, run_key)
+        return learner.test(state, *drawn())
 
     return evaluate
 

@@ -61,6 +61,11 @@ def _storable(tree: Any) -> Any:
     return jax.tree.map(stored, tree)
 
 
+@jax.jit
+def _copied(tree: Any) -> Any:
+    return jax.tree.map(jnp.copy, tree)
+
+
 def _line(error: BaseException) -> str:
     """The message of an error from orbax or a lower layer, in one line of at most 300 characters."""
     text = str(error)
@@ -166,7 +171,7 @@ class Checkpoints:
             # on CPU orbax reads the arrays in place, while the next chunk of training overwrites them
             room = memory.available()
             in_place = room is not None and memory.size_of(items) > 0.8 * room
-            items = items if in_place else jax.tree.map(jnp.copy, items)
+            items = items if in_place else _copied(items)
         args = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
         self._pending = iteration
         try:

@@ -36,6 +36,7 @@ from roml_jax.run import (
     units,
 )
 from roml_jax.run import folder as run_folder
+from roml_jax.run.programs import Programs, compiled, waiting
 from roml_jax.run.shown import Rows, diverged
 from roml_jax.run.start import Plan, State
 
@@ -57,33 +58,6 @@ class StoppedError(Exception):
 
 class RunError(Exception):
     """The run failed; the message is one line."""
-
-
-class _Programs(NamedTuple):
-    """Compiled functions. ``evaluate`` and ``test`` are compiled in the background during training."""
-
-    chunk: Callable[..., Any]
-    evaluate: concurrent.futures.Future[Callable[..., Any]] | None
-    test: concurrent.futures.Future[Callable[..., Any]]
-
-
-def _compile(
-    parts: experiment.Experiment, shapes: meta.MetaState, pool: concurrent.futures.Executor,
-    start: Callable[[], State], validates: bool,
-) -> tuple[_Programs, State]:  # fmt: skip
-    """Compiles the training chunk and meanwhile builds the state; starts to compile the other functions.
-
-    All functions are traced in this thread. Tracing may use Python's ``ast``, which can fail in Python 3.11
-    if two threads use it at once.
-    """
-    compiling = pool.submit(jax.jit(parts.train.chunk, donate_argnums=0).lower(shapes, jnp.int32(0)).compile)
-    state = start()
-    # only the returns, so that the compiler drops what else an outcome holds
-    evaluation = jax.jit(lambda s: parts.evaluate(s).returns).lower(shapes.learner) if validates else None
-    test = jax.jit(lambda s: parts.test(s).returns).lower(shapes.learner)
-    chunk = compiling.result()
-    later = None if evaluation is None else pool.submit(evaluation.compile)
-    return _Programs(chunk, later, pool.submit(test.compile)), state
 
 
 class _Host(NamedTuple):
@@ -212,10 +186,10 @@ def run(
             stack.enter_context(run_folder.removed_if_unused(folder))
         session = provenance.start(config, parts, folder, prepared.restored, command, _say(console))
         stack.enter_context(provenance.recorded(session))
-        with console.status("compiling ..."), interrupt.raised():
+        with waiting(console), interrupt.raised():
             began = time.monotonic()
             placed = sharding.placed_shapes(parts.placement.mesh, shapes, num_seeds)
-            programs, state = _compile(parts, placed, pool, prepared.make, plan.validates)
+            programs, state = compiled(parts, placed, pool, prepared.make, plan.validates)
         console.print(f"compiled in {progress.duration(time.monotonic() - began)}")
         host = stack.enter_context(_host(config, parts, folder, console, state.done))
         if taken is not None:
@@ -261,7 +235,7 @@ def _host(config: Config, parts: experiment.Experiment, folder: Path, console: C
             yield _Host(config, parts, folder, console, sink, checkpoints, shown.of(config, parts, folder))
 
 
-def _train_and_test(host: _Host, programs: _Programs, state: State) -> None:
+def _train_and_test(host: _Host, programs: Programs, state: State) -> None:
     config, console, total = host.config, host.console, host.parts.num_iterations
     with interrupt.Interrupts() as interrupts:
         state = _loop(host, programs, state, interrupts)
@@ -302,7 +276,7 @@ def _stopped(parts: experiment.Experiment, state: meta.MetaState) -> dict[int, i
     return {place: int(iterations) for place, iterations in enumerate(iterations_done) if iterations >= 0}
 
 
-def _validated(host: _Host, programs: _Programs, state: State) -> tuple[State, Rows]:
+def _validated(host: _Host, programs: Programs, state: State) -> tuple[State, Rows]:
     """Evaluates the learners on the validation tasks and updates the best ones."""
     summaries = result.summaries(programs.evaluate.result()(state.meta.learner), host.config)
     host.log("eval/", summaries, state.done, state.seconds)
@@ -333,7 +307,7 @@ def _check_first(host: _Host, rows: Rows) -> None:
         raise RunError(f"every task of the first iteration diverged, because {reason}")
 
 
-def _loop(host: _Host, programs: _Programs, state: State, interrupts: interrupt.Interrupts) -> State:
+def _loop(host: _Host, programs: Programs, state: State, interrupts: interrupt.Interrupts) -> State:
     """Runs chunks of iterations, with an evaluation and a checkpoint whenever one is due."""
     config, parts = host.config, host.parts
     total, frames_after = parts.num_iterations, parts.frames.after
@@ -364,6 +338,7 @@ def _loop(host: _Host, programs: _Programs, state: State, interrupts: interrupt.
             host.log("", latest, state.done, state.seconds)
             if host.session is not None:
                 host.session.trained(state.done, frames_after(state.done), state.seconds)
+            programs.begin()  # after the first metrics
             if host.on_chunk is not None:
                 host.on_chunk(state.done, latest)
             evaluated = bool(interval) and (state.done % interval == 0 or state.done >= total)

@@ -41,13 +41,13 @@ def test_a_signal_while_compiling_leaves_nothing_behind(
         signal.raise_signal(kind)  # in this thread, so that it is handled here
         raise AssertionError("not stopped")
 
-    monkeypatch.setattr(loop, "_compile", compiling)
+    monkeypatch.setattr(loop, "compiled", compiling)
     assert train.main([*RUN, str(tmp_path / "run")]) == code
     error = capsys.readouterr().err
     assert error.startswith(said)
     assert error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr(loop, "_compile", lambda *args: (_ for _ in ()).throw(loop.RunError("again")))
+    monkeypatch.setattr(loop, "compiled", lambda *args: (_ for _ in ()).throw(loop.RunError("again")))
     assert train.main([*RUN, str(tmp_path / "run")]) == 1  # the same command is not blocked
     assert capsys.readouterr().err == "error: again\n"
 
