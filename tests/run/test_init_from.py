@@ -87,7 +87,7 @@ def test_it_goes_on_without_the_other_run(source, tmp_path, monkeypatch, capfd):
     def goes_on(parts, shapes, pool, make_state, validates):
         raise loop.RunError(f"from iteration {make_state().done}")
 
-    monkeypatch.setattr(loop, "_compile", goes_on)
+    monkeypatch.setattr(loop, "compiled", goes_on)
     assert train.main(["--resume", str(folder)]) == 1
     said = capfd.readouterr()
     assert said.err == "error: from iteration 1\n"
