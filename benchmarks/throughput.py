@@ -53,16 +53,24 @@ class Layer(NamedTuple):
         name: name of the layer.
         run: () -> runs the layer once and waits for its result.
         frames: number of environment steps of one run.
+        trace: () -> the layer's program as a jaxpr, for counting its work; None for a layer on the host or
+            one that donates its arguments.
     """
 
     name: str
     run: Callable[[], Any]
     frames: int
+    trace: Callable[[], Any] | None = None
 
 
-def _jitted(function: Callable[..., Any], *args: Any) -> Callable[[], Any]:
+def _jitted(name: str, frames: int, function: Callable[..., Any], *args: Any) -> Layer:
     compiled = jax.jit(function)
-    return lambda: jax.block_until_ready(compiled(*args))
+    return Layer(
+        name,
+        lambda: jax.block_until_ready(compiled(*args)),
+        frames,
+        lambda: jax.make_jaxpr(function)(*args),
+    )
 
 
 def _env_layers(env: Any, tasks: jax.Array, steps: int) -> list[Layer]:
@@ -99,8 +107,8 @@ def _varibad_layers(
         return varibad.update_belief(learner, networks, agent_config, batch, key)[0].belief
 
     return [
-        Layer("ppo", _jitted(policy, learner, rollout), frames),
-        Layer("vae", _jitted(belief, learner, rollout), frames),
+        _jitted("ppo", frames, policy, learner, rollout),
+        _jitted("vae", frames, belief, learner, rollout),
     ]
 
 
@@ -123,7 +131,7 @@ def _update_layer(
     return Layer("update", run, parts.frames_per_iteration)
 
 
-def _learner_layers(
+def learner_layers(
     parts: experiment.Experiment, config: configs.Config, state: Any, tasks: jax.Array
 ) -> list[Layer]:
     """Rollout, the learner's updates and the sampler, as in one iteration."""
@@ -144,9 +152,9 @@ def _learner_layers(
         else [_update_layer(parts, config, state.learner, experience)]
     )
     return [
-        Layer("rollout", _jitted(collect, state.learner, tasks), frames),
+        _jitted("rollout", frames, collect, state.learner, tasks),
         *updates,
-        Layer("cem", _jitted(sampler, state.sampler), frames),
+        _jitted("cem", frames, sampler, state.sampler),
     ]
 
 
@@ -169,7 +177,7 @@ def _layers(parts: experiment.Experiment, config: configs.Config, which: Which) 
         return layers
     state = jax.jit(parts.train.init)(*seed_plan.leaves(config.plan))
     if which == "all" and len(config.plan) == 1:
-        layers += _learner_layers(parts, config, state, tasks)
+        layers += learner_layers(parts, config, state, tasks)
         state = jax.tree.map(jnp.copy, state)  # copied, since the whole iteration donates its state
     return [*layers, _iteration_layer(parts, state, len(config.plan))]
 

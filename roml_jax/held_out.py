@@ -61,7 +61,8 @@ def make_evaluate(
     return evaluate
 
 
-def summarise(returns: Array, alpha: float) -> Metrics:
+@jax.jit  # as one program: its forty operations would be compiled one by one
+def summarise(returns: Array, alpha: Array | float) -> Metrics:
     """Mean and CVaR_alpha of the tasks' returns. A task's return is the mean over its K episodes.
 
     Args:

@@ -46,8 +46,7 @@ SIGNATURES: dict[type, dict[str, type]] = {
 
 
 REQUIRED: dict[str, Any] = {"autodr": {"success": -0.5, "failure": -0.75}, "doraemon": {"success": -0.5}}
-"""Options without which a sampler of the package cannot be made; for checks that go over all names, with
-values for returns between -1 and 0."""
+"""Options without which a sampler cannot be made, for checks of all names; for returns between -1 and 0."""
 
 
 def make_sampler(name: str, family: TaskFamily, alpha: float, **options: Any) -> TaskSampler:
@@ -343,10 +342,11 @@ def check_learner(learner: agents.MetaLearner, tasks: Array) -> None:
     check_signatures(learner)
     n = tasks.shape[0]
     ones = TaskWeights(jnp.ones(n), jnp.ones(n))
-    collect, update, test = (jax.jit(f) for f in (learner.collect, learner.update, learner.test))
+    functions = (learner.init, learner.collect, learner.update, learner.test)
+    init, collect, update, test = (f if isinstance(f, jax.stages.Wrapped) else jax.jit(f) for f in functions)
 
     def learned() -> tuple[Any, Any, dict[str, Array]]:
-        first = state = jax.jit(learner.init)(jax.random.key(0))
+        first = state = init(jax.random.key(0))
         for i in range(2):
             state, experience, feedback = collect(state, tasks, jax.random.key(2 * i + 1))
             shape = Feedback.of(feedback).returns.shape

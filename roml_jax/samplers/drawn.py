@@ -78,7 +78,8 @@ def of(sampler: TaskSampler, family: TaskFamily) -> Drawing | None:
     that of the family's proposal with the same phi, which is exact at the prior.
     """
     if sampler.drawn is not None:
-        return _drawing(sampler.drawn, np.asarray(sampler.phi(sampler.init(jax.random.key(0)))))
+        first = jax.jit(lambda key: sampler.phi(sampler.init(key)))(jax.random.key(0))
+        return _drawing(sampler.drawn, np.asarray(first))
     known = prior(family)
     shape = jax.eval_shape(lambda key: sampler.phi(sampler.init(key)), jax.random.key(0)).shape
     if shape != known.phi.shape or known.phi.size != len(family.names):

@@ -131,6 +131,7 @@ def test_an_episode_must_follow_the_last_inner_step():
         experiment.make(config.make("probe_target", "uniform", "maml", inner_steps=2))
 
 
+@pytest.mark.slow
 def test_one_gradient_step_is_the_whole_adaptation():
     """Not adapted the best is -8/3; one step can reach 0, and eight noisy samples of it most of the way."""
     first, second = train("probe_target", "uniform", agent="maml", frames=60e3).mean(axis=0)

@@ -18,9 +18,8 @@ from roml_jax import train
 from roml_jax.run import checkpoint, progress, saved
 
 SMALL = """
-    --env probe_memory --num-tasks 8 --chunk 2 --learning-starts 0 --sampler.batch-size 16
+    --env probe_memory --agent multitask --num-tasks 8 --chunk 2 --sampler.batch-size 16
     --eval.interval 0 --eval.test-tasks 32 --ppo.layers 16 --frames 2048 --checkpoint-minutes 1e-9
-    --vae.buffer-trajectories 4096 --vae.batch-trajectories 4
 """.split()  # noqa: SIM905
 
 

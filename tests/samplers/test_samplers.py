@@ -1,5 +1,7 @@
 """One contract for every sampler in the registry, and what each promises beyond it."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ from roml_jax import cem, samplers, tasks, testing
 from roml_jax.errors import UnknownNameError
 from roml_jax.types import Feedback
 
-ALPHA, N = 0.2, 32
+ALPHA, N, MOST = 0.2, 32, 40  # risk level, tasks of a draw, iterations
 EXACT = tasks.log_beta(
     ("mass",), bound=None, hardest="top"
 )  # task = 2^(2u - 1): the hardest are the heaviest below
@@ -24,6 +26,7 @@ OPTIONS = {  # for samplers whose defaults need more than returns, or more tasks
 }
 
 
+@functools.cache
 def made(name):
     return testing.make_sampler(name, EXACT, ALPHA, **OPTIONS.get(name, {}))
 
@@ -37,14 +40,26 @@ def weights_of(sampler, returns, progress=0.0):
     return sampler.weights(state, draw, Feedback(returns), jnp.asarray(progress))
 
 
-def advance(sampler, state, key, iterations=40, progress=1.0):
+def advance(sampler, state, key, iterations=MOST, progress=1.0):
     """Iterations on return = -u, all at the same progress."""
 
-    def step(state, key):
-        state, draw = sampler.sample(state, key, N)
-        return sampler.update(state, draw, hardness(draw), key, jnp.asarray(progress))
+    return advancing(sampler)(state, jax.random.split(key, MOST), iterations, progress)
 
-    return jax.jit(lambda s, k: jax.lax.scan(step, s, jax.random.split(k, iterations)))(state, key)
+
+@functools.cache
+def advancing(sampler):
+    """``advance`` of (state, keys, iterations, progress), compiled once for any number of iterations."""
+
+    def step(i, carry, progress):
+        state, keys = carry
+        state, draw = sampler.sample(state, keys[i], N)
+        return sampler.update(state, draw, hardness(draw), keys[i], progress)[0], keys
+
+    @jax.jit
+    def run(state, keys, iterations, progress):
+        return jax.lax.fori_loop(0, iterations, lambda i, c: step(i, c, progress), (state, keys))[0]
+
+    return run
 
 
 @pytest.mark.parametrize("name", samplers.names())
@@ -76,7 +91,7 @@ def test_the_prior_is_what_is_drawn_first(name):
 def test_hard_tasks_come_more_often_after_updates(name):
     """The share of tasks that are harder than the prior's alpha-quantile (u > 1 - alpha)."""
     sampler = made(name)
-    state, _ = advance(sampler, sampler.init(jax.random.key(0)), jax.random.key(1))
+    state = advance(sampler, sampler.init(jax.random.key(0)), jax.random.key(1))
     _, draw = sampler.sample(state, jax.random.key(2), 500 if name == "pdts" else 5000)  # of 64 times as many
     share = float((draw.u > 1 - ALPHA).mean())
     if name in SEEKING:
@@ -95,7 +110,7 @@ def test_exact_weights_integrate_to_the_priors_share_of_what_can_be_drawn(name):
     if name == "doraemon":
         pytest.skip("narrow at first: test_doraemon.py has the weights of a wide distribution")
     sampler = made(name)
-    state, _ = advance(sampler, sampler.init(jax.random.key(0)), jax.random.key(1), iterations=8)
+    state = advance(sampler, sampler.init(jax.random.key(0)), jax.random.key(1), iterations=8)
     _, draw = sampler.sample(state, jax.random.key(2), N if name in NO_DENSITY else 200_000)
     others = ~np.asarray(draw.is_ref)
     log_w = np.asarray(draw.log_w, np.float64)
@@ -210,7 +225,7 @@ def test_oracle_goes_half_way_to_the_top_alpha_at_each_batch():
     sampler = samplers.make("oracle", EXACT, 0.05, cem.CemConfig(batch_size=N))
     state, expected = sampler.init(jax.random.key(0)), 0.5
     for _ in range(4):
-        state, _ = advance(sampler, state, jax.random.key(1), iterations=1)
+        state = advance(sampler, state, jax.random.key(1), iterations=1)
         expected = 0.5 * expected + 0.5 * 0.975
         assert float(sampler.phi(state)[0]) == pytest.approx(expected, abs=1e-6)
     _, draw = sampler.sample(state, jax.random.key(2), 2000)
