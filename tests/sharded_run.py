@@ -10,12 +10,13 @@ from roml_jax import config, experiment
 from roml_jax.run import checkpoint, sharding
 
 SMALL = {
-    "num_tasks": 8, "seeds": list(range(8)), "learning_starts": 0, "sampler.batch_size": 16,
-    "vae.buffer_trajectories": 37, "vae.batch_trajectories": 4, "ppo.layers": [16],
+    "num_tasks": 8, "seeds": list(range(8)), "sampler.batch_size": 16, "ppo.layers": [16],
     "eval.test_tasks": 24, "eval.tasks": 8,
 }  # fmt: skip
-PROBE = {"env": "probe_memory", "frames": 10 * 128}
-CHEETAH = {
+VARIBAD = {"learning_starts": 0, "vae.buffer_trajectories": 37, "vae.batch_trajectories": 4}
+MULTITASK = {"agent": "multitask", "env": "probe_memory", "frames": 10 * 128}  # a program that compiles soon
+PROBE = VARIBAD | {"env": "probe_memory", "frames": 10 * 128}
+CHEETAH = VARIBAD | {
     "env": "cheetah_mass", "physics": "mjx", "protocol.horizon": 4, "frames": 64, "chunk": 1,
     "ppo.minibatches": 2, "sampler.batch_size": 8,
 }  # fmt: skip
@@ -51,7 +52,7 @@ def train(mesh, iterations, **options):
 
 def bytes_per_device(mesh):
     """What a device holds of the rollouts of 512 tasks, while and after they are collected."""
-    parts = make(mesh, **PROBE, seeds=[0])
+    parts = make(mesh, **MULTITASK, seeds=[0])
     shapes = jax.eval_shape(parts.learner.init, jax.random.key(0))
     tasks = jax.ShapeDtypeStruct((512, 1), jnp.zeros(()).dtype)
     collect = jax.jit(lambda *args: parts.learner.collect(*args)[1])
@@ -81,7 +82,7 @@ def motion_on_c(mesh):
 
 
 def main(out, env, iterations, *meshes):
-    options = {"probe": PROBE, "cheetah": CHEETAH}[env]
+    options = {"multitask": MULTITASK, "probe": PROBE, "cheetah": CHEETAH}[env]
     saved = {}
     for mesh in meshes:
         values, chunk = train(mesh, int(iterations), **options)
@@ -89,7 +90,7 @@ def main(out, env, iterations, *meshes):
         saved[f"{mesh}:program"] = np.array(chunk.as_text())
         del chunk
         jax.clear_caches()  # not all programs are to be held at once
-    if env == "probe":
+    if env == "multitask":
         saved |= {f"c:{mesh}": motion_on_c(mesh) for mesh in ("none", "seed=8")}
         saved |= {"bytes:none": bytes_per_device("none"), "bytes:task=8": bytes_per_device("task=8")}
     np.savez(out, **saved)

@@ -127,6 +127,12 @@ def _by_seed(mesh: Mesh, num_seeds: int) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(SEED) if num_seeds > 1 else PartitionSpec())
 
 
+def _of_leaves(mesh: Mesh, tree: Any, num_seeds: int) -> Any:
+    """The sharding of each leaf (R, ...): by seed; XLA replicates arrays without elements."""
+    whole, by_seed = NamedSharding(mesh, PartitionSpec()), _by_seed(mesh, num_seeds)
+    return jax.tree.map(lambda leaf: by_seed if leaf.size else whole, tree)
+
+
 def of_state(mesh: Mesh, state: MetaState, num_seeds: int) -> MetaState:
     """The sharding of each leaf of a run's state: by seed, replicated over the task axis.
 
@@ -134,7 +140,7 @@ def of_state(mesh: Mesh, state: MetaState, num_seeds: int) -> MetaState:
     write a batch.
     """
     whole = NamedSharding(mesh, PartitionSpec())
-    return jax.tree.map(lambda _: _by_seed(mesh, num_seeds), state)._replace(iteration=whole)
+    return _of_leaves(mesh, state, num_seeds)._replace(iteration=whole)
 
 
 def _whole(mesh: Mesh, tree: Any) -> Any:
@@ -256,21 +262,21 @@ def placed_shapes(mesh: Mesh | None, shapes: MetaState, num_seeds: int) -> MetaS
     """Shapes of a state (``jax.eval_shape`` of init) with their shardings, for ``checkpoint.restore``."""
     if mesh is None:
         return shapes
-    return jax.tree.map(
-        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
-        shapes,
-        of_state(mesh, shapes, num_seeds),
-    )
+    return _with(shapes, of_state(mesh, shapes, num_seeds))
+
+
+def _with(shapes: Any, shardings: Any) -> Any:
+    """The shapes with their shardings."""
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
 
 def place_seeds(mesh: Mesh | None, tree: Any, num_seeds: int) -> Any:
     """Shards a pytree with leaves (R, ...), R seeds, by seed. Must be called within jit."""
-    return tree if mesh is None else jax.lax.with_sharding_constraint(tree, _by_seed(mesh, num_seeds))
+    if mesh is None:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, _of_leaves(mesh, tree, num_seeds))
 
 
 def placed_seeds(mesh: Mesh | None, shapes: Any, num_seeds: int) -> Any:
     """The shapes of a pytree with leaves (R, ...), R seeds, with shardings by seed."""
-    if mesh is None:
-        return shapes
-    where = _by_seed(mesh, num_seeds)
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes)
+    return shapes if mesh is None else _with(shapes, _of_leaves(mesh, shapes, num_seeds))

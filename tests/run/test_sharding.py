@@ -40,7 +40,7 @@ def on_eight_devices(tmp_path_factory, env, iterations, x64, meshes=MESHES):
 
 @pytest.fixture(scope="module")
 def probe(tmp_path_factory):
-    return on_eight_devices(tmp_path_factory, "probe", 5, x64=True, meshes=[BOTH_AXES])
+    return on_eight_devices(tmp_path_factory, "multitask", 5, x64=True, meshes=[BOTH_AXES])
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +48,10 @@ def probe_on_all(tmp_path_factory):
     return on_eight_devices(tmp_path_factory, "probe", 5, x64=True)
 
 
-def assert_same(values, mesh, **tolerance):
+def assert_same(values, mesh, least, **tolerance):
     """Every leaf of the state, every metric and the held-out returns."""
     names = [name.removeprefix("none:") for name in values if name.startswith("none:")]
-    assert len(names) > 150
+    assert len(names) > least
     for name in set(names) - {"program"}:
         alone, cut = values[f"none:{name}"], values[f"{mesh}:{name}"]
         assert alone.dtype == cut.dtype
@@ -61,13 +61,13 @@ def assert_same(values, mesh, **tolerance):
 def test_five_iterations_on_a_mesh_are_those_of_one_device(probe):
     assert probe["none:train/return"].dtype == np.float64
     assert np.isfinite(probe["none:ppo/policy_loss"]).all()
-    assert_same(probe, BOTH_AXES, rtol=1e-9, atol=1e-9)
+    assert_same(probe, BOTH_AXES, 60, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", MESHES)
 def test_so_they_are_on_every_mesh(probe_on_all, mesh):
-    assert_same(probe_on_all, mesh, rtol=1e-9, atol=1e-9)
+    assert_same(probe_on_all, mesh, 150, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.slow
@@ -104,7 +104,7 @@ def cheetah(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", MESHES)
 def test_a_cheetah_iteration_on_a_mesh_is_that_of_one_device(cheetah, mesh):
-    assert_same(cheetah, mesh, rtol=2e-3, atol=2e-3)
+    assert_same(cheetah, mesh, 150, rtol=2e-3, atol=2e-3)
 
 
 @pytest.mark.parametrize(
