@@ -87,7 +87,7 @@ class Run:
         if chosen.ndim != 2 or chosen.shape[1] != default.shape[1]:
             names = ", ".join(self.env.family.names)
             raise ConfigError(f"tasks must be of shape (M, {default.shape[1]}): {names}; got {chosen.shape}")
-        warning = None if tasks is None else families.far_off(self.env.family, chosen)
+        warning = None if tasks is None else families.far_off(self.env.family, np.asarray(chosen))
         if warning:
             warnings.warn(warning, stacklevel=2)
         test = jax.jit(self._loaded.parts.learner.test)
@@ -151,8 +151,11 @@ def train(
         ConfigError: if an option is invalid or options are incompatible; one line.
         RunError: if every seed diverged.
     """
-    temporary = None if out is not None else tempfile.TemporaryDirectory(prefix="roml_jax-")
-    folder = Path(out) if temporary is None else Path(temporary.name) / "run"
+    if out is None:
+        temporary = tempfile.TemporaryDirectory(prefix="roml_jax-")
+        folder = Path(temporary.name) / "run"
+    else:
+        temporary, folder = None, Path(out)
     if isinstance(init_from, Run):
         options = {"which": init_from._which, **options}
     source = init_from.folder if isinstance(init_from, Run) else init_from

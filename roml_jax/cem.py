@@ -119,7 +119,7 @@ def set_reference(state: CemState, scores: Array, alpha: Array | float) -> CemSt
 
 def reference_slots(config: CemConfig, slot_key: Array, batch: Array) -> Array:
     """The reference slots of a batch, (B,) bool: ``num_ref`` random ones, without replacement."""
-    order = risk.order(jax.random.bits(jax.random.fold_in(slot_key, batch), config.batch_size))
+    order = risk.order(jax.random.bits(jax.random.fold_in(slot_key, batch), (config.batch_size,)))
     return order < config.num_ref
 
 

@@ -19,7 +19,7 @@ def whole(text: str) -> int:
     try:
         number = float(text)
     except ValueError:
-        number = math.nan
+        number = float("nan")
     if not number.is_integer():  # nor is an infinity
         raise ValueError(f"must be a whole number, got {text!r}")
     return int(number)

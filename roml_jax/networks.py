@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import distrax
 import flax.linen as nn
@@ -16,6 +16,15 @@ Init = Callable[..., Array]
 TrunkInit = Literal["normc", "orthogonal"]
 _MIN_STD = 1e-6
 _TANH_GAIN = 5 / 3
+
+
+class Network(nn.Module):
+    """A linen module, for type checkers: the type of its outputs is its own."""
+
+    if TYPE_CHECKING:
+
+        def apply(self, variables: Any, *args: Any, **options: Any) -> Any:
+            """The outputs alone: with ``mutable``, which is not used here, linen adds changed variables."""
 
 
 def fan_in_uniform(fan_in: int) -> Init:
@@ -49,7 +58,7 @@ def default_dense(features: int, fan_in: int, name: str | None = None) -> nn.Den
     return dense(features, kernel_init=init, bias_init=init, name=name)
 
 
-class Gru(nn.Module):
+class Gru(Network):
     """A GRU in PyTorch's form: gates r, z, n; input and recurrent biases; reset after the recurrent product.
 
     The products with the inputs (``project``) are separate from the recurrence (``step``), so that a whole
@@ -168,7 +177,7 @@ def _gru_unroll_backward(saved: tuple[Any, ...], gradient: Array) -> tuple[Array
 _gru_unroll.defvjp(_gru_unroll_forward, _gru_unroll_backward)
 
 
-class ActorCritic(nn.Module):
+class ActorCritic(Network):
     """Actor and critic over a normalised observation and latent.
 
     Actor and critic share the optional tanh embeddings of both inputs; each has its own tanh trunk.
@@ -250,5 +259,5 @@ def action_log_prob(
 ) -> Array:
     """Log-probabilities (...) of actions (..., A), summed over the A numbers, in nats."""
     if isinstance(action_space, Discrete):
-        return distribution.log_prob(action[..., 0].astype(jnp.int32))
-    return distribution.log_prob(action)
+        return cast(Array, distribution.log_prob(action[..., 0].astype(jnp.int32)))
+    return cast(Array, distribution.log_prob(action))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -133,7 +133,7 @@ def beta(dims: int, bound: float | None = 0.02) -> Proposal:
         return jnp.clip(_beta_of_two(phi, key, n), _U_MARGIN, 1 - _U_MARGIN)
 
     def log_prob(phi: Array, u: Array) -> Array:
-        return distribution(phi).log_prob(jnp.clip(u, margin, 1 - margin))
+        return cast(Array, distribution(phi).log_prob(jnp.clip(u, margin, 1 - margin)))
 
     low, high = jnp.full(dims, phi_margin), jnp.full(dims, 1 - phi_margin)
 
@@ -208,7 +208,7 @@ def gaussian(mean: Sequence[float], std: Sequence[float]) -> Proposal:
     return Proposal(
         phi0=jnp.asarray(np.concatenate([mean0, np.log(std0)])),
         sample=lambda phi, key, n: distribution(phi).sample(seed=key, sample_shape=n),
-        log_prob=lambda phi, u: distribution(phi).log_prob(u),
+        log_prob=lambda phi, u: cast(Array, distribution(phi).log_prob(u)),
         fit=fit,
         low=low,
         high=high,
@@ -251,7 +251,7 @@ def gaussian_full(mean: Sequence[float], covariance: Sequence[Sequence[float]]) 
     return Proposal(
         phi0=jnp.asarray(np.concatenate([mean0, triangle])),
         sample=lambda phi, key, n: distribution(phi).sample(seed=key, sample_shape=n),
-        log_prob=lambda phi, u: distribution(phi).log_prob(u),
+        log_prob=lambda phi, u: cast(Array, distribution(phi).log_prob(u)),
         fit=fit,
         low=jnp.asarray(np.concatenate([np.full(dims, -np.inf), on_diagonal])),
         high=jnp.full(dims + rows.size, jnp.inf),
@@ -260,7 +260,7 @@ def gaussian_full(mean: Sequence[float], covariance: Sequence[Sequence[float]]) 
     )
 
 
-def categorical(probabilities: Sequence[float], floor: float = 1e-3) -> Proposal:
+def categorical(probabilities: Sequence[float] | np.ndarray, floor: float = 1e-3) -> Proposal:
     """Categorical over a finite set of tasks; u is the index as a float, phi the probabilities.
 
     Args:

@@ -57,7 +57,7 @@ def tunable(state: Any) -> tuple[str, ...]:
     return tuple(getattr(state, "rates", {}))
 
 
-def options_class(constructor: Callable[..., Any]) -> type:
+def options_class(constructor: Callable[..., Any]) -> type[Any]:
     """The frozen dataclass of a constructor's options.
 
     If the constructor is a dataclass, it is its own options class. If it is a function, the options class is

@@ -194,12 +194,16 @@ def run_episodes(
         start = constrain(_Carry(state, obs, belief))
         needs_steps = record or agent.adapt is not None
         end, steps = _run_steps(agent, env, protocol, agent_state, start, act_key, greedy, needs_steps)
-        belief = agent.adapt(agent_state, end.belief, steps.seen, adapt_key) if agent.adapt else end.belief
+        belief = end.belief
+        if agent.adapt is not None:
+            assert steps.seen is not None
+            belief = agent.adapt(agent_state, belief, steps.seen, adapt_key)
         total, terms = jax.tree.map(
             lambda x: jnp.where(steps.valid, x, 0).sum(axis=0), (steps.reward, dict(steps.terms))
         )
         seen, privileged = (steps.seen, steps.privileged) if record else (None, None)
         if privileged is not None:
+            assert end.env.privileged is not None
             privileged = jnp.concatenate([privileged, end.env.privileged[None]])
         length = steps.valid.sum(axis=0, dtype=jnp.int32)
         return (end.obs, belief), _Episode(total, terms, length, end.env.diverged, seen, privileged)
@@ -253,7 +257,8 @@ def make_learner(
         experience, outcome = run_episodes(
             agent, env, protocol, state, tasks, key, greedy=greedy, constrain=constrain
         )
-        value_score = agent.value_score and agent.value_score(state, experience)
+        assert experience is not None
+        value_score = None if agent.value_score is None else agent.value_score(state, experience)
         return (
             state,
             experience,

@@ -24,7 +24,7 @@ from roml_jax.agents import base as agents_base
 from roml_jax.envs import door
 from roml_jax.envs.base import Env, EnvState
 from roml_jax.samplers import base as samplers_base
-from roml_jax.samplers.base import TaskSampler
+from roml_jax.samplers.base import Scoring, TaskSampler
 from roml_jax.tasks import TaskFamily
 from roml_jax.types import Array, Discrete, EnvSpec, Feedback, TaskDraw, TaskWeights
 
@@ -98,7 +98,7 @@ class CompiledEnv:
             return jax.random.randint(key, (length, self.n), 0, space.n)
         return jax.random.normal(key, (length, self.n, space.size))
 
-    def run(self, tasks: Array, length: int, seed: int = 0) -> list[EnvState]:
+    def run(self, tasks: Array | np.ndarray, length: int, seed: int = 0) -> list[EnvState]:
         """The states of an episode of random actions on tasks (n, d), the first included."""
         keys = jax.random.split(jax.random.key(seed), self.n)
         states = [self._reset(keys, jnp.asarray(tasks))]
@@ -281,7 +281,7 @@ def check_sampler(sampler: TaskSampler, family: TaskFamily, num_tasks: int = 32)
     assert all(value.shape == () for value in metrics.values()), "metrics must be scalars"
     assert sampler.phi(updated).ndim == 1, "phi must be of shape (p,)"
     if sampler.scoring is not None:
-        _check_scoring(sampler, family)
+        _check_scoring(sampler, sampler.scoring, family)
     _check_seeds(sampler, n)
 
 
@@ -299,9 +299,9 @@ def _check_keeps(sampler: TaskSampler, n: int) -> None:
     assert kept.sum() > 0, "weights.keep must leave a task to learn from within 100 iterations"
 
 
-def _check_scoring(sampler: TaskSampler, family: TaskFamily) -> None:
+def _check_scoring(sampler: TaskSampler, scoring: Scoring, family: TaskFamily) -> None:
     """A scoring pass has the number of candidates that it says, and keeps the state's structure."""
-    scoring, state = sampler.scoring, jax.jit(sampler.init)(jax.random.key(0))
+    state = jax.jit(sampler.init)(jax.random.key(0))
     after, draw = jax.jit(scoring.propose)(state, jax.random.key(4))
     m = scoring.candidates
     assert draw.u.shape == (m, family.proposal.dims), f"propose must draw {m} candidates, as the pass says"

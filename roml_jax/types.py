@@ -107,7 +107,7 @@ class Feedback(NamedTuple):
     @classmethod
     def of(cls, feedback: Feedback | Array) -> Feedback:
         """Feedback as it is, or made of returns (N,) alone."""
-        return feedback if isinstance(feedback, cls) else cls(feedback)
+        return feedback if isinstance(feedback, Feedback) else cls(feedback)
 
 
 class Transition(NamedTuple):
@@ -215,10 +215,11 @@ class Continuous:
     @classmethod
     def within(cls, low: Sequence[float], high: Sequence[float]) -> Continuous:
         """The space with a range for each number; low and high (A,)."""
-        bounds = tuple(tuple(float(end) for end in ends) for ends in (low, high))
-        one = tuple(ends[0] if len(set(ends)) == 1 else ends for ends in bounds)
+        lows, highs = (tuple(float(end) for end in ends) for ends in (low, high))
         # both ends of one kind, so that a reader sees two numbers or two vectors
-        return cls(len(bounds[0]), *(one if all(isinstance(end, float) for end in one) else bounds))
+        if len(set(lows)) == len(set(highs)) == 1:
+            return cls(len(lows), lows[0], highs[0])
+        return cls(len(lows), lows, highs)
 
     @property
     def bounds(self) -> tuple[float | Array, float | Array]:

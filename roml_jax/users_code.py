@@ -19,7 +19,7 @@ import os
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +159,7 @@ def _raises(frame: traceback.FrameSummary) -> bool:
 
 
 @contextlib.contextmanager
-def in_one_line(*, inside: bool = False) -> Iterator[None]:
+def in_one_line(*, inside: bool = False) -> Generator[None]:
     """Context for a command: an error of the user's becomes a ``UsersError``, which is one line.
 
     With ``inside``, only an error raised in the user's own frames does. The user's frames that called this

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from roml_jax import checks
-from roml_jax.networks import Gru, default_dense
+from roml_jax.networks import Gru, Network, default_dense
 from roml_jax.types import Array, Continuous, Discrete, EnvSpec, Rollout
 
 
@@ -79,10 +79,13 @@ def trajectory_of(rollout: Rollout, action: Discrete | Continuous, with_task: bo
     )
 
 
-class History(nn.Module):
+C = TypeVar("C", bound=HistoryConfig)
+
+
+class Recurrent(Network, Generic[C]):
     """Embeds (action, next observation, reward) and runs a GRU."""
 
-    config: HistoryConfig
+    config: C
     obs_size: int
     action_size: int
 
@@ -124,6 +127,10 @@ class History(nn.Module):
         start = jnp.zeros((batch, hidden_size), projected.dtype)
         hidden = self.gru.unroll(start, jnp.swapaxes(projected, 0, 1), trajectory.valid.T, cut)
         return jnp.concatenate([start[:, None], jnp.swapaxes(hidden, 0, 1)], axis=1)
+
+
+class History(Recurrent[HistoryConfig]):
+    """A memory whose output is its hidden state."""
 
     def __call__(self, trajectory: Trajectory) -> Array:
         """As ``unroll``."""

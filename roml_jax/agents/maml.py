@@ -22,21 +22,22 @@ import jax.numpy as jnp
 from roml_jax import checks
 from roml_jax.agents import common, on_policy, ppo
 from roml_jax.agents.base import Agent, register
+from roml_jax.agents.ppo import PpoConfig
 from roml_jax.networks import ActorCritic, action_log_prob, choose_action
 from roml_jax.registry import leaf
 from roml_jax.types import Array, EnvSpec, Metrics, Rollout, TaskWeights, Transition
 
 
-def _ppo_config() -> ppo.PpoConfig:
+def _ppo_config() -> PpoConfig:
     """MAML's defaults: credit crosses episodes, since exploring episodes pay off in later ones."""
-    return ppo.PpoConfig(credit="task")
+    return PpoConfig(credit="task")
 
 
 @dataclass(frozen=True)
 class MamlConfig:
     """Options of MAML's inner steps and of the outer optimisation."""
 
-    ppo: ppo.PpoConfig = field(default_factory=_ppo_config)
+    ppo: PpoConfig = field(default_factory=_ppo_config)
     inner_lr: float = leaf(0.1)
     """Learning rate of the inner gradient steps."""
     inner_steps: int = 1

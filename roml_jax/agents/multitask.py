@@ -11,8 +11,9 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from roml_jax.agents import common, on_policy, ppo
+from roml_jax.agents import common, on_policy
 from roml_jax.agents.base import Agent, register
+from roml_jax.agents.ppo import PpoConfig
 from roml_jax.types import Array, EnvSpec, Metrics, Rollout, TaskWeights, Transition
 
 
@@ -20,7 +21,7 @@ from roml_jax.types import Array, EnvSpec, Metrics, Rollout, TaskWeights, Transi
 class MultitaskConfig:
     """Options of a policy without memory."""
 
-    ppo: ppo.PpoConfig = field(default_factory=ppo.PpoConfig)
+    ppo: PpoConfig = field(default_factory=PpoConfig)
 
 
 def _agent(spec: EnvSpec, num_tasks: int, config: MultitaskConfig, latent_size: int) -> Agent:

@@ -7,6 +7,7 @@ and in whether the policy's losses also train the network that computes the late
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -77,7 +78,7 @@ def normalise_obs(stats: Statistics, obs: Array) -> Array:
     """Normalised observations: (..., D + P) for the critic, or (..., D) for acting."""
     known, size = stats.obs, obs.shape[-1]
     if known.mean.shape[-1] > size:
-        known = known.replace(mean=known.mean[..., :size], std=known.std[..., :size])
+        known = replace(known, mean=known.mean[..., :size], std=known.std[..., :size])
     return statistics.normalise(obs, known)
 
 
@@ -147,7 +148,8 @@ def _updated_each_step(stats: statistics.Running, batch: Array) -> tuple[statist
     mean_before = jnp.concatenate([jnp.zeros(1, mean.dtype), mean[:-1]])
     variance = stats.summed_variance + jnp.cumsum(((apart - mean_before) * (apart - mean)).sum(axis=0))
     std = jnp.clip(jnp.sqrt(jnp.maximum(variance, 0.0) / count + stats.std_eps), *statistics.STD_RANGE)
-    after = stats.replace(
+    after = replace(
+        stats,
         count=stats.count + jnp.int32(n * steps),
         mean=stats.mean + mean[-1],
         summed_variance=variance[-1],
@@ -284,7 +286,7 @@ def run_ppo(
 def update(
     learned: Learned, policy: ActorCritic, config: ppo.PpoConfig, rollout: Rollout, latent: Array,
     reward: Array, weights: TaskWeights, key: Array, progress: Array,
-    through: Callable[[Any], Array] | None = None, sequence: Any = None,
+    through: Callable[[Any, Any], Array] | None = None, sequence: Any = None,
 ) -> tuple[Learned, Metrics]:  # fmt: skip
     """PPO on a rollout: updates the input statistics, then runs all epochs.
 

@@ -20,6 +20,7 @@ from roml_jax import checks
 from roml_jax.agents import common, sac
 from roml_jax.agents import replay as replays
 from roml_jax.agents.base import Agent, register, replay_field
+from roml_jax.agents.sac import SacConfig
 from roml_jax.types import Array, Discrete, EnvSpec, Metrics, Rollout, TaskWeights, Transition
 
 _MIN_VAR = 1e-7
@@ -52,7 +53,7 @@ class ContextConfig:
 class PearlConfig:
     """Options of PEARL."""
 
-    sac: sac.SacConfig = field(default_factory=sac.SacConfig)
+    sac: SacConfig = field(default_factory=SacConfig)
     context: ContextConfig = field(default_factory=ContextConfig)
     buffer_visits: int = 3000
     """Size of the replay buffer in visits to tasks (all episodes of a visit); the oldest are overwritten."""
@@ -91,11 +92,14 @@ class Visit(NamedTuple):
 
 
 class PearlState(NamedTuple):
-    """Everything that learning changes; ``params`` are SAC's parameters and "encoder"."""
+    """Everything that learning changes.
+
+    ``params`` are SAC's parameters and "encoder"; ``replay`` is a ``Replay``, or () while it is not needed.
+    """
 
     params: Any
     opt_state: Any
-    replay: replays.Replay
+    replay: Any
     frames: Array
     rates: Mapping[str, Array]
 

@@ -156,8 +156,9 @@ def gae_over_task(reward: Array, value: Array, valid: Array, gamma: float, gae_l
         carry = jnp.where(valid, advantage, later_advantage), jnp.where(valid, value, next_value)
         return carry, jnp.where(valid, advantage, 0.0)
 
-    time_first = tuple(jnp.moveaxis(x, -1, 0) for x in (reward, value, valid))
-    start = (jnp.zeros_like(reward[..., 0]),) * 2
+    time_first = (jnp.moveaxis(reward, -1, 0), jnp.moveaxis(value, -1, 0), jnp.moveaxis(valid, -1, 0))
+    zero = jnp.zeros_like(reward[..., 0])
+    start = (zero, zero)
     _, advantage = jax.lax.scan(backward, start, time_first, reverse=True)
     return jnp.moveaxis(advantage, 0, -1)
 

@@ -18,7 +18,7 @@ import optax
 from roml_jax import checks
 from roml_jax.agents import common
 from roml_jax.agents.base import MetaLearner, register
-from roml_jax.networks import default_dense
+from roml_jax.networks import Network, default_dense
 from roml_jax.registry import leaf
 from roml_jax.tasks import TaskFamily
 from roml_jax.types import Array, EnvSpec, Feedback, Metrics, Outcome, TaskWeights
@@ -66,7 +66,7 @@ class MamlRegressionConfig:
             )
 
 
-class Regressor(nn.Module):
+class Regressor(Network):
     """A ReLU network with PyTorch's default initialisation."""
 
     layers: tuple[int, ...]

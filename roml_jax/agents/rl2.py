@@ -12,22 +12,23 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from roml_jax.agents import common, on_policy, ppo
+from roml_jax.agents import common, on_policy
 from roml_jax.agents.base import Agent, register
 from roml_jax.agents.history import History, HistoryConfig, Trajectory, empty, trajectory_of
+from roml_jax.agents.ppo import PpoConfig
 from roml_jax.types import Array, EnvSpec, Metrics, Rollout, TaskWeights, Transition
 
 
-def _ppo_config() -> ppo.PpoConfig:
+def _ppo_config() -> PpoConfig:
     """RL2's defaults: the latent is bounded, so it is not normalised; credit crosses episodes."""
-    return ppo.PpoConfig(credit="task", normalise_latent=False)
+    return PpoConfig(credit="task", normalise_latent=False)
 
 
 @dataclass(frozen=True)
 class Rl2Config:
     """Options of RL2."""
 
-    ppo: ppo.PpoConfig = field(default_factory=_ppo_config)
+    ppo: PpoConfig = field(default_factory=_ppo_config)
     memory: HistoryConfig = field(default_factory=HistoryConfig)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import distrax
 import flax.linen as nn
@@ -22,7 +22,7 @@ import optax
 
 from roml_jax import checks
 from roml_jax.agents.ppo import weighted_mean
-from roml_jax.networks import dense
+from roml_jax.networks import Network, dense
 from roml_jax.registry import leaf
 from roml_jax.types import Array, Continuous, Discrete, Metrics
 
@@ -87,7 +87,7 @@ def _uniform(bound: float) -> Callable[..., Array]:
     return lambda key, shape, dtype=float: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
-class Mlp(nn.Module):
+class Mlp(Network):
     """A ReLU network initialised as in rlkit: hidden weights within 1 / sqrt(outputs), hidden biases 0.1."""
 
     layers: Sequence[int]
@@ -136,6 +136,7 @@ class Networks(NamedTuple):
 
     @property
     def _scale(self) -> tuple[float | Array, float | Array]:
+        assert isinstance(self.action, Continuous)
         low, high = self.action.bounds
         return (high + low) / 2, (high - low) / 2
 
@@ -181,7 +182,7 @@ class Networks(NamedTuple):
         squashed = distrax.Transformed(
             distrax.MultivariateNormalDiag(mean, std), distrax.Block(distrax.Tanh(), 1)
         )
-        action, log_prob = squashed.sample_and_log_prob(seed=key)
+        action, log_prob = cast(tuple[Array, Array], squashed.sample_and_log_prob(seed=key))
         middle, half = self._scale
         penalty = jnp.square(mean).mean(axis=-1) + jnp.square(jnp.log(std)).mean(axis=-1)
         return Choice(middle + half * action, log_prob, -log_prob, penalty)
@@ -197,7 +198,7 @@ class Networks(NamedTuple):
 
     def soft_q(self, q: Any, obs: Array, latent: Array, choice: Choice) -> Array:
         """The smaller of both critics' values minus the log-prob, (...), in expectation over the choice."""
-        if isinstance(self.action, Continuous):
+        if choice.action is not None:
             return self.q_of(q, obs, latent, choice.action).min(axis=0) - choice.log_prob
         every = jax.vmap(lambda p: self.q.apply(p, obs, latent)[0])(q).min(axis=0)
         return (jnp.exp(choice.log_prob) * every).sum(axis=-1) + choice.entropy

@@ -6,6 +6,7 @@ because it imports MJX.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -68,7 +69,8 @@ def update(stats: Running, batch: Array, weights: Array) -> Running:
     variance = stats.summed_variance + (apart * (batch - mean)).sum(axis=0)
     # a sum of rounded terms may be below 0
     std = jnp.sqrt(jnp.maximum(variance, 0) / total + stats.std_eps)
-    return stats.replace(mean=mean, std=jnp.clip(std, *STD_RANGE), count=count, summed_variance=variance)
+    std = jnp.clip(std, *STD_RANGE)
+    return replace(stats, mean=mean, std=std, count=count, summed_variance=variance)
 
 
 def normalise(x: Array, stats: Running) -> Array:

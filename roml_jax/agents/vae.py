@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import distrax
 import flax.linen as nn
@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import optax
 
 from roml_jax import checks
-from roml_jax.agents.history import History, HistoryConfig, Trajectory
-from roml_jax.networks import default_dense, fan_in_uniform
+from roml_jax.agents.history import HistoryConfig, Recurrent, Trajectory
+from roml_jax.networks import Network, default_dense, fan_in_uniform
 from roml_jax.registry import leaf
 from roml_jax.types import Array, Metrics
 
@@ -93,10 +93,8 @@ class Posterior(NamedTuple):
         return jnp.concatenate([self.mean, self.logvar], axis=-1)
 
 
-class Encoder(History):
+class Encoder(Recurrent[VaeConfig]):
     """A memory with a posterior at every step."""
-
-    config: VaeConfig
 
     def setup(self) -> None:
         """Creates the layers."""
@@ -117,7 +115,7 @@ class Encoder(History):
         return self.posteriors(trajectory)
 
 
-class StepDecoder(nn.Module):
+class StepDecoder(Network):
     """Predicts a reward or an observation of any step from a latent: an MLP on (z, next obs, action, obs).
 
     The first layer is applied in two parts, the latent's and the step's, so that decoding E latents
@@ -173,7 +171,7 @@ class StepDecoder(nn.Module):
         return self.decode(self.latent_part(z)[:, None] + self.step_part(trajectory))
 
 
-class TaskDecoder(nn.Module):
+class TaskDecoder(Network):
     """Predicts the task from a latent: an MLP."""
 
     config: VaeConfig
@@ -212,7 +210,7 @@ def kl_chain(posterior: Posterior) -> Array:
     """KL(q_t || q_{t-1}) along (B, T + 1, L), with q_{-1} the standard normal: (B, T + 1)."""
     zero = jnp.zeros_like(posterior.mean[:, :1])
     previous = jax.tree.map(lambda x: jnp.concatenate([zero, x[:, :-1]], axis=1), posterior)
-    return posterior.distribution().kl_divergence(previous.distribution())
+    return cast(Array, posterior.distribution().kl_divergence(previous.distribution()))
 
 
 @jax.custom_vjp
@@ -320,7 +318,8 @@ def negative_elbo(
     total, metrics = jnp.zeros((), z.dtype), {}
     for name, decoder in decoders.items():
         weights = params["decoder"][name]
-        if name == "task":
+        if isinstance(decoder, TaskDecoder):
+            assert trajectory.task is not None, "trajectory_of(..., with_task=True) has the target"
             error = jnp.square(decoder.apply(weights, z) - trajectory.task[:, None]).mean(axis=-1)
         else:
             error = _step_error(weights, decoder, trajectory, _targets(trajectory, name), z, draws.steps)

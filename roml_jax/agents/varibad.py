@@ -18,6 +18,8 @@ from roml_jax.agents import common, on_policy, ppo, vae
 from roml_jax.agents import replay as replays
 from roml_jax.agents.base import Agent, register, replay_field
 from roml_jax.agents.history import Trajectory, empty, trajectory_of
+from roml_jax.agents.ppo import PpoConfig
+from roml_jax.agents.vae import VaeConfig
 from roml_jax.networks import ActorCritic
 from roml_jax.types import Array, EnvSpec, Metrics, Rollout, TaskWeights, Transition
 
@@ -26,8 +28,8 @@ from roml_jax.types import Array, EnvSpec, Metrics, Rollout, TaskWeights, Transi
 class VaribadConfig:
     """Options of VariBAD."""
 
-    ppo: ppo.PpoConfig = field(default_factory=ppo.PpoConfig)
-    vae: vae.VaeConfig = field(default_factory=vae.VaeConfig)
+    ppo: PpoConfig = field(default_factory=PpoConfig)
+    vae: VaeConfig = field(default_factory=VaeConfig)
     ppo_reaches_belief: bool = False
     """Also train the encoder by the policy's losses, through time; minibatches are then whole tasks."""
     learning_starts: int = 5000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import textwrap
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import docstring_parser
 
@@ -95,7 +95,8 @@ def show_all(config: Config) -> None:
         part, value = rename(one.name), getattr(config, one.name)
         kind = type(value) if dataclasses.is_dataclass(value) else values.hints(config)[one.name]
         how = tyro.conf.arg(name=part, aliases=aliases.get(one.name))
-        fields.append((one.name, Annotated[kind, how], dataclasses.field(default=value)))
+        # made at run time, which is no type for a type checker
+        fields.append((one.name, cast(Any, Annotated)[kind, how], dataclasses.field(default=value)))
     with_defaults = dataclasses.make_dataclass("Config", fields, bases=(type(config),), frozen=True)
     print("\n\n".join([_WHAT, _EXAMPLE, "\n".join(map(_filled, _names())), _filled(_FOLDER)]), end="\n\n")
     named = "Options of the environment, sampler and agent named on the command line:"

@@ -228,7 +228,7 @@ def make(
     """
     custom_env = None if isinstance(env, str) else env
     components = {
-        "env": env if custom_env is None else custom_env.spec.name,
+        "env": env if isinstance(env, str) else env.spec.name,
         "sampler": sampler,
         "agent": agent,
     }

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from roml_jax import agents, checks, envs, samplers
 from roml_jax.config import seed_plan, values
@@ -191,7 +191,7 @@ def schema(names: Mapping[str, str], env: envs.Env | None = None) -> type[Config
     Raises:
         UnknownNameError: for a name that is not registered.
     """
-    constructors = {
+    constructors: dict[str, Any] = {
         "env": envs.get(names["env"]) if env is None else env,
         "sampler": samplers.get(names["sampler"]),
     }
@@ -202,7 +202,7 @@ def schema(names: Mapping[str, str], env: envs.Env | None = None) -> type[Config
         options = NoOptions if is_object else options_class(constructors[component])
         fields.append((name, options, field(default_factory=options)))
     fields += [(name, str, field(default=names[name])) for name in COMPONENTS]
-    return dataclasses.make_dataclass("Config", fields, bases=(Config,), frozen=True)
+    return cast(type[Config], dataclasses.make_dataclass("Config", fields, bases=(Config,), frozen=True))
 
 
 def every_option(config: Config) -> dict[str, Any]:

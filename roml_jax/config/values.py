@@ -7,12 +7,15 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union
 
 from roml_jax import checks
 from roml_jax.errors import ConfigError
 
-D = TypeVar("D")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+D = TypeVar("D", bound="DataclassInstance")
 Rename = Callable[[str], str]
 """Maps the name of a dataclass's field to its part of a dotted option name; "" for no part."""
 

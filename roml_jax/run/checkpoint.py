@@ -16,7 +16,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,7 @@ def _is_late(seen: Any) -> bool:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet() -> Generator[None]:
     """Suppresses the many tracebacks of a failed checkpoint, which ``Checkpoints`` reports in one line."""
     logs = logging.getLogger("absl"), logging.getLogger("asyncio")  # asyncio logs failed tasks on deletion
     before = sys.unraisablehook

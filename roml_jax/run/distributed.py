@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +142,7 @@ def abandon(code: int) -> None:
 
 
 @contextlib.contextmanager
-def not_waiting() -> Iterator[None]:
+def not_waiting() -> Generator[None]:
     """Context in which an unexpected error prints its traceback and ends this process immediately."""
     try:
         yield

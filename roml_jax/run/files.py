@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 from roml_jax.errors import ConfigError
@@ -24,7 +24,7 @@ def check_new(path: Path, suffixes: Sequence[str], option: str = "--out") -> Pat
 
 
 @contextlib.contextmanager
-def new(path: Path) -> Iterator[Path]:
+def new(path: Path) -> Generator[Path]:
     """Context that yields a temporary path, which is renamed to ``path`` if no error occurred.
 
     Missing parent folders are created.

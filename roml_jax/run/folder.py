@@ -7,7 +7,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ def keep_total(folder: Path, frames: float) -> None:
 
 
 @contextlib.contextmanager
-def removed_if_unused(folder: Path) -> Iterator[None]:
+def removed_if_unused(folder: Path) -> Generator[None]:
     """Context that deletes a new run's folder if an error or Ctrl-C ends it before anything was trained."""
     try:
         yield
@@ -95,7 +95,7 @@ def check(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Generator[None]:
     """Context that holds the folder's lock, so that no other process writes to the folder.
 
     Raises:

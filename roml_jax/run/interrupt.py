@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from types import FrameType, TracebackType
 
 KINDS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -58,7 +58,7 @@ class StoppedEarly(BaseException):
 
 
 @contextlib.contextmanager
-def raised() -> Iterator[None]:
+def raised() -> Generator[None]:
     """Context in which SIGTERM and SIGUSR1 raise ``StoppedEarly``, as SIGINT raises KeyboardInterrupt."""
 
     def stop(number: int, frame: FrameType | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any, NamedTuple
 
 import jax
@@ -27,7 +27,7 @@ def waiting(console: Console) -> contextlib.AbstractContextManager[Any]:
 
 
 @contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
+def _uncollected() -> Generator[None]:
     """No cyclic garbage collection meanwhile: it takes a quarter of the time of tracing and finds nothing."""
     was_enabled = gc.isenabled()
     gc.disable()

@@ -12,7 +12,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +183,7 @@ def _outcome(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def recorded(session: Session | None) -> Iterator[None]:
+def recorded(session: Session | None) -> Generator[None]:
     """Context that completes a session's entry at its end, whatever ends it. None records nothing."""
     outcome = "complete"
     try:

@@ -208,12 +208,17 @@ def with_alpha(build: Callable[[Any], TaskSampler], alpha: float) -> TaskSampler
     ) -> TaskWeights:
         return of(state).weights(state.state, draw, feedback, progress)
 
+    def scoring_of(state: WithAlpha) -> Scoring:
+        scoring = of(state).scoring
+        assert scoring is not None
+        return scoring
+
     def propose(state: WithAlpha, key: Array) -> tuple[WithAlpha, TaskDraw]:
-        inner, draw = of(state).scoring.propose(state.state, key)
+        inner, draw = scoring_of(state).propose(state.state, key)
         return state._replace(state=inner), draw
 
     def scored(state: WithAlpha, draw: TaskDraw, feedback: Feedback, key: Array) -> WithAlpha:
-        return state._replace(state=of(state).scoring.scored(state.state, draw, feedback, key))
+        return state._replace(state=scoring_of(state).scored(state.state, draw, feedback, key))
 
     fixed = build(alpha)
     return TaskSampler(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -219,7 +219,7 @@ def make(config: RiskNetworkConfig, dims: int, dtype: Any) -> RiskNetwork:
             gradient = jax.grad(loss, has_aux=True)
             grads, (error, latent) = gradient(params, prior, x, y, where, key, config.kl_weight)
             updates, opt_state = adam.update(grads, opt_state, params)
-            return (optax.apply_updates(params, updates), opt_state, latent), error
+            return (cast(Params, optax.apply_updates(params, updates)), opt_state, latent), error
 
         keys = jax.random.split(key, config.steps)
         (params, opt_state, prior), errors = jax.lax.scan(step, tuple(state)[:3], keys)

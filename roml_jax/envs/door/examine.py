@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
@@ -102,7 +102,7 @@ _open: ContextVar[bool] = ContextVar("open", default=True)
 
 
 @contextlib.contextmanager
-def unchecked() -> Iterator[None]:
+def unchecked() -> Generator[None]:
     """Environments made in this context are not checked, for a caller that checks them itself."""
     token = _open.set(False)
     try:

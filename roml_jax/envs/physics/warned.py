@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import mujoco
 import numpy as np
@@ -22,7 +22,7 @@ def _ignore(_: str) -> None:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def quiet() -> Generator[None]:
     """Keeps MuJoCo from printing warnings and from writing MUJOCO_LOG.TXT; a caller's own handler stays."""
     global _depth
     with _lock:
