@@ -131,9 +131,7 @@ def make_train(
     iteration = make_iteration(learner, sampler, num_tasks, num_iterations)
     # jitted here so that jax.eval_shape and the loop's body share one trace
     iteration = jax.jit(guard.guarded(iteration, learner.storage))
-    by_seed: Any = 0
-    shared: Any = None
-    axes = MetaState(learner=by_seed, sampler=by_seed, key=by_seed, stopped=by_seed, iteration=shared)
+    axes = MetaState._make((0, 0, 0, 0, None))  # iteration: the same for all seeds
     if num_seeds > 1:
         iteration = jax.jit(
             jax.vmap(iteration, in_axes=(axes,), out_axes=(axes, 0), spmd_axis_name=seed_axis)

@@ -29,7 +29,11 @@ class Seed(NamedTuple):
     @property
     def label(self) -> str:
         """The seed and its settings as text, e.g. ``0, ppo.lr=0.0003``."""
-        return ", ".join([str(self.seed), *(f"{name}={value:g}" for name, value in self.settings.items())])
+        return self.labelled(str(self.seed))
+
+    def labelled(self, first: str) -> str:
+        """The settings as text after another word than the seed, e.g. ``mean, ppo.lr=0.0003``."""
+        return ", ".join([first, *(f"{name}={value:g}" for name, value in self.settings.items())])
 
     @property
     def columns(self) -> dict[str, float]:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from roml_jax.agents.base import Agent
 from roml_jax.rollout import EpisodeProtocol, env_action, flagged
@@ -143,6 +144,7 @@ def _observe(
 
 def _adapt(actor: _Actor, parameters: Any, memory: Memory) -> Memory:
     """Adapts the robots whose episode has ended; the memory of the others is unchanged."""
+    assert actor.agent.adapt is not None
     key, after = jax.random.split(jax.random.wrap_key_data(memory.key))
     adapted = memory._replace(
         belief=actor.agent.adapt(parameters, memory.belief, memory.seen, key),
@@ -150,6 +152,19 @@ def _adapt(actor: _Actor, parameters: Any, memory: Memory) -> Memory:
         seen=jax.tree.map(jnp.zeros_like, memory.seen),
     )
     return jax.tree.map(lambda new, old: jnp.where(memory.ended, new, old), adapted, memory)
+
+
+class Compiled(NamedTuple):
+    """As ``Functions``, compiled with the parameters as constants, so that a call passes the memory alone."""
+
+    begin: Callable[[np.ndarray], Memory]
+    act: Callable[[Memory, np.ndarray], tuple[Array, Memory]]
+    observe: Callable[[Memory, np.ndarray, np.ndarray, np.ndarray, np.ndarray], Memory]
+
+
+def compiled(functions: Functions, parameters: Any) -> Compiled:
+    """The functions compiled for one policy's parameters."""
+    return Compiled(*(jax.jit(functools.partial(function, parameters)) for function in functions))
 
 
 def make_functions(
@@ -169,15 +184,15 @@ def make_functions(
         greedy: whether actions are greedy; False for actions sampled as in training.
     """
     actor = _Actor(agent, protocol, protocol.agent_spec(env_spec), clamp, greedy)
-    begin, act, step, adapt = (
-        jax.vmap(functools.partial(function, actor), in_axes)
-        for function, in_axes in (
-            (_begin, (None, 0)), (_act, (None, 0, 0)), (_observe, (None, *(0,) * 5)), (_adapt, (None, 0))
-        )
-    )  # fmt: skip
+    begin = jax.vmap(functools.partial(_begin, actor), (None, 0))
+    act = jax.vmap(functools.partial(_act, actor), (None, 0, 0))
+    step = jax.vmap(functools.partial(_observe, actor), (None, *(0,) * 5))
+    adapt = jax.vmap(functools.partial(_adapt, actor), (None, 0))
 
-    def observe(parameters: Any, memory: Memory, *seen: Array) -> Memory:
-        after = step(parameters, memory, *seen)
+    def observe(
+        parameters: Any, memory: Memory, reward: Array, obs: Array, end: Array, valid: Array
+    ) -> Memory:
+        after = step(parameters, memory, reward, obs, end, valid)
         if not actor.adapts:
             return after
         return jax.lax.cond(after.ended.any(), adapt, lambda _, memory: memory, parameters, after)

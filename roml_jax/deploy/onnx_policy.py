@@ -159,7 +159,8 @@ def models(policy: Policy, robots: int = 1) -> dict[str, onnx.ModelProto]:
         return jax.tree.unflatten(tree, leaves)._replace(key=key)
 
     def flat(memory: Memory) -> list[Array]:
-        return jax.tree.leaves(memory._replace(key=()))
+        without_key: Any = ()
+        return jax.tree.leaves(memory._replace(key=without_key))
 
     def begin(key: Array) -> list[Array]:
         return flat(functions.begin(policy.parameters, jnp.zeros(robots, jnp.int32))._replace(key=key))

@@ -23,7 +23,6 @@ passed in can still be used. ``load(..., check=False)`` leaves out the checks of
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import zipfile
 from collections.abc import Mapping
@@ -38,7 +37,7 @@ from jax import export as jax_export
 from numpy.typing import ArrayLike
 
 from roml_jax.deploy import inputs
-from roml_jax.deploy.acting import Functions, Memory, make_functions, skipping
+from roml_jax.deploy.acting import Compiled, Functions, Memory, compiled, make_functions, skipping
 from roml_jax.deploy.predict import predict
 from roml_jax.errors import ConfigError
 from roml_jax.rollout import EpisodeProtocol
@@ -99,9 +98,8 @@ class Policy:
         return max(part.stop for part in self.obs_slices.values())
 
     @cached_property
-    def _compiled(self) -> Functions:
-        """The functions with the parameters as constants, so that a call passes the memory alone."""
-        return Functions(*(jax.jit(functools.partial(f, self.parameters)) for f in self.functions))
+    def _compiled(self) -> Compiled:
+        return compiled(self.functions, self.parameters)
 
     def warm_up(self, n: int = 1) -> Policy:
         """Compiles the policy for n robots and calls each function once; returns the policy.
@@ -183,8 +181,8 @@ class Policy:
             raise ValueError(f"reward must be {'one number' if one else obs.shape[:1]}, got {reward.shape}")
         if self.check:
             inputs.check_finite("reward", reward.reshape(len(obs), 1), {})
-        end, valid = (np.broadcast_to(np.asarray(x, bool), len(obs)) for x in (end, valid))
-        after = self._compiled.observe(memory, reward.reshape(len(obs)), obs, end, valid)
+        ended, counts = (np.broadcast_to(np.asarray(x, bool), len(obs)) for x in (end, valid))
+        after = self._compiled.observe(memory, reward.reshape(len(obs)), obs, ended, counts)
         if self.check:
             inputs.check_outcome("what the policy remembers is", after.belief, obs)
         return after

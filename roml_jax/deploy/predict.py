@@ -86,7 +86,7 @@ def predict(
     many = seen.obs.shape[0] if seen.obs.ndim == 2 else 1
     if state is None:
         return policy.act(policy.begin(many), seen.obs)
-    if seen.last_obs is None:
+    if seen.last_obs is None or seen.last_reward is None:
         if remembers(state):
             raise ValueError(
                 "this policy remembers earlier steps, so predict needs their outcome: pass dicts of "

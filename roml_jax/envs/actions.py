@@ -159,7 +159,7 @@ def _mix(action: Actions, nu: int) -> np.ndarray | None:
     try:
         mix = np.asarray(action.mix, np.float32)
     except (TypeError, ValueError):
-        mix = np.zeros(0)
+        mix = np.zeros((0, 0))
     if mix.ndim != 2 or len(mix) != nu or not mix.shape[1] or not np.isfinite(mix).all():
         raise ValueError(f"action.mix must be a matrix of {nu} rows (one per actuator), got {action.mix!r}")
     return mix
@@ -167,7 +167,7 @@ def _mix(action: Actions, nu: int) -> np.ndarray | None:
 
 def _limit(
     action: Actions, model: mujoco.MjModel, family: TaskFamily, dt: float
-) -> Callable[[Array], Array] | None:
+) -> Callable[[Array], Array | np.ndarray] | None:
     """(task) -> the largest change of the controls in one control step; None for no limit."""
     if action.rate is None:
         return None

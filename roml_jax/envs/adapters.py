@@ -142,7 +142,7 @@ class AdaptedEnv:
         edited = mjx_limits.above_zero(changed)
         if self.derived == "stale" or not edited:
             return edited
-        return edited | derived_fields.consistent(self.model, edited)
+        return {**edited, **derived_fields.consistent(self.model, edited)}
 
     def _task_env(self, leaves: ModelLeaves) -> Any:
         model = self.model.tree_replace(dict(leaves))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import itertools
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from roml_jax.errors import unknown
 from roml_jax.registry import NoOptions, Registry, options_class
@@ -99,6 +100,14 @@ class Env(Protocol):
 
     def step(self, state: EnvState, action: Array) -> EnvState:
         """One step; a discrete action is an integer (), a continuous one (A,)."""
+        ...
+
+
+class Rendered(Env, Protocol):
+    """An environment that draws its episodes."""
+
+    def render(self, task: np.ndarray, states: Sequence[EnvState]) -> Iterable[np.ndarray]:
+        """An image (height, width, 3), uint8, of each state of an episode of a task (d,)."""
         ...
 
 

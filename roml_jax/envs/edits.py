@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -181,7 +181,8 @@ def _mask(model: mujoco.MjModel, edit: Edit) -> np.ndarray:
     mask = np.zeros(original.shape, bool)
     if original.ndim == 0 and (edit.rows is not None or edit.column is not None):
         raise ValueError(f"{edit.field} is a single number: it has no rows or columns")
-    rows = [edit.rows] if np.ndim(edit.rows) == 0 else edit.rows
+    given: Any = edit.rows
+    rows = [given] if np.ndim(given) == 0 else given
     where = ... if edit.rows is None else sorted({i for row in rows for i in _rows(model, edit, row)})
     if edit.column is None:
         mask[where] = True
@@ -278,7 +279,9 @@ def make_apply_task(
     return apply_task
 
 
-def widest(apply_task: Callable[[Array], ModelLeaves], tasks_of: tasks.TaskFamily, field: str) -> ModelLeaves:
+def widest(
+    apply_task: Callable[[Array], ModelLeaves], tasks_of: tasks.TaskFamily, field: str
+) -> Mapping[str, np.ndarray]:
     """A field of ranges (n, 2) whose rows contain those of all tasks, by its name; empty if no task edits it.
 
     Edits are linear in each number of a task, so the extremes are at the corners of the tasks' ranges.
@@ -286,12 +289,11 @@ def widest(apply_task: Callable[[Array], ModelLeaves], tasks_of: tasks.TaskFamil
     low, high = (np.array(ends, np.float32) for ends in zip(*tasks_of.ranges, strict=True))
     with jax.ensure_compile_time_eval():
 
-        def of(task: np.ndarray) -> np.ndarray | None:
-            ranges = apply_task(jnp.asarray(task)).get(field)
-            return None if ranges is None else np.asarray(ranges)
+        def of(task: np.ndarray) -> np.ndarray:
+            return np.asarray(apply_task(jnp.asarray(task))[field])
 
         middle = np.where(np.isfinite(high), (low + high) / 2, np.maximum(low, 1.0))
-        if of(middle) is None:
+        if apply_task(jnp.asarray(middle)).get(field) is None:
             return {}
         swapped = [np.where(np.arange(len(low)) == i, low, middle) for i in range(len(low))]
         matters = [i for i, task in enumerate(swapped) if not np.array_equal(of(task), of(middle))]

@@ -12,7 +12,7 @@ remembers needs it: ``Policy.predict`` then acts as in evaluations.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import gymnasium
 import jax
@@ -22,7 +22,7 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
-from roml_jax.envs.base import Env, EnvState
+from roml_jax.envs.base import Env, EnvState, Rendered
 from roml_jax.envs.wrappers import inside
 from roml_jax.types import Array, Discrete
 
@@ -87,9 +87,14 @@ class _Batch:
         self._draw = jax.jit(lambda seed: env.family.sample_prior(jax.random.key(seed), 1)[0])
 
     @property
+    def _now(self) -> EnvState:
+        assert self.state is not None, "begin makes the first state"
+        return self.state
+
+    @property
     def obs(self) -> np.ndarray:
         """(n, D) of the current states."""
-        return np.array(self.state.obs, np.float32)
+        return np.array(self._now.obs, np.float32)
 
     def begin(
         self, which: np.ndarray, random: Sequence[np.random.Generator], tasks: np.ndarray | None, fresh: bool
@@ -148,11 +153,11 @@ class _Batch:
     def info(self, stepped: bool) -> dict[str, np.ndarray]:
         """Arrays (n, ...) by name: the task, the privileged parts, and what a step told."""
         found = {"task": self.task.copy()}
-        if self.state.privileged is not None:
-            found["privileged"] = np.array(self.state.privileged, np.float32)
+        if self._now.privileged is not None:
+            found["privileged"] = np.array(self._now.privileged, np.float32)
         if stepped:
-            found["diverged"] = np.array(self.state.diverged)
-            found |= {f"reward/{name}": np.array(term) for name, term in self.state.terms.items()}
+            found["diverged"] = np.array(self._now.diverged)
+            found |= {f"reward/{name}": np.array(term) for name, term in self._now.terms.items()}
         return found
 
 
@@ -241,7 +246,7 @@ class GymEnv(gymnasium.Env):
         if self._batch.state is None:
             raise gymnasium.error.ResetNeeded("no episode is running: call reset before render")
         shown, state = inside(self.env, jax.tree.map(lambda x: x[0], self._batch.state))
-        return next(iter(shown.render(self._batch.task[0], [state])))
+        return next(iter(cast(Rendered, shown).render(self._batch.task[0], [state])))
 
 
 class GymVectorEnv(gymnasium.vector.VectorEnv):

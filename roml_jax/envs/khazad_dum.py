@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from roml_jax import checks, tasks
 from roml_jax.envs.base import EnvState
@@ -193,7 +194,7 @@ class KhazadDum:
         y = (cells.sum(axis=-2) * jnp.arange(self.height)).sum(axis=-1)
         return jnp.stack([x, y], axis=-1)
 
-    def routes(self, positions: Array) -> Array:
+    def routes(self, positions: ArrayLike) -> Array:
         """Outcomes of episodes: indices (...) into ``ROUTES`` for positions (..., T, 2) in cells.
 
         The last position decides whether the goal was reached, since an agent that has fallen or reached the

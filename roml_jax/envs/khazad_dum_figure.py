@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, Rectangle
 from numpy.typing import ArrayLike
@@ -60,16 +61,17 @@ def plot_map(
     Raises:
         ValueError: without a policy, or if a policy's array has another shape.
     """
-    levels = [noise] if noise is None or np.ndim(noise) == 0 else list(noise)
+    given: Any = noise
+    levels: list[float | None] = [given] if np.ndim(given) == 0 else list(given)
     if not trajectories or not levels:
         raise ValueError("plot_map needs at least one policy and one level of noise")
     rows, columns = len(levels), len(trajectories)
     width, height = _CELL * (env.width - 1) + 0.2, _CELL * (env.height - 1) + 0.6
-    figure = Figure(figsize=(max(columns * width, _LEGEND_WIDTH), rows * height + 0.7), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08, rect=(0, 0, 1, 0.99))
+    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, rect=(0, 0, 1, 0.99))
+    figure = Figure(figsize=(max(columns * width, _LEGEND_WIDTH), rows * height + 0.7), layout=layout)
     axes = figure.subplots(rows, columns, squeeze=False)
     for column, (name, positions) in enumerate(trajectories.items()):
-        positions = _episodes(name, positions, None if np.ndim(noise) == 0 else rows)
+        positions = _episodes(name, positions, None if np.ndim(given) == 0 else rows)
         for row, (level, episodes) in enumerate(zip(levels, positions, strict=True)):
             axis = axes[row, column]
             draw_map(axis, env, level)
@@ -145,13 +147,13 @@ def _caption(axis: Axes, name: str, noise: float | None, labels: np.ndarray) -> 
 
 
 def _legend() -> list[Line2D]:
-    circle = {"color": _INK, "marker": "o", "markerfacecolor": "none", "ls": "none"}
+    deviation = "noise, one standard deviation"
     return [
         *(
             Line2D([], [], color=style.colour, marker=style.marker, markeredgecolor="white", label=style.text)
             for style in _STYLES.values()
         ),
-        Line2D([], [], label="noise, one standard deviation", **circle),
+        Line2D([], [], label=deviation, color=_INK, marker="o", markerfacecolor="none", ls="none"),
     ]
 
 

@@ -19,15 +19,17 @@ WIDE = 3  # columns of the wide bridge, at the east wall
 
 
 class Map(Protocol):
-    """An environment whose map can be drawn.
+    """An environment whose map can be drawn."""
 
-    Attributes:
-        width: in cells, walls included.
-        height: in cells, walls included.
-    """
+    @property
+    def width(self) -> int:
+        """In cells, walls included."""
+        ...
 
-    width: int
-    height: int
+    @property
+    def height(self) -> int:
+        """In cells, walls included."""
+        ...
 
     @property
     def walls(self) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -73,7 +73,10 @@ def noisy_start(
     def start(key: Array, robot: TaskModel) -> tuple[Array, Array]:
         position_key, velocity_key = jax.random.split(key)
         qpos0 = robot.leaves.get("qpos0", original)
-        qpos = qpos0 + jax.random.uniform(position_key, qpos0.shape, minval=-position, maxval=position)
+        # a NumPy array plus a JAX array is a JAX array, other than NumPy says
+        qpos = cast(Array, qpos0) + jax.random.uniform(
+            position_key, qpos0.shape, minval=-position, maxval=position
+        )
         for part in quaternions:
             qpos = qpos.at[part].divide(jnp.linalg.norm(qpos[part]))
         draw = jax.random.normal(velocity_key, (model.nv,))
@@ -111,7 +114,8 @@ def _keyframe(model: mujoco.MjModel, name: str) -> Beginning:
     """
     index = named(model, mujoco.mjtObj.mjOBJ_KEY, name)
     others = {
-        "act": model.key_act, "ctrl": model.key_ctrl, "time": model.key_time, "plastic": model.key_plastic,
+        "act": model.key_act, "ctrl": model.key_ctrl, "time": model.key_time,
+        "plastic": model.key_plastic,  # ty: ignore[missing-attribute]  # the stubs are of MuJoCo 3.17
         "mocap_pos": model.key_mpos.reshape(model.nkey, -1, 3),
         "mocap_quat": model.key_mquat.reshape(model.nkey, -1, 4),
     }  # fmt: skip

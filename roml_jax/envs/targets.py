@@ -35,7 +35,7 @@ class Command(NamedTuple):
     change: Array
 
 
-def _level(what: str, given: Level) -> Level:
+def _level(what: str, given: Level) -> str | np.ndarray:
     if isinstance(given, str):
         return given
     try:

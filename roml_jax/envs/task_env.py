@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import mujoco
 import numpy as np
+from jax.typing import ArrayLike
 
 from roml_jax import users_code
 from roml_jax.envs import actions, amounts, door, edits, physics
@@ -182,7 +183,7 @@ class TaskEnv:
         task = jax.ShapeDtypeStruct((len(self.family.names),), jnp.float32)
         return jax.eval_shape(self.reset, jax.random.key(0), task)
 
-    def _ctrl_range(self, leaves: ModelLeaves) -> tuple[Array, Array]:
+    def _ctrl_range(self, leaves: Mapping[str, Array | np.ndarray]) -> tuple[ArrayLike, ArrayLike]:
         """The bounds (low (nu,), high (nu,)) to which MuJoCo clamps the controls; infinite if unlimited."""
         model = self.physics.model
         ranges = leaves.get("actuator_ctrlrange", model.actuator_ctrlrange)
@@ -226,7 +227,7 @@ class TaskEnv:
     def _view(
         self, state: PhysicsState, task: Array, leaves: ModelLeaves, held: carried.Carried | tuple[()]
     ) -> View:
-        action, values = (held.action, held.values) if self.carry is not None else (None, {})
+        action, values = (held.action, held.values) if isinstance(held, carried.Carried) else (None, {})
         return View(
             state.qpos, state.qvel, state.readings, task, leaves, self.physics.model,
             functools.partial(self._field, task, leaves),
@@ -310,6 +311,7 @@ class TaskEnv:
         if self.carry:
             key, own_key = jax.random.split(key)
             view = self._view(state, task, leaves, held)
+            assert isinstance(held, carried.Carried)
             held = held._replace(values=carried.start(self.carry, own_key, view))
         view = self._view(state, task, leaves, held)
         nothing = jnp.zeros(self._actuated + carried.size(self.carry))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from roml_jax.envs.base import Env
+from roml_jax.envs.base import Env, EnvState
 from roml_jax.envs.task_env import TaskEnv
 from roml_jax.envs.wrappers import inside
 from roml_jax.types import Continuous
@@ -61,7 +61,7 @@ def _named(env: Env, state: object, action: jax.Array) -> str:
         return "the observation, the reward or the simulation is not finite"
 
     @jax.jit
-    def look(state: object, action: jax.Array) -> tuple[dict, dict]:
+    def look(state: EnvState, action: jax.Array) -> tuple[dict, dict]:
         motion = env._move(state, action, None)[0]
         return env._terms(motion), env._parts(motion.after)
 

@@ -116,8 +116,8 @@ def collect(
         tasks=np.asarray(tasks),
         returns=np.asarray(outcome.returns, float),
         diverged=np.asarray(outcome.diverged),
-        terms=dict(outcome.terms),
-        length=outcome.length,
+        terms={name: np.asarray(value) for name, value in outcome.terms.items()},
+        length=None if outcome.length is None else np.asarray(outcome.length),
         horizon=config.protocol.agent_spec(saved.parts.env.spec).horizon,
     )
 

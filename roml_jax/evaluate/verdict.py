@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -271,7 +271,7 @@ def _parts(records: Records, dimension: int) -> list[Part]:
     ]  # fmt: skip
 
 
-def hard(records: Records, where: Sequence[int]) -> list[Hard]:
+def hard(records: Records, where: Iterable[int]) -> list[Hard]:
     """The tasks at these positions, with their returns and early ends."""
     by_task, early = records.by_task, records.early
     return [

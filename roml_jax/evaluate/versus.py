@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -113,7 +113,7 @@ def compare(
     order = np.argsort(by_task.mean, kind="stable")
     alphas = sorted({*verdict.ALPHAS, *first.alpha, *second.alpha}) if first.chosen == "prior" else []
 
-    def hard(where: Sequence[int]) -> list[verdict.Hard]:
+    def hard(where: Iterable[int]) -> list[verdict.Hard]:
         return [
             verdict.Hard(
                 int(m),
@@ -124,23 +124,26 @@ def compare(
             for m in where
         ]
 
+    def in_statistic(statistic: Callable[..., float]) -> Interval:
+        return difference(_each(a, statistic), _each(b, statistic))
+
     def tail(alpha: float) -> Tail:
-        both = [_each(side, lambda row: verdict.cvar(row, alpha)) for side in (a, b)]
-        return Tail(alpha, verdict.tail(alpha, x.shape[1]), difference(*both))
+        in_cvar = in_statistic(lambda row: verdict.cvar(row, alpha))
+        return Tail(alpha, verdict.tail(alpha, x.shape[1]), in_cvar)
 
     def parts(dimension: int) -> list[Part]:
         tasks = first.tasks[:, dimension]
         return [
             Part(
                 float(tasks[group].min()), float(tasks[group].max()), len(group),
-                difference(*(_each(side, lambda row, at=group: row[at].mean()) for side in (a, b))),
+                in_statistic(lambda row, at=group: row[at].mean()),
             )
             for group in verdict.groups(first, dimension)
         ]  # fmt: skip
 
     return Versus(
         label, *names, (len(a), len(b)), len(a.keys() & b.keys()), x.shape[1],
-        difference(*(_each(side, np.mean) for side in (a, b))), [tail(alpha) for alpha in alphas],
+        in_statistic(np.mean), [tail(alpha) for alpha in alphas],
         resampled(lambda x, y: iqm(x) - iqm(y), x, y), resampled(probability_of_improvement, x, y),
         resampled(probability_of_improvement, x, y, by_task=True), float((by_task.mean > 0).mean()),
         by_task.mean, {name: parts(i) for i, name in enumerate(first.names)}, hard(order[:count]),

@@ -14,7 +14,8 @@ import mujoco
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from roml_jax.envs import Env, pictures
+from roml_jax.envs import pictures
+from roml_jax.envs.base import Rendered
 from roml_jax.errors import ConfigError
 from roml_jax.evaluate.intervals import decimals
 from roml_jax.render import scene
@@ -92,10 +93,10 @@ def of_robot(robot: Robot, played: Sequence[Played], path: Path, suffix: str) ->
 
     with imageio.get_writer(path, format="FFMPEG", fps=rate) as writer:
         for image in rows:
-            writer.append_data(np.asarray(image))
+            writer.append_data(np.asarray(image))  # ty: ignore[missing-attribute]  # typed as its base class
 
 
-def of_env(env: Env, played: Sequence[Played], path: Path) -> None:
+def of_env(env: Rendered, played: Sequence[Played], path: Path) -> None:
     """Writes a GIF of one or several policies, side by side, with images of the environment's ``render``."""
     films = []
     for one in labelled(env.family.names, played):

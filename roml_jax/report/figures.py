@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import jax.numpy as jnp
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -108,7 +109,7 @@ def _log_scaled(family: TaskFamily, i: int) -> bool:
     low, high = family.ranges[i]
     if not (family.proposal.uniform_prior and 0 < low < high < np.inf):
         return False
-    middle = float(np.asarray(family.decode(np.full(family.proposal.dims, 0.5, np.float32)))[i])
+    middle = float(np.asarray(family.decode(jnp.asarray(np.full(family.proposal.dims, 0.5, np.float32))))[i])
     return abs(middle - np.sqrt(low * high)) < abs(middle - (low + high) / 2)
 
 

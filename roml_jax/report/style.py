@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
@@ -62,8 +63,8 @@ def panels(count: int, columns: int = 3, size: tuple[float, float] = PANEL) -> t
     rows = -(-count // columns)
     if count == 1:
         size = (size[0] * 1.3, size[1] * 1.1)
-    figure = Figure(figsize=(columns * size[0] + 0.8, rows * size[1] + 0.2), layout="constrained")
-    figure.get_layout_engine().set(wspace=0.06, hspace=0.08)
+    layout = ConstrainedLayoutEngine(wspace=0.06, hspace=0.08)
+    figure = Figure(figsize=(columns * size[0] + 0.8, rows * size[1] + 0.2), layout=layout)
     axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
     for axis in axes[count:]:
         axis.remove()

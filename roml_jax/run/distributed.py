@@ -43,8 +43,8 @@ def initialize(config: DistributedConfig) -> None:
     jax.config.update("jax_enable_preemption_service", False)
     try:
         # on a cluster, explicit options take precedence over its settings
-        detection = {} if config.auto else {"cluster_detection_method": "deactivate"}
-        jax.distributed.initialize(*named, **detection)
+        detection = None if config.auto else "deactivate"
+        jax.distributed.initialize(*named, cluster_detection_method=detection)
     except (ValueError, RuntimeError) as error:
         line = " ".join(str(error).split())
         raise ConfigError(f"the processes could not connect: {line}") from None

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from types import FrameType, TracebackType
+from typing import Any
+
+_Handler = Callable[[int, FrameType | None], Any] | int | None
 
 KINDS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """The signals that stop a run; SIGUSR1 is what SLURM sends with ``--signal=USR1@60``."""
@@ -21,7 +24,7 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.asked: signal.Signals | None = None
-        self._before: dict[signal.Signals, object] = {}
+        self._before: dict[signal.Signals, _Handler] = {}
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
@@ -36,7 +39,7 @@ class Interrupts:
 
     def _restore(self) -> None:
         for kind, handler in self._before.items():
-            signal.signal(kind, handler)  # type: ignore[arg-type]
+            signal.signal(kind, handler)
         self._before = {}
 
     def __exit__(

@@ -278,6 +278,7 @@ def _stopped(parts: experiment.Experiment, state: meta.MetaState) -> dict[int, i
 
 def _validated(host: _Host, programs: Programs, state: State) -> tuple[State, Rows]:
     """Evaluates the learners on the validation tasks and updates the best ones."""
+    assert programs.evaluate is not None
     summaries = result.summaries(programs.evaluate.result()(state.meta.learner), host.config)
     host.log("eval/", summaries, state.done, state.seconds)
     mean, cvar = (np.array([row[name] for row in summaries], np.float32) for name in ("return_mean", "cvar"))

@@ -59,7 +59,7 @@ def table(config: Config, final: list[dict[str, float]], stopped: Mapping[int, i
         part = final[start : start + per_setting]
         rows += list(zip(labels[start : start + per_setting], part, strict=True))
         if per_setting > 1:
-            label = config.plan[start]._replace(seed="mean").label
+            label = config.plan[start].labelled("mean")
             rows.append((label, {name: mean(part, name) for name in final[0]}))
     for label, values in rows:
         numbers = [values["return_mean"], values["cvar"], *(values[name] for name in episodes)]

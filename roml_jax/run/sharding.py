@@ -240,7 +240,7 @@ def _apart(of: Callable[[int], Callable[..., Any]], mesh: Mesh, num_seeds: int, 
 def apart(train_of: Callable[[int], Train], mesh: Mesh, num_seeds: int) -> Train:
     """The training of all seeds, each of whose devices trains its own seeds."""
     by_seed, whole = PartitionSpec(SEED), PartitionSpec()
-    state = MetaState(by_seed, by_seed, by_seed, by_seed, whole)  # iteration: the same for all seeds
+    state = MetaState._make((by_seed, by_seed, by_seed, by_seed, whole))  # iteration: the same for all seeds
     specs = (state, whole), (state, PartitionSpec(None, SEED))
     alike = place(train_of(num_seeds), mesh, num_seeds)
     chunk = _apart(lambda seeds: train_of(seeds).chunk, mesh, num_seeds, specs)

@@ -97,8 +97,10 @@ class TensorBoard:
         from tensorboardX import SummaryWriter
 
         # after a resume, TensorBoard hides the events of later frames
-        purge = {"purge_step": frames + 1} if frames else {}
-        self._writers = [SummaryWriter(str(folder / "tensorboard" / _slug(seed)), **purge) for seed in seeds]
+        purge = frames + 1 if frames else None
+        self._writers = [
+            SummaryWriter(str(folder / "tensorboard" / _slug(seed)), purge_step=purge) for seed in seeds
+        ]
 
     def write(self, place: int, row: Mapping[str, Any]) -> None:
         """Adds the row's values as scalars."""

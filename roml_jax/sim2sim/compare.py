@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +46,9 @@ def on_engine(env: Any, engine: str) -> Any:
     try:
         if engine == PLAIN:
             return dataclasses.replace(env, physics=plain.make(now, readings))
-        other = physics.make(engine, now.model, now.frame_skip, readings, now.derived, now.contacts)
+        other = physics.make(
+            cast(physics.EngineName, engine), now.model, now.frame_skip, readings, now.derived, now.contacts
+        )
         return dataclasses.replace(env, physics=other)
     except (ValueError, NotImplementedError) as error:
         raise ConfigError(f"{engine}: {error}") from None

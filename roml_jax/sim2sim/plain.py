@@ -55,7 +55,7 @@ class _Host:
             value = reading.like(self._example, name)
             seen[name] = jax.ShapeDtypeStruct(value.shape, dtype if value.dtype.kind == "f" else value.dtype)
         kept = {name: like(name, *(2,) * (name in carried.EXACT)) for name in self._carried}
-        return PhysicsState(*map(like, _STATE), seen, kept)
+        return PhysicsState._make((*map(like, _STATE), seen, kept))
 
     def start(self, begun: Mapping[str, Any], leaves: Mapping[str, Any]) -> PhysicsState:
         """Starts an episode of every robot; arguments (n, ...) or, for one robot, (...)."""
@@ -116,12 +116,12 @@ class _Host:
 
     def _state(self, robot: _Robot, requested: Mapping[str, np.ndarray]) -> dict[str, Any]:
         names = (*_STATE, *self._readings, *self._carried)
-        return {name: np.array(getattr(robot.data, name)) for name in names} | requested
+        return {**{name: np.array(getattr(robot.data, name)) for name in names}, **requested}
 
     def _gathered(
         self, states: Sequence[Mapping[str, Any]], front: tuple[int, ...], dtype: Any
     ) -> PhysicsState:
-        def part(name: str, like: jax.ShapeDtypeStruct, exact: bool = False) -> np.ndarray:
+        def part(name: str, like: Array, exact: bool = False) -> np.ndarray:
             values = np.stack([state[name] for state in states])
             if exact:
                 first = values.astype(np.float32)
@@ -131,7 +131,7 @@ class _Host:
         shapes = self.shapes(dtype)
         seen = {name: part(name, like) for name, like in shapes.readings.items()}
         kept = {name: part(name, like, name in carried.EXACT) for name, like in shapes.carried.items()}
-        return PhysicsState(*(part(name, getattr(shapes, name)) for name in _STATE), seen, kept)
+        return PhysicsState._make((*(part(name, getattr(shapes, name)) for name in _STATE), seen, kept))
 
 
 def _begin(robot: _Robot, begun: Mapping[str, np.ndarray]) -> None:

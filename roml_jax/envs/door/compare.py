@@ -84,9 +84,11 @@ def steps(
     """Steps plain MuJoCo along the engine's own trajectories, so that differences do not grow."""
     v, s, t = len(variants), len(tried.states.qpos), tried.actions.shape[1]
     states = {name: x.reshape(v, s, *x.shape[1:]) for name, x in ran.state.items()}
-    plain, sound = np.zeros((v, s, t, subject.model.nv)), np.zeros((v, s, t), bool)
+    plain, sound = np.zeros((v, s, t, subject.compiled.nv)), np.zeros((v, s, t), bool)
     for i, model in enumerate(models):
-        for j in range(s if model is not None else 0):
+        if model is None:
+            continue
+        for j in range(s):
             resets = [{name: x[i, j, k] for name, x in states.items()} for k in range(t)]
             if not np.isfinite(states["qvel"][i, j]).all():
                 continue
@@ -96,7 +98,7 @@ def steps(
             sound[i, j] = [one.sound for one in out]
     # an episode that has ended is frozen
     live = ~ran.done.reshape(v, s, -1)[:, :, :-1] & ~ran.diverged.reshape(v, s, -1)[:, :, 1:]
-    qvel, blank = states["qvel"], np.zeros((v, s, t + 1, subject.model.na))
+    qvel, blank = states["qvel"], np.zeros((v, s, t + 1, subject.compiled.na))
     before = (states["qpos"], qvel, states.get("act", blank))
     qpos, velocity, act = (x[:, :, :-1] for x in before)
     return Steps(qpos, velocity, act, tried.actions, qvel[:, :, 1:], plain, sound & live)
@@ -144,7 +146,7 @@ def edited_fields(variants: Sequence[Variant], dimension: str) -> list[str]:
 
 def _unedited(engine: str, subject: Subject, steps: Steps, beyond: np.ndarray) -> Finding:
     """A difference without edits: a warning if it is a known approximation of MJX, else an error."""
-    model, gap = subject.model, steps.gap[0]
+    model, gap = subject.compiled, steps.gap[0]
     state, step = np.unravel_index(gap.argmax(), gap.shape)
     dof = int(abs(steps.engine[0] - steps.plain[0])[state, step].argmax())
     joint = contacts.name_of(model, mujoco.mjtObj.mjOBJ_JOINT, int(model.dof_jntid[dof]))

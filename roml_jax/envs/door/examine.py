@@ -6,7 +6,7 @@ import contextlib
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +52,7 @@ def check(env: Any, *, engine: bool = True) -> Report:
     Raises:
         ValueError: from the environment's own functions.
     """
-    env, _ = inside(env)
+    env = cast(Any, inside(env)[0])
     subject = subjects.of(env)
     where = contextlib.nullcontext() if engine else programs.on_cpu()
     with warned.quiet(), where:
@@ -77,7 +77,7 @@ def check(env: Any, *, engine: bool = True) -> Report:
         if ran is not None and ran.state and hasattr(env, "physics"):
             steps = compare.steps(subject, variants, models, tried, ran)
             findings += compare.findings(own.physics.name, subject, variants, steps)
-            if is_on_c(own):  # the others keep nothing between calls
+            if program is not None and is_on_c(own):  # the others keep nothing between calls
                 findings += _repeats(program, variants, tried, ran, own.physics.name)
     rows, parts = _tables(env, subject, variants, ran, steps)
     findings += _not_finite(parts)
@@ -132,25 +132,26 @@ def _states(
     subject: Subject, begun: tuple[np.ndarray, np.ndarray], variants: Sequence[Variant], n: int
 ) -> Tried:
     rng = np.random.default_rng(0)
-    states = oracle.states(subject.model, begun, n, rng)
-    ranges = subjects.widest_controls(subject.model, variants)
-    actions = oracle.controls(subject.model, ranges, n * engines.STEPS, rng)
+    states = oracle.states(subject.compiled, begun, n, rng)
+    ranges = subjects.widest_controls(subject.compiled, variants)
+    actions = oracle.controls(subject.compiled, ranges, n * engines.STEPS, rng)
     return Tried(states, actions.reshape(n, engines.STEPS, -1))
 
 
 def _starts(env: Any, subject: Subject) -> tuple[np.ndarray, np.ndarray]:
     """Initial states (k, nq), (k, nv) of the environment; the model's where they are not known."""
-    model, start = subject.model, getattr(env, "start", None)
+    model, start = subject.compiled, getattr(env, "start", None)
     if start is None:
         return np.array(model.qpos0)[None], np.zeros((1, model.nv))
-    middle = jnp.full(subject.family.proposal.dims, 0.5)
+    middle, begun = jnp.full(subject.family.proposal.dims, 0.5), start
 
     def drawn() -> list[tuple[Array, Array]]:
         robot = starts.TaskModel(subject.family.decode(middle), {}, model, _unedited(model))
-        return [starts.begin(start, jax.random.key(seed), robot)[:2] for seed in range(_STARTS)]
+        return [starts.begin(begun, jax.random.key(seed), robot)[:2] for seed in range(_STARTS)]
 
     states = programs.run(drawn)
-    return tuple(np.array([state[i] for state in states], float) for i in range(2))
+    qpos, qvel = (np.array([state[i] for state in states], float) for i in range(2))
+    return qpos, qvel
 
 
 def _unedited(model: mujoco.MjModel) -> Callable[[str], Array]:
@@ -158,7 +159,7 @@ def _unedited(model: mujoco.MjModel) -> Callable[[str], Array]:
 
 
 def _impossible(subject: Subject, change: Change) -> Iterator[Finding]:
-    for is_error, text in rules.impossible(subject.model, change):
+    for is_error, text in rules.impossible(subject.compiled, change):
         yield Finding("error" if is_error else "warning", f"task {change.dimension!r}: {text}")
 
 
@@ -169,7 +170,7 @@ def _models(
     models, findings = [], []
     for variant in variants:
         try:
-            models.append(oracle.edited(subject.model, variant.leaves, subject.derived, subject.contacts))
+            models.append(oracle.edited(subject.compiled, variant.leaves, subject.derived, subject.contacts))
         except oracle.Invalid as error:
             models.append(None)
             where = f"task {variant.dimension!r} at its {variant.end} end" if variant.dimension else "a task"
@@ -232,7 +233,7 @@ def _edits(
         dead = [] if moves else _dead(subject, change, more, seen)
         findings += dead
         if not change.inert and not any(finding.level == "error" for finding in dead):
-            findings += _partly_dead(subject.model, change, edited)
+            findings += _partly_dead(subject.compiled, change, edited)
     return findings
 
 
@@ -242,7 +243,7 @@ def _moves(subject: Subject, change: Change, middle: Variant, tried: Tried) -> b
     for end in (change.low, change.high):
         value = np.where(change.mask, end, middle.leaves[change.field])
         leaves = {**middle.leaves, change.field: value}
-        both.append(oracle.edited(subject.model, leaves, subject.derived, subject.contacts))
+        both.append(oracle.edited(subject.compiled, leaves, subject.derived, subject.contacts))
     for qpos, qvel, actions in zip(*tried.states[:2], tried.actions, strict=True):
         try:
             one, other = (
@@ -265,16 +266,16 @@ def _seen_by_env(variants: Sequence[Variant], change: Change, ran: engines.Ran |
 
 
 def _dead(subject: Subject, change: Change, tried: Tried, seen: bool) -> list[Finding]:
-    what = rules.described(subject.model, change)
+    what = rules.described(subject.compiled, change)
     if change.inert:
         return [Finding("note", f"task {change.dimension!r}: {what} changes nothing, as declared (inert)")]
-    reason = rules.why_dead(subject.model, change)
+    reason = rules.why_dead(subject.compiled, change)
     if reason:
         return [Finding("error", f"task {change.dimension!r}: {what} changes nothing: {reason}")]
     if seen:
         return []
     count = len(tried.states.qpos)
-    touching = sum(_concerns(subject.model, change, pairs) for pairs in tried.states.touching)
+    touching = sum(_concerns(subject.compiled, change, pairs) for pairs in tried.states.touching)
     if change.field.startswith(_CONDITIONAL) and not touching:
         line = f"what {what} does was not observed: none of {count} states shows it"
         return [Finding("note", f"task {change.dimension!r}: {line} (no contact, limit or saturation)")]

@@ -122,7 +122,8 @@ def _touches_of_mjx(model: mujoco.MjModel, positions: np.ndarray) -> list[Touche
 def _by_pair(geoms: np.ndarray, distances: np.ndarray, normals: np.ndarray) -> Touches:
     found: Touches = {}
     for i in np.argsort(distances):  # the deepest first
-        pair = tuple(sorted(map(int, geoms[i])))
+        first, second = sorted(map(int, geoms[i]))
+        pair = first, second
         known = found.get(pair, Touch(0, normals[i]))
         found[pair] = known._replace(count=known.count + 1)
     return found

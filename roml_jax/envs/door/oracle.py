@@ -81,7 +81,8 @@ def _forget_inertial_frames(model: mujoco.MjModel) -> None:
     model.body_simple[:] = 0
     model.dof_simplenum[:] = 0
     model.body_sameframe[1:] = mujoco.mjtSameFrame.mjSAMEFRAME_NONE
-    inertial = (mujoco.mjtSameFrame.mjSAMEFRAME_INERTIA, mujoco.mjtSameFrame.mjSAMEFRAME_INERTIAROT)
+    kinds = mujoco.mjtSameFrame
+    inertial = [int(kinds.mjSAMEFRAME_INERTIA), int(kinds.mjSAMEFRAME_INERTIAROT)]
     for frames in (model.geom_sameframe, model.site_sameframe):
         frames[np.isin(frames, inertial)] = mujoco.mjtSameFrame.mjSAMEFRAME_NONE
 
@@ -116,7 +117,7 @@ def controls(model: mujoco.MjModel, ranges: np.ndarray, n: int, rng: np.random.G
     limited = model.actuator_ctrllimited.astype(bool) & (ranges[:, 1] > ranges[:, 0])
     low, high = np.where(limited, ranges[:, 0], -1.0), np.where(limited, ranges[:, 1], 1.0)
     middle, half = (low + high) / 2, (high - low) / 2
-    return np.float32(middle + half * rng.uniform(-2, 2, (n, model.nu)))
+    return (middle + half * rng.uniform(-2, 2, (n, model.nu))).astype(np.float32)
 
 
 def states(

@@ -43,6 +43,12 @@ class Subject(NamedTuple):
     frame_skip: int
     readings: tuple[str, ...]
 
+    @property
+    def compiled(self) -> mujoco.MjModel:
+        """The model, of an environment that has one."""
+        assert self.model is not None
+        return self.model
+
 
 def of(env: Any) -> Subject:
     """The subject of an environment."""
@@ -109,7 +115,7 @@ def variants(subject: Subject) -> list[Variant]:
         Variant(name, end, task, {field: leaf[i] for field, leaf in fields.items()})
         for i, (name, end, task) in enumerate(listed)
     ]
-    originals = {field: np.float32(field_of(subject.model, field)) for field in fields}
+    originals = {field: field_of(subject.compiled, field).astype(np.float32) for field in fields}
     for i, (_, end, _) in enumerate(listed):
         if end == "low":
             tried[i : i + 2] = _alone_at_the_ends(tried[i], tried[i + 1], originals)
@@ -149,7 +155,7 @@ def changes(subject: Subject, tried: Sequence[Variant]) -> list[Change]:
             dimension = subject.dimensions[i]
             for j, edit in enumerate(dimension.edits):
                 mask = np.not_equal(*alone[f"{i} {j}"])
-                base = np.float32(field_of(subject.model, edit.field))
+                base = field_of(subject.compiled, edit.field).astype(np.float32)
                 values = (np.where(mask, v.leaves[edit.field], base) for v in (low, high))
                 found.append(Change(name, edit.field, mask, *values, edit.rows is not None, dimension.inert))
             continue
@@ -165,7 +171,7 @@ def _alone(subject: Subject) -> dict[str, list[np.ndarray]]:
     """The field of every edit at both ends of its dimension, as this edit alone changes it."""
 
     def both(dimension: edits.TaskDimension, edit: edits.Edit) -> list[Any]:
-        alone = edits.make_apply_task(subject.model, [replace(dimension, edits=(edit,))])
+        alone = edits.make_apply_task(subject.compiled, [replace(dimension, edits=(edit,))])
         return [alone(jnp.asarray([end], jnp.float32))[edit.field] for end in (dimension.low, dimension.high)]
 
     return programs.run(

@@ -55,7 +55,7 @@ def names(model: mujoco.MjModel, readings: tuple[str, ...] = ()) -> tuple[str, .
     parts = {
         "time": "time" in readings or clock or bool(model.nhistory) or bool(model.nplugin),
         "history": bool(model.nhistory),
-        "plastic": bool(model.nplastic),
+        "plastic": bool(model.nplastic),  # ty: ignore[missing-attribute]  # the stubs are of MuJoCo 3.17
         "plugin_state": bool(model.npluginstate),
         "mocap_pos": bool(model.nmocap),
         "mocap_quat": bool(model.nmocap),

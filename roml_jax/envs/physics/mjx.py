@@ -152,7 +152,7 @@ class _Preparer(NamedTuple):
         consistent = derived_fields.consistent(original, edited)
         if self.derived == "consistent":
             return consistent
-        return edited | {name: consistent[name] for name in _NEVER_STALE[self.impl]}
+        return {**edited, **{name: consistent[name] for name in _NEVER_STALE[self.impl]}}
 
 
 def make(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import mujoco
 import numpy as np
 
@@ -16,7 +18,10 @@ _OTHERWISE = frozenset((
     "M", "actuator_moment", "moment_colind", "moment_rowadr", "moment_rownnz", "ncon", "ne", "nefc", "nf",
     "nl", "qLD", "qLDiagInv", "ten_J", "ten_wrapadr", "ten_wrapnum", "wrap_obj", "wrap_xpos",
 ))  # fmt: skip
-_FUNCTIONS = {mujoco.mj_rnePostConstraint: "rne_postconstraint", mujoco.mj_subtreeVel: "subtree_vel"}
+_FUNCTIONS: dict[Callable[[mujoco.MjModel, mujoco.MjData], None], str] = {
+    mujoco.mj_rnePostConstraint: "rne_postconstraint",
+    mujoco.mj_subtreeVel: "subtree_vel",
+}
 
 
 def of_state(blank: mjx.Data, state: PhysicsState) -> mjx.Data:
@@ -38,7 +43,7 @@ def check_state(model: mujoco.MjModel) -> None:
     Raises:
         ValueError: for a model with delays or plastic springs; one line.
     """
-    if model.nhistory or model.nplastic:
+    if model.nhistory or model.nplastic:  # ty: ignore[missing-attribute]  # the stubs are of MuJoCo 3.17
         what = "delays of actuators and sensors" if model.nhistory else "plastic springs"
         raise ValueError(f"MJX cannot simulate this model (it has no {what}); {INSTEAD}")
 

@@ -236,7 +236,7 @@ def refuse_edits(
 
 def _wraps_by_side(model: mujoco.MjModel) -> bool:
     """Whether a tendon wraps a geom with a side site."""
-    wraps = np.isin(model.wrap_type, (mujoco.mjtWrap.mjWRAP_SPHERE, mujoco.mjtWrap.mjWRAP_CYLINDER))
+    wraps = np.isin(model.wrap_type, [int(mujoco.mjtWrap.mjWRAP_SPHERE), int(mujoco.mjtWrap.mjWRAP_CYLINDER)])
     return bool((model.wrap_prm[wraps] >= 0).any())
 
 

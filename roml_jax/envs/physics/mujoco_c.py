@@ -83,11 +83,12 @@ def write_tasks(
         *(_REFERENCE_CONTACTS if contacts == "reference" else ()),
     )
     for name in stale:
-        if batch.expanded(name) is None:
+        expanded = batch.expanded(name)  # ty: ignore[not-callable]  # the stubs are of MuJoCo 3.17
+        if expanded is None:
             continue
         values = leaves[name][rows] if name in leaves else getattr(base, name)
         if name == "dof_M0":  # the mass matrix itself where it is diagonal
-            values = np.where(simple, batch.expanded(name)[rows], values)
+            values = np.where(simple, expanded[rows], values)
         batch.expand(name)[rows] = values
 
 
@@ -117,6 +118,10 @@ class _Rows:
         ]
         self._host, self._model, self._derived, self._contacts = host, host.model, host.derived, host.contacts
         self.tasks: np.ndarray | None = None
+
+    def holds(self, tasks: np.ndarray | None) -> bool:
+        """Whether these tasks are written into the batch; True if they are not known."""
+        return tasks is None or (self.tasks is not None and np.array_equal(self.tasks, tasks))
 
     def _part(self, name: str) -> np.ndarray:
         """A part of the state; for one that is carried exactly, its two halves (n, 2, ...)."""
@@ -247,7 +252,11 @@ class _Host(NamedTuple):
             """
             with lock:
                 fits = [rows for rows in idle if rows.batch.nsim == n]
-                same = [rows for rows in fits if tasks is None or np.array_equal(rows.tasks, tasks)]
+                same = [
+                    rows
+                    for rows in fits
+                    if tasks is None or (rows.tasks is not None and np.array_equal(rows.tasks, tasks))
+                ]
                 if not fits or (not same and made[n] < jax.local_device_count()):
                     made[n] += 1
                     return _Rows(self, n)
@@ -310,16 +319,18 @@ def _call(
     args = [jnp.concatenate([*state[:4], *map(jnp.ravel, state.carried.values()), ctrl, *flags])]
     if leaves:
         args.append(jnp.concatenate([jnp.ravel(leaves[name]).astype(dtype) for name in host.leaves]))
-    seen = {name: reading.like(example, name) for name in host.readings}
+    likes = {name: reading.like(example, name) for name in host.readings}
     shapes = [
         (2,) * (name in carried.EXACT) + np.shape(getattr(example, name)) for name in (*_STATE, *host.carried)
     ]
-    shapes += [like.shape for like in seen.values()]
+    shapes += [like.shape for like in likes.values()]
     ends = np.cumsum([math.prod(shape) for shape in shapes]).tolist()
     flat = host_call.call(host.name, host.caller, jax.ShapeDtypeStruct((ends[-1],), dtype), *args)
     parts = [x.reshape(shape) for x, shape in zip(jnp.split(flat, ends[:-1]), shapes, strict=True)]
-    for (name, like), part in zip(seen.items(), parts[4 + len(host.carried) :], strict=True):
-        seen[name] = part if like.dtype.kind == "f" else part.astype(like.dtype)
+    seen = {
+        name: part if like.dtype.kind == "f" else part.astype(like.dtype)
+        for (name, like), part in zip(likes.items(), parts[4 + len(host.carried) :], strict=True)
+    }
     return PhysicsState(*parts[:4], seen, dict(zip(host.carried, parts[4:], strict=False)))
 
 
@@ -347,7 +358,7 @@ def make(
 
     def reset(qpos: Array, qvel: Array, leaves: ModelLeaves, given: Given = None) -> PhysicsState:
         given = given or {}
-        blank = {"act": jnp.zeros(model.na, qpos.dtype), "ctrl": jnp.zeros(model.nu, qpos.dtype)} | given
+        blank = {"act": jnp.zeros(model.na, qpos.dtype), "ctrl": jnp.zeros(model.nu, qpos.dtype), **given}
         parts = carried.given_parts(kept, given)
         state = PhysicsState(qpos, qvel, blank["act"], jnp.zeros_like(qvel), {}, parts)
         if not readings and not kept:

@@ -43,7 +43,7 @@ def blown_up(counts: np.ndarray) -> np.ndarray:
 
     MuJoCo resets such a simulation to its initial state; a control that is not finite it replaces by 0.
     """
-    return (counts[:, _UNSTABLE, 1] > 0).any(axis=1)
+    return np.any(counts[:, _UNSTABLE, 1] > 0, axis=1)
 
 
 def say(counts: np.ndarray, said: set[int]) -> None:
