@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         agents,
         cem,
         config,
+        deploy,
         envs,
         evaluate,
         experiment,
@@ -27,9 +28,9 @@ if TYPE_CHECKING:
         samplers,
         tasks,
         testing,
-        train,
+        types,
     )
-    from roml_jax.api import open
+    from roml_jax.api import open, train
     from roml_jax.config import Config
     from roml_jax.config import make as make_config
     from roml_jax.deploy.policy import Policy, load

@@ -6,11 +6,12 @@ import dataclasses
 import inspect
 import typing
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
 from roml_jax.errors import unknown
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +76,12 @@ class Registry(Generic[T]):
     def __init__(self, what: str) -> None:
         self._what = what
         self._constructors: dict[str, Callable[..., T]] = {}
+
+    @overload
+    def register(self, name: str) -> Callable[[F], F]: ...
+
+    @overload
+    def register(self, name: str, constructor: F) -> F: ...
 
     def register(self, name: str, constructor: Callable[..., T] | None = None) -> Callable[..., Any]:
         """Adds a constructor: ``register(name, constructor)``, or ``@register(name)`` as a decorator.

@@ -73,10 +73,8 @@ def noisy_start(
     def start(key: Array, robot: TaskModel) -> tuple[Array, Array]:
         position_key, velocity_key = jax.random.split(key)
         qpos0 = robot.leaves.get("qpos0", original)
-        # a NumPy array plus a JAX array is a JAX array, other than NumPy says
-        qpos = cast(Array, qpos0) + jax.random.uniform(
-            position_key, qpos0.shape, minval=-position, maxval=position
-        )
+        noise = jax.random.uniform(position_key, qpos0.shape, minval=-position, maxval=position)
+        qpos = cast(Array, qpos0 + noise)  # NumPy's types say that NumPy + JAX is NumPy
         for part in quaternions:
             qpos = qpos.at[part].divide(jnp.linalg.norm(qpos[part]))
         draw = jax.random.normal(velocity_key, (model.nv,))

@@ -252,11 +252,7 @@ class _Host(NamedTuple):
             """
             with lock:
                 fits = [rows for rows in idle if rows.batch.nsim == n]
-                same = [
-                    rows
-                    for rows in fits
-                    if tasks is None or (rows.tasks is not None and np.array_equal(rows.tasks, tasks))
-                ]
+                same = [rows for rows in fits if rows.holds(tasks)]
                 if not fits or (not same and made[n] < jax.local_device_count()):
                     made[n] += 1
                     return _Rows(self, n)
