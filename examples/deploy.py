@@ -63,8 +63,8 @@ class Policy:
     def observe(self, reward: float, obs: np.ndarray) -> None:
         """What came of the action; the end of an episode is known by the number of steps."""
         self._check(obs)
-        reward, end = np.array([reward], np.float32), np.array([False])
-        self._memory = self._observe(self._memory, reward, obs[None].astype(np.float32), end)
+        rewards, end = np.array([reward], np.float32), np.array([False])
+        self._memory = self._observe(self._memory, rewards, obs[None].astype(np.float32), end)
 
     def _check(self, obs: np.ndarray) -> None:
         """Names the sensors that fail; the exported functions themselves would skip such a step."""

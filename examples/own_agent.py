@@ -57,7 +57,8 @@ def make(spec: EnvSpec, num_tasks: int, config: EvolutionConfig) -> agents.Agent
     def act(state: State, belief: Any, obs: Array, key: Array, greedy: Array) -> tuple[Array, tuple[()]]:
         """An action (N, A) is floats, an index where it is discrete; a test is met with the mean itself."""
         scale = jnp.where(greedy, 0.0, config.noise)
-        out = jax.vmap(network.apply)(jax.tree.map(lambda p, e: p + scale * e, state.params, belief), obs)
+        params = jax.tree.map(lambda p, e: p + scale * e, state.params, belief)
+        out: Any = jax.vmap(network.apply)(params, obs)
         return (out.argmax(axis=-1, keepdims=True).astype(obs.dtype) if discrete else out), ()
 
     def update(

@@ -60,6 +60,7 @@ __all__ = [
     "agents",
     "cem",
     "config",
+    "deploy",
     "devices",
     "envs",
     "evaluate",
@@ -77,6 +78,7 @@ __all__ = [
     "tasks",
     "testing",
     "train",
+    "types",
 ]
 
 

@@ -157,6 +157,14 @@ def _rollout(episodes: _Episode, outcome: Outcome, tasks: Array) -> Rollout:
     return Rollout(obs, seen.action, seen.reward, seen.valid, extras, outcome, tasks, privileged)
 
 
+def _adapted(agent: Agent, agent_state: Any, belief: Any, steps: _Step, key: Array) -> Any:
+    """The belief after an episode: as it is, for an agent that does not adapt between episodes."""
+    if agent.adapt is None:
+        return belief
+    assert steps.seen is not None
+    return agent.adapt(agent_state, belief, steps.seen, key)
+
+
 def run_episodes(
     agent: Agent, env: Env, protocol: EpisodeProtocol, agent_state: Any, tasks: Array, key: Array, *,
     greedy: Array, record: bool = True, constrain: Constrain = anywhere,
@@ -194,10 +202,7 @@ def run_episodes(
         start = constrain(_Carry(state, obs, belief))
         needs_steps = record or agent.adapt is not None
         end, steps = _run_steps(agent, env, protocol, agent_state, start, act_key, greedy, needs_steps)
-        belief = end.belief
-        if agent.adapt is not None:
-            assert steps.seen is not None
-            belief = agent.adapt(agent_state, belief, steps.seen, adapt_key)
+        belief = _adapted(agent, agent_state, end.belief, steps, adapt_key)
         total, terms = jax.tree.map(
             lambda x: jnp.where(steps.valid, x, 0).sum(axis=0), (steps.reward, dict(steps.terms))
         )

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import roml_jax
+
 PACKAGE = Path(__file__).parent.parent / "roml_jax"
 # A module imports what stands in its own line or above it, never below.
 ORDER = (
@@ -87,6 +89,15 @@ def test_no_modules_import_each_other_in_a_circle():
             if {module, f"{module}.{part}"} & names.keys()
         }
     list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError
+
+
+def test_type_checkers_see_the_lazy_names_where_they_are():
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    (block,) = (node for node in tree.body if isinstance(node, ast.If) and node.test.id == "TYPE_CHECKING")
+    seen = {one.asname or one.name: (node.module, one.name) for node in block.body for one in node.names}
+    lazy = {name: ("roml_jax", name) for name in roml_jax._MODULES} | roml_jax._NAMES
+    # a command's module that can be called, which no type checker knows
+    assert seen == lazy | {"train": ("roml_jax.api", "train")}
 
 
 def test_files_and_functions_fit_a_reader():

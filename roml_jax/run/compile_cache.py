@@ -18,7 +18,7 @@ def prepare(*, cache: bool) -> None:
             folder already. If ``XDG_CACHE_HOME`` is set, it is used instead of ``~/.cache``.
     """
     threefry.in_one_kernel()
-    configured = jax.config.jax_compilation_cache_dir  # ty: ignore[missing-attribute]  # added to Config at run time
+    configured = jax.config.jax_compilation_cache_dir  # ty: ignore[missing-attribute]  # made at run time
     if cache and configured is None:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "roml_jax" / "compiled"
         jax.config.update("jax_compilation_cache_dir", str(folder))

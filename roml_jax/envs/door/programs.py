@@ -26,7 +26,7 @@ def compiled(function: Callable[..., Any], *, quick: bool = True) -> Callable[..
     MJX's steps are an exception to ``quick``: they compile little faster without optimisation, and run thirty
     times slower.
     """
-    device = jax.config.jax_default_device  # ty: ignore[missing-attribute]  # added to Config at run time
+    device = jax.config.jax_default_device  # ty: ignore[missing-attribute]  # made at run time
     on_a_cpu = (device.platform if device is not None else jax.default_backend()) == "cpu"
     return jax.jit(function, compiler_options=_QUICK if on_a_cpu and quick else None)
 
