@@ -24,7 +24,7 @@ class _Quiet(ModuleType):
         return getattr(sys.modules[_NAME], name)
 
 
-mjx: Any = _Quiet(_NAME)
+mjx: Any = _Quiet(_NAME)  # Any: its types are unions over MJX's engines, to be narrowed at every use
 
 
 def quiet_warp() -> None:

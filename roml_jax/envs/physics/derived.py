@@ -126,7 +126,7 @@ def _bounding_radii(model: mjx.Model) -> Array:
     return radii
 
 
-def is_ancestor(model: mjx.Model) -> np.ndarray:
+def is_ancestor(model: mjx.Model | mujoco.MjModel) -> np.ndarray:
     """(nbody, nbody) bool: whether body j is body i or one of its ancestors."""
     mask = np.eye(model.nbody, dtype=bool)
     for body in range(1, model.nbody):  # parents come before children
