@@ -51,12 +51,6 @@ class TaskFamily(NamedTuple):
         return self.decode(self.proposal.sample(self.proposal.phi0, key, n))
 
 
-def prior_draws(family: TaskFamily) -> np.ndarray:
-    """10,000 draws from the prior (10000, d), always the same."""
-    draw = jax.jit(lambda key: family.sample_prior(key, 10_000))  # eager operations compile one by one
-    return np.asarray(draw(jax.random.key(0)))
-
-
 def far_off(family: TaskFamily, tasks: np.ndarray, drawn: np.ndarray | None = None) -> str | None:
     """One line about the task that is farthest from the prior, if it is far off; else None.
 
@@ -66,9 +60,9 @@ def far_off(family: TaskFamily, tasks: np.ndarray, drawn: np.ndarray | None = No
     Args:
         family: the task family.
         tasks: (m, d).
-        drawn: ``prior_draws(family)``; None to make them here.
+        drawn: 10,000 draws (10000, d) from the prior; None to make them here.
     """
-    drawn = np.asarray(prior_draws(family) if drawn is None else drawn, float)
+    drawn = np.asarray(family.sample_prior(jax.random.key(0), 10_000) if drawn is None else drawn, float)
     mean, std = drawn.mean(axis=0), np.maximum(drawn.std(axis=0), np.finfo(float).tiny)
     deviations = np.abs(np.asarray(tasks, float) - mean) / std
     beyond = (tasks < drawn.min(axis=0)) | (tasks > drawn.max(axis=0))

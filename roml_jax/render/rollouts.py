@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from roml_jax import tasks as families
 from roml_jax.deploy import inputs
 from roml_jax.deploy import policy as policies
 from roml_jax.deploy.policy import Policy
 from roml_jax.envs import Env, EnvState, inside
+from roml_jax.envs.door import programs
 from roml_jax.errors import ConfigError, unknown
 from roml_jax.tasks import TaskFamily
 
@@ -54,6 +54,11 @@ class Played(NamedTuple):
         return self.valid.sum(axis=1)
 
 
+def prior_draws(family: TaskFamily) -> np.ndarray:
+    """10,000 draws from the prior (10000, d), always the same."""
+    return programs.run(lambda: family.sample_prior(jax.random.key(0), 10_000))
+
+
 def parse_task(family: TaskFamily, given: Sequence[str], drawn: np.ndarray | None = None) -> np.ndarray:
     """Parses a task (d,).
 
@@ -61,12 +66,11 @@ def parse_task(family: TaskFamily, given: Sequence[str], drawn: np.ndarray | Non
         family: the task family.
         given: ``NAME=VALUE`` for some dimensions, or one value for each dimension in order. Dimensions that
             are not named have the prior's median.
-        drawn: ``tasks.prior_draws(family)``; None to make them here.
+        drawn: ``prior_draws(family)``; None to make them here, if a dimension is not named.
 
     Raises:
         ConfigError: for an unknown name, or a value that is not a number or out of range; one line.
     """
-    task = np.median(families.prior_draws(family) if drawn is None else drawn, axis=0)
     named = [text.partition("=") for text in given]
     if given and not any(equals for _, equals, _ in named):
         if len(given) != len(family.names):
@@ -75,18 +79,22 @@ def parse_task(family: TaskFamily, given: Sequence[str], drawn: np.ndarray | Non
                 f"--task must be NAME=VALUE, or a value for each of {names}; got {' '.join(given)}"
             )
         named = [(name, "=", text) for name, text in zip(family.names, given, strict=True)]
+    values: dict[str, float] = {}
     for name, _, text in named:
         if name not in family.names:
             raise ConfigError(f"--task: {unknown('dimension', name, family.names)}")
-        i = family.names.index(name)
         try:
-            task[i] = float(text)
+            values[name] = float(text)
         except ValueError:
             raise ConfigError(f"--task: {name} must be a number, got {text!r}") from None
-        low, high = family.ranges[i]
-        if not low <= task[i] <= high:
-            raise ConfigError(f"--task: {name} must be in [{low:g}, {high:g}], got {task[i]:g}")
-    return task
+        low, high = family.ranges[family.names.index(name)]
+        if not low <= values[name] <= high:
+            raise ConfigError(f"--task: {name} must be in [{low:g}, {high:g}], got {values[name]:g}")
+    if len(values) < len(family.names):
+        drawn = prior_draws(family) if drawn is None else drawn
+        median = np.median(drawn, axis=0)
+        values = dict(zip(family.names, median, strict=True)) | values
+    return np.array([values[name] for name in family.names], np.float32)
 
 
 def describe(names: Sequence[str], task: np.ndarray) -> str:

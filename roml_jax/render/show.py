@@ -71,7 +71,7 @@ def tasks_of(family: TaskFamily, given: Sequence[Sequence[str]]) -> list[np.ndar
     Raises:
         ConfigError: as ``rollouts.parse_task``.
     """
-    drawn = families.prior_draws(family)
+    drawn = rollouts.prior_draws(family)
     shown = [rollouts.parse_task(family, one, drawn) for one in given or [[]]]
     warning = families.far_off(family, np.stack(shown), drawn)
     if warning:
