@@ -87,6 +87,7 @@ CASES = [
     ("render run --watch --versus run", "leave out --versus"),
     ("render missing --watch", "missing is not a run's folder"),
     ("render run --watch --port 70000", "must be between 0 and 65535, got 70000"),
+    ("demo --task mass=2 cheetah_mass", "no demo is named: give NAME first, one of khazad_dum, cheetah_mass"),
     ("demo cheetah_mas", "unknown demo 'cheetah_mas'; did you mean 'cheetah_mass'?"),
     ("demo cheetah_mass --task weight=2", "--task: unknown dimension 'weight'"),
     ("demo cheetah_mass --task mass=5", "--task: mass must be in [0.5, 2], got 5"),

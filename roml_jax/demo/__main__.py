@@ -14,7 +14,7 @@ import numpy as np
 from roml_jax import console as output
 from roml_jax.demo import shipped
 from roml_jax.envs import Env
-from roml_jax.errors import unknown
+from roml_jax.errors import ConfigError, unknown
 from roml_jax.render import rollouts, show
 from roml_jax.run import cli, compile_cache
 from roml_jax.run import parser as parsers
@@ -89,6 +89,8 @@ def command(argv: Sequence[str]) -> None:
     arguments = _parser().parse_args(argv)
     name = arguments.name
     if name is None:
+        if argv:
+            raise ConfigError(f"no demo is named: give NAME first, one of {', '.join(shipped.DEMOS)}")
         print(_listing())
         return
     if name not in shipped.DEMOS:
