@@ -111,10 +111,10 @@ def run(tmp_path_factory):
 
 
 def test_a_run_becomes_a_file_and_a_run_again(as_demo, run, tmp_path):
-    words = [str(run), "--folder", str(tmp_path), "--commit", "a" * 40]
-    assert demo_policies.main([*words, "--seed", "1"]) == 0
-    assert demo_policies.main([*words, "--seed", "2"]) == 0  # replaces it
     path = shipped.path_of("probe_memory", "roml", tmp_path)
+    path.write_text("an old one, which is replaced")
+    words = [str(run), "--folder", str(tmp_path), "--commit", "a" * 40, "--seed", "2"]
+    assert demo_policies.main(words) == 0
     assert [*tmp_path.iterdir()] == [path]
     env, original = shipped.make_env("probe_memory", tmp_path), saved.load(run, "best_cvar")
     copy, known = shipped._load(path, env), shipped.about(path)
