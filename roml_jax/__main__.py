@@ -14,6 +14,7 @@ COMMANDS = {
     "evaluate": ("roml_jax.evaluate.__main__", "test a run's learners on held-out tasks"),
     "report": ("roml_jax.report.__main__", "compare runs on one HTML page"),
     "render": ("roml_jax.render.__main__", "show a run's policy in the browser or as a film"),
+    "demo": ("roml_jax.demo.__main__", "show trained policies, RoML beside VariBAD, without training"),
     "export": ("roml_jax.export", "write a run's policy to a file for JAX alone or an ONNX runtime"),
     "sim2sim": ("roml_jax.sim2sim.__main__", "compare a policy's returns between engines and plain MuJoCo"),
     "envs": ("roml_jax.envs.__main__", "list the environments, or describe one"),

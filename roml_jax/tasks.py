@@ -51,7 +51,7 @@ class TaskFamily(NamedTuple):
         return self.decode(self.proposal.sample(self.proposal.phi0, key, n))
 
 
-def far_off(family: TaskFamily, tasks: np.ndarray) -> str | None:
+def far_off(family: TaskFamily, tasks: np.ndarray, drawn: np.ndarray | None = None) -> str | None:
     """One line about the task that is farthest from the prior, if it is far off; else None.
 
     A task is far off if one of its dimensions is more than five standard deviations from the prior's mean
@@ -60,8 +60,9 @@ def far_off(family: TaskFamily, tasks: np.ndarray) -> str | None:
     Args:
         family: the task family.
         tasks: (m, d).
+        drawn: 10,000 draws (10000, d) from the prior; None to make them here.
     """
-    drawn = np.asarray(family.sample_prior(jax.random.key(0), 10_000), float)
+    drawn = np.asarray(family.sample_prior(jax.random.key(0), 10_000) if drawn is None else drawn, float)
     mean, std = drawn.mean(axis=0), np.maximum(drawn.std(axis=0), np.finfo(float).tiny)
     deviations = np.abs(np.asarray(tasks, float) - mean) / std
     beyond = (tasks < drawn.min(axis=0)) | (tasks > drawn.max(axis=0))

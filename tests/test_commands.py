@@ -6,6 +6,7 @@ import pytest
 from small_runs import trained
 
 from roml_jax import export
+from roml_jax.demo import __main__ as demo
 from roml_jax.evaluate import __main__ as evaluate
 from roml_jax.render import __main__ as render
 from roml_jax.report import __main__ as report
@@ -18,6 +19,7 @@ COMMANDS = {
     "render": render.command,
     "export": export.command,
     "sim2sim": sim2sim.command,
+    "demo": demo.command,
 }
 
 
@@ -85,6 +87,14 @@ CASES = [
     ("render run --watch --versus run", "leave out --versus"),
     ("render missing --watch", "missing is not a run's folder"),
     ("render run --watch --port 70000", "must be between 0 and 65535, got 70000"),
+    ("demo --task mass=2 cheetah_mass", "no demo is named: give NAME first, one of khazad_dum, cheetah_mass"),
+    ("demo cheetah_mas", "unknown demo 'cheetah_mas'; did you mean 'cheetah_mass'?"),
+    ("demo cheetah_mass --task weight=2", "--task: unknown dimension 'weight'"),
+    ("demo cheetah_mass --task mass=5", "--task: mass must be in [0.5, 2], got 5"),
+    ("demo cheetah_mass --out there.html", "there.html exists; nothing is overwritten"),
+    ("demo cheetah_mass --out new.png", "--out must end in .html or .gif or .mp4, got new.png"),
+    ("demo khazad_dum --out there.csv/new.png", "cannot write there.csv/new.png"),
+    ("demo khazad_dum --task 0.1 --task 0.2 --out new.png", "a map (.png) shows one task"),
     ("export run", "required: --out"),
     ("export run --out there.zip", "there.zip exists"),
     ("export run --out new.onnx", "--out must end in .zip, got new.onnx"),

@@ -28,6 +28,7 @@ ORDER = (
     ("deploy",),
     ("evaluate", "api"),
     ("report", "render", "export", "sim2sim", "train"),
+    ("demo",),
     ("testing", "__main__", "__init__"),
 )
 RANK = {name: rank for rank, line in enumerate(ORDER) for name in line}

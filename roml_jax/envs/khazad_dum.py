@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal, NamedTuple
 
 import jax
@@ -194,6 +194,7 @@ class KhazadDum:
         y = (cells.sum(axis=-2) * jnp.arange(self.height)).sum(axis=-1)
         return jnp.stack([x, y], axis=-1)
 
+    @partial(jax.jit, static_argnums=0)  # eager operations would compile one by one
     def routes(self, positions: ArrayLike) -> Array:
         """Outcomes of episodes: indices (...) into ``ROUTES`` for positions (..., T, 2) in cells.
 

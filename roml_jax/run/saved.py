@@ -12,8 +12,6 @@ from roml_jax import config as configs
 from roml_jax import envs, experiment
 from roml_jax.config import WHICH, Config, seed_plan
 from roml_jax.errors import ConfigError, unknown
-from roml_jax.run import best as best_learners
-from roml_jax.run import checkpoint
 from roml_jax.run import folder as run_folder
 
 
@@ -42,7 +40,8 @@ class Saved(NamedTuple):
         Args:
             place: position of the seed in ``config.plan``.
         """
-        return jax.tree.map(lambda x: x[place], self.learner)
+        one = jax.jit(lambda learner: jax.tree.map(lambda x: x[place], learner))
+        return one(self.learner)  # one program: slices outside of it compile one by one
 
     def place(self, name: str | int | None = None) -> int:
         """The position of a seed in ``config.plan``.
@@ -77,6 +76,10 @@ def load(folder: Path | str, which: str = "last", env: envs.Env | None = None) -
     Raises:
         ConfigError: if the run, its checkpoint or the learner does not exist or is damaged; one line.
     """
+    # imported here, because orbax takes half a second to import: the demos load policies without it
+    from roml_jax.run import best as best_learners
+    from roml_jax.run import checkpoint
+
     folder = Path(folder)
     if which not in WHICH:
         raise unknown("learner", which, WHICH)

@@ -1,6 +1,7 @@
 """Pictures show the rollouts of the policy."""
 
 import base64
+import functools
 import json
 import re
 
@@ -19,6 +20,12 @@ from roml_jax.envs import Edit, TaskDimension, from_brax
 from roml_jax.errors import ConfigError
 from roml_jax.render import film, page, robots, rollouts, scene, walks
 
+
+@functools.cache
+def simulator_of(trial):
+    return rollouts.simulator(trial.parts.env)
+
+
 POLE = TaskDimension("mass", 0.5, 2.0, (Edit("body_mass", rows="pole"),), "log")
 
 
@@ -34,7 +41,7 @@ def cheetah():
 
 @pytest.fixture(scope="module")
 def run_of_cheetah(cheetah):
-    return rollouts.play(cheetah.policy, cheetah.parts.env, "one", np.array([1.7]))
+    return rollouts.play(cheetah.policy, simulator_of(cheetah), "one", np.array([1.7]))
 
 
 def test_a_rollout_is_the_environments(run_of_cheetah, cheetah):
@@ -49,7 +56,7 @@ def test_a_rollout_is_the_environments(run_of_cheetah, cheetah):
 
 
 def test_two_policies_meet_the_same_starts(run_of_cheetah, cheetah):
-    again = rollouts.play(cheetah.policy, cheetah.parts.env, "two", np.array([0.6]))
+    again = rollouts.play(cheetah.policy, simulator_of(cheetah), "two", np.array([0.6]))
     np.testing.assert_array_equal(again.poses[:, 0], run_of_cheetah.poses[:, 0])
     assert np.abs(again.poses[:, 50] - run_of_cheetah.poses[:, 50]).max() > 1e-3
 
@@ -126,14 +133,14 @@ def test_a_film_without_opengl_is_one_line(monkeypatch):
 def test_walks_are_a_map_or_a_film(khazad_dum, tmp_path):
     env = khazad_dum.parts.env
     played = [
-        rollouts.play(khazad_dum.policy, env, label, np.array([0.2]), n)
+        rollouts.play(khazad_dum.policy, simulator_of(khazad_dum), label, np.array([0.2]), n)
         for label, n in (("one", 8), ("two", 8))
     ]
     assert played[0].poses.shape == (4, 33, 8, 2)
     walks.still(env, played, tmp_path / "map")
     with Image.open(tmp_path / "map") as image:
         assert image.format == "PNG"
-    single = [one._replace(poses=one.poses[:, :, :1], reward=one.reward[:, :, :1]) for one in played]
+    single = [one._replace(poses=one.poses[:2, :, :1], reward=one.reward[:2, :, :1]) for one in played]
     walks.film(env, single[:1], tmp_path / "one")
     with Image.open(tmp_path / "one") as one:
         assert one.format == "GIF"
@@ -141,7 +148,7 @@ def test_walks_are_a_map_or_a_film(khazad_dum, tmp_path):
         for i in range(one.n_frames):  # equal pictures in a row are one that lasts longer
             one.seek(i)
             lasts += one.info["duration"]
-        assert lasts == 110 * 4 * (33 + 10)
+        assert lasts == 110 * 2 * (33 + 10)
         one.seek(one.n_frames - 1)
         last = one.convert("RGB")
     assert np.abs(np.asarray(first, int) - np.asarray(last, int)).max() > 100  # something moved
@@ -156,7 +163,7 @@ def test_pictures_side_by_side():
 
 def test_walkers_stay_where_the_environment_puts_them(khazad_dum):
     env = khazad_dum.parts.env
-    played = rollouts.play(khazad_dum.policy, env, "one", np.array([0.0]), 4, seed=5)
+    played = rollouts.play(khazad_dum.policy, simulator_of(khazad_dum), "one", np.array([0.0]), 4, seed=5)
     starts = played.poses[:, 0]
     assert ((starts >= 0.5) & (starts <= 2.5)).all()
     key = jax.random.split(jax.random.key(5), (4, 4))[2, 3]
