@@ -22,7 +22,7 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):
 import jax
 import pytest
 
-from roml_jax import threefry
+from roml_jax.run import threefry
 
 threefry.in_one_kernel()  # as in the commands
 # Tracing makes millions of objects and little garbage: collections were a tenth of the tests' time.

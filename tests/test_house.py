@@ -13,7 +13,7 @@ import roml_jax
 PACKAGE = Path(__file__).parent.parent / "roml_jax"
 # A module imports what stands in its own line or above it, never below.
 ORDER = (
-    ("_version", "console", "errors", "quiet", "threefry", "types"),
+    ("_version", "console", "errors", "quiet", "types"),
     ("checks", "registry", "users_code"),
     ("risk", "proposals"),
     ("tasks",),

@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from rich.console import Console
@@ -14,6 +15,7 @@ from roml_jax import console as output
 from roml_jax import tasks as families
 from roml_jax.deploy.policy import Policy
 from roml_jax.envs import Env, inside
+from roml_jax.envs.base import Rendered
 from roml_jax.envs.khazad_dum import KhazadDum
 from roml_jax.errors import ConfigError
 from roml_jax.evaluate.intervals import decimals
@@ -115,7 +117,7 @@ def _write(name: str, env: Env, played: Sequence[Played], part: Path, suffix: st
         from roml_jax.render import film
 
         if robot is None:
-            film.of_env(shown, played, part)
+            film.of_env(cast(Rendered, shown), played, part)  # ``suffixes`` has checked it
         else:
             film.of_robot(robot, played, part, suffix)
 

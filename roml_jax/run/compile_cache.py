@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 
-from roml_jax import threefry
+from roml_jax.run import threefry
 
 
 def prepare(*, cache: bool) -> None:

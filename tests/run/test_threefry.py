@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from roml_jax import threefry
+from roml_jax.run import threefry
 
 
 def published(key, counter):
