@@ -3,6 +3,7 @@
 import gc
 import importlib.metadata
 import os
+import sys
 from pathlib import Path
 
 # One cache of compiled programs for all workers and for the next run here; set before JAX is imported.
@@ -68,8 +69,11 @@ def _forget():
     from roml_jax import agents, envs, samplers
 
     registries = [envs.base._registry, samplers.base._registry, *agents.base._registries.values()]
-    before = [dict(registry._constructors) for registry in registries]
+    before, imported = [dict(registry._constructors) for registry in registries], set(sys.modules)
     yield
+    for name in set(sys.modules) - imported:
+        if name.startswith("examples."):  # it registered a name, and would not again
+            del sys.modules[name]
     for registry, names in zip(registries, before, strict=True):
         registry._constructors.clear()
         registry._constructors.update(names)

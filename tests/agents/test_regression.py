@@ -88,8 +88,8 @@ def test_a_task_that_is_filtered_out_adds_nothing_and_still_counts_in_the_mean()
     assert float(metrics["maml/meta_loss"]) == pytest.approx(-float(feedback.returns[1]) / 4, rel=1e-5)
 
 
-# of the kinds of uniform, cem, pdts, tail and plr; the others meet an agent in test_agent_contract.py
-NIGHTLY = {"accel", "autodr", "cem_soft", "doraemon", "gdrm", "mpts", "naive", "pdts", "tail_soft"}
+# of the kinds of uniform, cem, sfl and tail; all of them meet an agent in test_agent_contract.py
+NIGHTLY = {"accel", "autodr", "cem_soft", "doraemon", "gdrm", "mpts", "naive", "pdts", "plr", "tail_soft"}
 OPTIONS = {
     "cem": {"sampler.batch_size": 40},
     "cem_soft": {"sampler.batch_size": 40},

@@ -31,6 +31,7 @@ def test_throughput_times_every_layer(tmp_path):
     assert throughput.table(result).row_count == 6
 
 
+@pytest.mark.slow
 def test_throughput_of_any_agent():
     options = {"num_tasks": 8, "frames": 1280, "chunk": 2, "sampler.batch_size": 16}
     result = throughput.measure("probe_memory", 1, options, agent="multitask")
@@ -53,6 +54,7 @@ def test_every_planned_measurement_is_a_run_that_can_be_made():
         assert parts.frames_per_iteration > 0
 
 
+@pytest.mark.slow
 def test_sine_regression_is_compared_with_the_papers_figures(tmp_path, capsys):
     small = ["frames=8000", "chunk=10", "eval.interval=10", "eval.test_tasks=40", "sampler.batch_size=40"]
     out = tmp_path / "sine.json"

@@ -127,6 +127,7 @@ def test_a_group_that_another_process_works_on_is_left_to_it(results, tmp_path, 
     assert len(trained) == 1
 
 
+@pytest.mark.slow
 def test_every_update_of_the_cross_entropy_method_is_kept(tmp_path):
     run = trained(tmp_path / "run", "--seeds", "1", "2")
     loaded = saved.load(run)

@@ -107,6 +107,7 @@ def test_a_result_is_read_as_written_and_a_refusal_is_kept(results, tmp_path):
     assert json.loads(training.path(tmp_path, "sine", "oracle").read_text()) == {"refused": refused}
 
 
+@pytest.mark.slow
 def test_a_sampler_is_trained_tested_and_asked_for_its_tasks():
     small = {"chunk": 5, "eval.tasks": 8, "eval.test_tasks": 12, "sampler.batch_size": 20}
     bed = protocol.BEDS["sine"]._replace(seeds=2, frames=4000, options=small)

@@ -58,7 +58,7 @@ def test_actions_are_those_of_the_evaluation(khazad_dum):
     "options",
     [
         {"protocol.boundary": "reset", "protocol.end_flag": False},
-        {"protocol.action_map": "tanh"},
+        pytest.param({"protocol.action_map": "tanh"}, marks=pytest.mark.slow),
     ],
     ids=str,
 )

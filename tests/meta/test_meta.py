@@ -147,8 +147,15 @@ def _exported(env, platform, **options):
     return export.export(jax.jit(on_raw_keys), platforms=[platform])(stripped, raw, raw)
 
 
-@pytest.mark.parametrize("platform", ["cuda", "tpu"])
-@pytest.mark.parametrize("env", ["khazad_dum", "cheetah_mass"])
+@pytest.mark.parametrize(
+    ("env", "platform"),
+    [
+        ("khazad_dum", "tpu"),
+        ("cheetah_mass", "cuda"),
+        pytest.param("khazad_dum", "cuda", marks=pytest.mark.slow),
+        pytest.param("cheetah_mass", "tpu", marks=pytest.mark.slow),
+    ],
+)
 def test_the_iteration_compiles_for_accelerators_without_the_host(env, platform):
     frames = {"khazad_dum": 8 * 128, "cheetah_mass": 8 * 400}[env]
     engine = {"env.physics": "mjx"} if env == "cheetah_mass" else {}

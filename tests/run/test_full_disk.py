@@ -61,6 +61,7 @@ def full_between(monkeypatch, disk, first, last=None):
     monkeypatch.setattr(progress.ConsoleProgress, "advance", meanwhile)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_and_survived(disk, monkeypatch, capfd):
     full_between(monkeypatch, disk, 3, 6)
     assert train.main([*SMALL, "--out", str(disk / "run")]) == 0
