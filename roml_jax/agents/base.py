@@ -13,6 +13,20 @@ from roml_jax.registry import NoOptions, Registry, options_class
 from roml_jax.types import Array, EnvSpec, Feedback, Metrics, Outcome, Rollout, TaskWeights, Transition
 
 
+class Halved(NamedTuple):
+    """An option that halves a part of the stored experience.
+
+    Attributes:
+        name: the option's dotted name.
+        value: the value that halves.
+        part: (experience) -> what is halved.
+    """
+
+    name: str
+    value: str
+    part: Callable[[Any], Any]
+
+
 class Storage(NamedTuple):
     """Access to the experience in a learner's state, and the options that determine its size.
 
@@ -21,17 +35,17 @@ class Storage(NamedTuple):
         put: (L, experience) -> L with this experience.
         rows: dotted name of the option with its number of rows.
         multiple: the number of rows must be a multiple of this.
-        halved_by: dotted name and value of an option that halves its memory; None if there is none.
+        halved_by: an option that halves a part of it; None if there is none.
     """
 
     take: Callable[[Any], Any]
     put: Callable[[Any, Any], Any]
     rows: str
     multiple: int = 1
-    halved_by: tuple[str, str] | None = None
+    halved_by: Halved | None = None
 
 
-def replay_field(rows: str, multiple: int = 1, halved_by: tuple[str, str] | None = None) -> Storage:
+def replay_field(rows: str, multiple: int = 1, halved_by: Halved | None = None) -> Storage:
     """Storage in the field ``replay`` of a learner's state; the arguments are those of ``Storage``."""
     return Storage(
         lambda state: state.replay, lambda state, replay: state._replace(replay=replay), rows, multiple,

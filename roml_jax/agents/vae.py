@@ -47,7 +47,7 @@ class VaeConfig(HistoryConfig):
     """Let gradient steps draw trajectories of their own iteration; the reference does not until its replay
     buffer is full."""
     replay_dtype: Literal["full", "bfloat16"] = "full"
-    """Type of the stored observations; bfloat16 halves the replay buffer, the largest array in memory."""
+    """Type of the stored observations; bfloat16 halves them. The replay is the largest array in memory."""
     latents: int | None = 50
     """Beliefs decoded per trajectory, drawn with replacement; None for all of them."""
     decodes: int | None = 50

@@ -16,7 +16,7 @@ import optax
 from roml_jax import checks
 from roml_jax.agents import common, on_policy, ppo, vae
 from roml_jax.agents import replay as replays
-from roml_jax.agents.base import Agent, register, replay_field
+from roml_jax.agents.base import Agent, Halved, register, replay_field
 from roml_jax.agents.history import Trajectory, empty, trajectory_of
 from roml_jax.agents.ppo import PpoConfig
 from roml_jax.agents.vae import VaeConfig
@@ -74,6 +74,9 @@ def make_networks(spec: EnvSpec, config: VaribadConfig) -> Networks:
         vae.Encoder(config.vae, spec.obs_size, spec.action.size),
         vae.make_decoders(config.vae, spec.obs_size, spec.action.size, spec.task_size),
     )
+
+
+_HALVED = Halved("vae.replay_dtype", "bfloat16", lambda replay: replay.rows.obs)
 
 
 def _init(key: Array, spec: EnvSpec, config: VaribadConfig, networks: Networks) -> VaribadState:
@@ -251,7 +254,7 @@ def make(spec: EnvSpec, num_tasks: int, config: VaribadConfig) -> Agent:
         acting=lambda state: state._replace(policy_opt=(), belief_opt=(), replay=(), rates={}),
         storage=replay_field(
             "vae.buffer_trajectories",
-            halved_by=("vae.replay_dtype", "bfloat16") if config.vae.replay_dtype == "full" else None,
+            halved_by=_HALVED if config.vae.replay_dtype == "full" else None,
         ),
         value_score=lambda state, rollout: on_policy.value_score(
             networks.policy, config.ppo, state.policy, state.statistics, rollout

@@ -78,9 +78,11 @@ def check(
         fitting -= fitting % storage.multiple
         if fitting >= least_rows:
             ways.append(f"{flag(storage.rows)} {fitting}")
-        if storage.halved_by and needed - replay / 2 <= _SHARE * room:
-            name, value = storage.halved_by
-            ways.append(f"{flag(name)} {value} (halves the replay)")
+    halved = storage.halved_by if storage else None
+    if storage and halved:
+        less = size_of(halved.part(storage.take(state.learner))) / devices / 2
+        if needed - less <= _SHARE * room:
+            ways.append(f"{flag(halved.name)} {halved.value} ({less / _GIB:.1f} GiB less)")
     raise ConfigError(
         f"{num_seeds} seed(s) need {needed / _GIB:.1f} GiB of state ({replay / _GIB:.1f} of it replay), "
         f"but {room / _GIB:.1f} GiB are free"

@@ -1,6 +1,7 @@
 """Several runs in one program: seeds as ranges, swept settings, and memory known before the start."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -100,3 +101,29 @@ def test_what_cannot_fit_is_refused_with_what_would(monkeypatch):
         check()
     assert "\n" not in str(error.value)
     check(devices=4)
+
+
+def test_a_replay_that_does_not_fit_is_told_sizes_that_do(monkeypatch):
+    def check(**options):
+        config = configs.make("probe_memory", "cem", **(SMALL | options))
+        parts = experiment.make(config)
+        shapes = jax.eval_shape(parts.train.init, *seed_plan.leaves(config.plan))
+        rows = options["vae.buffer_trajectories"]
+        memory.check(shapes, 1, storage=parts.learner.storage, rows=rows, least_rows=8)
+        return memory.size_of(shapes)
+
+    monkeypatch.setattr(memory, "available", lambda: None)  # unknown: nothing is refused
+    needed = check(**{"vae.buffer_trajectories": 100_000})
+    monkeypatch.setattr(memory, "available", lambda: int(0.75 * needed))
+    with pytest.raises(configs.ConfigError, match=r"--vae.buffer-trajectories \d+") as error:
+        check(**{"vae.buffer_trajectories": 100_000})
+    fitting = int(re.search(r"--vae.buffer-trajectories (\d+)", str(error.value))[1])
+    assert 50_000 < fitting < 100_000
+    check(**{"vae.buffer_trajectories": fitting})
+    assert "bfloat16" not in str(error.value)  # it halves the observations alone, which are small here
+    half = check(**{"vae.buffer_trajectories": fitting, "vae.replay_dtype": "bfloat16"})
+    monkeypatch.setattr(memory, "available", lambda: int(half / 0.6) + 1000)
+    monkeypatch.setattr(memory, "_SHARE", 0.6)
+    with pytest.raises(configs.ConfigError, match=r"--vae.replay-dtype bfloat16 \(0.0 GiB less\)"):
+        check(**{"vae.buffer_trajectories": fitting})
+    check(**{"vae.buffer_trajectories": fitting, "vae.replay_dtype": "bfloat16"})
