@@ -15,6 +15,11 @@ from roml_jax.errors import ConfigError, unknown
 from roml_jax.run import folder as run_folder
 
 
+@jax.jit  # one program for all seeds: slices outside of it compile one by one
+def _one(learner: Any, place: int) -> Any:
+    return jax.tree.map(lambda x: x[place], learner)
+
+
 class Saved(NamedTuple):
     """The learners of a run, one for each of its R seeds.
 
@@ -40,8 +45,7 @@ class Saved(NamedTuple):
         Args:
             place: position of the seed in ``config.plan``.
         """
-        one = jax.jit(lambda learner: jax.tree.map(lambda x: x[place], learner))
-        return one(self.learner)  # one program: slices outside of it compile one by one
+        return _one(self.learner, place)
 
     def place(self, name: str | int | None = None) -> int:
         """The position of a seed in ``config.plan``.
