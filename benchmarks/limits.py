@@ -14,10 +14,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import statistics
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -95,25 +93,14 @@ def count(jaxpr: Any) -> Work:
     return total
 
 
-def _median(run: Callable[[], Any], repeats: int) -> float:
-    """Median seconds of a function that is run once before."""
-    run()
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
-
-
 def product_ceiling(repeats: int) -> float:
     """The best speed of a product of square float32 matrices, in operations per second."""
-    best = 0.0
-    for n in MATRICES:
-        a = jax.random.normal(jax.random.key(0), (n, n))
-        product = jax.jit(lambda a: a @ a)
-        best = max(best, 2.0 * n**3 / _median(lambda p=product, a=a: jax.block_until_ready(p(a)), repeats))
-    return best
+
+    def speed(n: int) -> float:
+        a, product = jax.random.normal(jax.random.key(0), (n, n)), jax.jit(lambda a: a @ a)
+        return 2.0 * n**3 / machine.median_seconds(lambda: jax.block_until_ready(product(a)), repeats)
+
+    return max(map(speed, MATRICES))
 
 
 def physics_ceiling(env_name: str, repeats: int) -> float | None:
@@ -126,7 +113,7 @@ def physics_ceiling(env_name: str, repeats: int) -> float | None:
             return None
         keys = jax.random.split(jax.random.key(2), 50)
         state = bare.start(env, env.family.sample_prior(jax.random.key(1), n))
-        speed = n * len(keys) / _median(bare.physics_loop(env, state, keys), repeats)
+        speed = n * len(keys) / machine.median_seconds(bare.physics_loop(env, state, keys), repeats)
         best = max(best or 0.0, speed)
     return best
 
@@ -144,8 +131,8 @@ def measure(env_name: str, repeats: int, products_per_s: float) -> list[dict[str
             continue
         work = count(layer.trace().jaxpr)
         physics = layer.frames if layer.name == "rollout" and steps_per_s else 0
-        limit = work.products / products_per_s + (physics / steps_per_s if steps_per_s else 0.0)
-        seconds = _median(layer.run, repeats)
+        limit = work.products / products_per_s + (physics / steps_per_s if steps_per_s else 0)
+        seconds = machine.median_seconds(layer.run, repeats)
         rows.append({
             "env": env_name, "part": layer.name, "gflop_products": round(work.products / 1e9, 3),
             "gflop_others": round(work.others / 1e9, 3), "physics_steps": physics,

@@ -8,6 +8,7 @@ import platform
 import resource
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +45,18 @@ def calibrate(rounds: int = 7) -> float:
 
     work = jax.jit(lambda x: jax.lax.scan(body, x, None, length=50)[0])
     x = jax.random.normal(jax.random.key(0), (128, 128))
-    jax.block_until_ready(work(x))
+    return 1 / median_seconds(lambda: jax.block_until_ready(work(x)), rounds)
+
+
+def median_seconds(run: Callable[[], Any], rounds: int) -> float:
+    """Median time of a function in seconds; it is run once before, to compile it."""
+    run()
     seconds = []
     for _ in range(rounds):
         start = time.perf_counter()
-        jax.block_until_ready(work(x))
+        run()
         seconds.append(time.perf_counter() - start)
-    return 1 / statistics.median(seconds)
+    return statistics.median(seconds)
 
 
 def peak_memory_gib() -> float:

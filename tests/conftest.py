@@ -26,7 +26,7 @@ import pytest
 from roml_jax.run import threefry
 
 threefry.in_one_kernel()  # as in the commands
-# Tracing makes millions of objects and little garbage: collections were a tenth of the tests' time.
+# Tracing makes millions of objects and little garbage, and every collection walks through all of them.
 gc.set_threshold(100_000, 50, 100)
 
 QUICK = "JAX_DISABLE_MOST_OPTIMIZATIONS"

@@ -78,8 +78,8 @@ def check(
         fitting -= fitting % storage.multiple
         if fitting >= least_rows:
             ways.append(f"{flag(storage.rows)} {fitting}")
-    halved = storage.halved_by if storage else None
-    if storage and halved:
+    if storage and storage.halved_by:
+        halved = storage.halved_by
         less = size_of(halved.part(storage.take(state.learner))) / devices / 2
         if needed - less <= _SHARE * room:
             ways.append(f"{flag(halved.name)} {halved.value} ({less / _GIB:.1f} GiB less)")

@@ -122,14 +122,10 @@ def over_tasks(mesh: Mesh | None) -> Constrain:
     return lambda tree: jax.lax.with_sharding_constraint(tree, cut)
 
 
-def _by_seed(mesh: Mesh, num_seeds: int) -> NamedSharding:
-    """Sharding by seed; each seed's arrays are replicated over the devices of the task axis."""
-    return NamedSharding(mesh, PartitionSpec(SEED) if num_seeds > 1 else PartitionSpec())
-
-
 def _of_leaves(mesh: Mesh, tree: Any, num_seeds: int) -> Any:
     """The sharding of each leaf (R, ...): by seed; XLA replicates arrays without elements."""
-    whole, by_seed = NamedSharding(mesh, PartitionSpec()), _by_seed(mesh, num_seeds)
+    whole = NamedSharding(mesh, PartitionSpec())
+    by_seed = NamedSharding(mesh, PartitionSpec(SEED)) if num_seeds > 1 else whole
     return jax.tree.map(lambda leaf: by_seed if leaf.size else whole, tree)
 
 
