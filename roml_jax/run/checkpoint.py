@@ -6,7 +6,6 @@ and ``best_cvar`` (the learner's acting parameters) and ``about`` (JSON).
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import json
 import logging
@@ -16,7 +15,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -96,24 +95,35 @@ def _is_not_orbax(record: logging.LogRecord) -> bool:
 
 
 def _is_late(seen: Any) -> bool:
-    """Whether the error comes from a write that ended after orbax had abandoned its checkpoint."""
+    """Whether the error comes from orbax's part of a write or read that has failed, and was told, already."""
+    code = getattr(seen.object, "cr_code", None)
+    if code is not None and "orbax" in code.co_filename:
+        return True
     return isinstance(seen.exc_value, RuntimeError) and str(seen.exc_value) == "Event loop is closed"
 
 
-@contextlib.contextmanager
-def _quiet() -> Generator[None]:
-    """Suppresses the many tracebacks of a failed checkpoint, which ``Checkpoints`` reports in one line."""
+def _quietened() -> Callable[[], None]:
+    """Suppresses the many tracebacks of a failed write or read, which is reported in one line.
+
+    Returns:
+        What undoes it. No context manager: one that is not left is left when it is collected.
+    """
     logs = logging.getLogger("absl"), logging.getLogger("asyncio")  # asyncio logs failed tasks on deletion
     before = sys.unraisablehook
+
+    def hears(record: logging.LogRecord) -> bool:  # one of this call's own, since a logger has a filter once
+        return _is_not_orbax(record)
+
     for log in logs:
-        log.addFilter(_is_not_orbax)
+        log.addFilter(hears)
     sys.unraisablehook = lambda seen: None if _is_late(seen) else before(seen)
-    try:
-        yield
-    finally:
+
+    def undo() -> None:
         sys.unraisablehook = before
         for log in logs:
-            log.removeFilter(_is_not_orbax)
+            log.removeFilter(hears)
+
+    return undo
 
 
 def _end_of_threads() -> None:
@@ -153,8 +163,7 @@ class Checkpoints:
         self._pending: int | None = None
         self._written: int | None = None
         self._has_failed = False
-        self._quiet = contextlib.ExitStack()
-        self._quiet.enter_context(_quiet())
+        self._loud = _quietened()
         self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
 
     def save(self, iteration: int, items: Mapping[str, Any], about: Mapping[str, Any]) -> None:
@@ -229,7 +238,7 @@ class Checkpoints:
         del self._writer  # it holds references to the failed tasks
         self._clean()
         if not self._has_failed:
-            self._quiet.close()  # after a failure the filters stay: a task may still be deleted later
+            self._loud()  # after a failure the filters stay: a task may still be deleted later
 
 
 def _read(path: Path, args: Any) -> Any:
@@ -239,18 +248,23 @@ def _read(path: Path, args: Any) -> Any:
 
 def _reading(path: Path, handler: Any, read: Callable[[ocp.Checkpointer], Any]) -> Any:
     """Reads of a checkpoint with one of orbax's handlers; its errors become one line."""
+    loud = _quietened()
     with ocp.Checkpointer(handler) as reader:
         try:
-            return read(reader)
-        except json.JSONDecodeError as error:
-            raise CheckpointError(
-                f"the checkpoint {path} is damaged: one of its JSON files is incomplete; restore the folder "
-                "from a copy, or train again"
-            ) from error
+            value = read(reader)
+        except json.JSONDecodeError:
+            why = (
+                "is damaged: one of its JSON files is incomplete; "
+                "restore the folder from a copy, or train again"
+            )
         except Exception as error:  # orbax and the layers below raise errors of many kinds
-            raise CheckpointError(
-                f"the checkpoint {path} cannot be read, it may be damaged or incomplete: {_line(error)}"
-            ) from error
+            why = f"cannot be read, it may be damaged or incomplete: {_line(error)}"
+        else:
+            loud()
+            return value
+    # The filters stay: what else was read at the same time fails now, or when its thread ends.
+    gc.collect()
+    raise CheckpointError(f"the checkpoint {path} {why}")
 
 
 def about(path: Path) -> dict[str, Any]:
@@ -327,8 +341,7 @@ def contents(path: Path, item: str) -> Any:
     _check_item(path, item)
     here = SingleDeviceSharding(jax.local_devices()[0])
     where = (path / item).absolute()
-    with _quiet():
-        about = _reading(path, ocp.PyTreeCheckpointHandler(), lambda reader: reader.metadata(where))
+    about = _reading(path, ocp.PyTreeCheckpointHandler(), lambda reader: reader.metadata(where))
     tree = getattr(about.item_metadata, "tree", None)
     if tree is None:
         raise CheckpointError(f"the checkpoint {path} cannot be read: its {item} has no list of arrays")
@@ -350,5 +363,4 @@ def restore_part(path: Path, item: str, shapes: Any) -> Any:
         shapes, restore_args=ocp.checkpoint_utils.construct_restore_args(shapes), partial_restore=True
     )
     where = (path / item).absolute()
-    with _quiet():
-        return _reading(path, ocp.PyTreeCheckpointHandler(), lambda reader: reader.restore(where, args=args))
+    return _reading(path, ocp.PyTreeCheckpointHandler(), lambda reader: reader.restore(where, args=args))
