@@ -47,17 +47,21 @@ def x64():
 
 @pytest.fixture(autouse=True, scope="module")
 def _compile(request):
-    """A test's programs run for moments, so most are compiled quickly, not well, in its commands, too.
+    """What runs on every change runs for moments: it is compiled quickly, not well, in its commands, too.
 
-    A module that trains for long, or whose subject is the last digit, says ``OPTIMISED = True``.
+    With the slow tests, a module that trains for long, or whose subject is the last digit, and says so by
+    ``OPTIMISED = True``, is compiled well.
     """
+    optimised = (
+        getattr(request.module, "OPTIMISED", False) and "not slow" not in request.config.option.markexpr
+    )
     before = os.environ.get(QUICK, "0")
 
     def switch(value: str) -> None:
         os.environ[QUICK] = value
         jax.config.update(QUICK.lower(), bool(int(value)))
 
-    switch(str(int(not getattr(request.module, "OPTIMISED", False))))
+    switch(str(int(not optimised)))
     # a module whose subject is the mathematics of arrays says STRICT: no rank is promoted unasked
     ranks = "raise" if getattr(request.module, "STRICT", False) else "allow"
     jax.config.update("jax_numpy_rank_promotion", ranks)
