@@ -30,6 +30,7 @@ import pytest
 from roml_jax.run import threefry
 
 threefry.in_one_kernel()  # as in the commands
+jax.devices()  # one: training several seeds would start more, were it the first to ask
 # Tracing makes millions of objects and little garbage, and every collection walks through all of them.
 gc.set_threshold(100_000, 50, 100)
 

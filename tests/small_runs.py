@@ -1,4 +1,7 @@
-"""A tiny run for the tests of what reads runs: trained once per test session, and copied."""
+"""A tiny run for the tests of what reads runs: trained once per test session, and copied.
+
+Its agent is the smallest: most of what reads runs does not care which learner wrote them.
+"""
 
 import fcntl
 import hashlib
@@ -8,11 +11,14 @@ import shutil
 
 from roml_jax import train
 
-TINY = """
-    --env probe_memory --num-tasks 8 --frames 1920 --chunk 4 --learning-starts 0
+_BOTH = """
+    --env probe_memory --num-tasks 8 --frames 1920 --chunk 4
     --eval.interval 6 --eval.tasks 16 --eval.test-tasks 32
-    --vae.buffer-trajectories 32 --vae.batch-trajectories 4
 """.split()  # noqa: SIM905
+TINY = [*_BOTH, "--agent", "multitask"]
+TINY_VARIBAD = [
+    *_BOTH, "--learning-starts", "0", "--vae.buffer-trajectories", "32", "--vae.batch-trajectories", "4"
+]  # fmt: skip
 
 
 def _shared(folder):
@@ -20,10 +26,10 @@ def _shared(folder):
     return next(parent for parent in folder.absolute().parents if re.fullmatch(r"pytest-\d+", parent.name))
 
 
-def trained(folder, *options, sampler="cem"):
+def trained(folder, *options, sampler="cem", tiny=TINY):
     """A tiny run in a folder of its own; the first test that asks for its options trains it."""
     own = ("--sampler.batch-size", "16") if sampler == "cem" else ()
-    arguments = [*TINY, "--sampler", sampler, *own, *options]
+    arguments = [*tiny, "--sampler", sampler, *own, *options]
     name = hashlib.sha256(" ".join(arguments).encode()).hexdigest()[:16]
     original = _shared(folder) / f"small-{name}"
     with original.with_suffix(".lock").open("w") as lock:

@@ -60,7 +60,7 @@ def test_an_environment_of_ones_own_is_trained_and_its_run_opened(result, tmp_pa
     assert returns.shape == (2, 5, CART.spec.episodes)
     assert np.isfinite(returns).all()
     assert (tmp_path / "policy.zip") == run.policy(seed=1).export(tmp_path / "policy.zip")
-    assert "probe_memory x cem x varibad, 2 seed(s)" in repr(run)
+    assert "probe_memory x cem x multitask, 2 seed(s)" in repr(run)
     final = [row for row in run.metrics if "test/cvar" in row]
     last = roml.open(folder).summary()
     assert [row["test/cvar"] for row in final] == pytest.approx([one["cvar"] for one in last], rel=1e-5)

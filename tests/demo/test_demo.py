@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from small_runs import trained
+from small_runs import TINY_VARIBAD, trained
 
 from benchmarks import demo_policies
 from roml_jax import held_out, risk
@@ -107,7 +107,7 @@ def as_demo(monkeypatch):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return trained(tmp_path_factory.mktemp("runs") / "run", "--seeds", "1", "2")
+    return trained(tmp_path_factory.mktemp("runs") / "run", "--seeds", "1", "2", tiny=TINY_VARIBAD)
 
 
 def test_a_run_becomes_a_file_and_a_run_again(as_demo, run, tmp_path):

@@ -9,20 +9,20 @@ import jax
 import numpy as np
 import pytest
 import yaml
-from small_runs import TINY, trained
+from small_runs import TINY_VARIBAD, trained
 
 import roml_jax as roml
 from roml_jax import config, experiment, train
 from roml_jax.config import seed_plan
 from roml_jax.run import checkpoint, init_from, loop, progress, saved, start
 
-SMALL = [*TINY, "--sampler.batch-size", "16", "--seeds", "1", "2"]
+SMALL = [*TINY_VARIBAD, "--sampler.batch-size", "16", "--seeds", "1", "2"]
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     """A run of two seeds."""
-    return trained(tmp_path_factory.mktemp("from") / "source", "--seeds", "1", "2")
+    return trained(tmp_path_factory.mktemp("from") / "source", "--seeds", "1", "2", tiny=TINY_VARIBAD)
 
 
 def begun(*options):

@@ -10,17 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import yaml
-from small_runs import TINY, rows, trained
+from small_runs import TINY_VARIBAD, rows, trained
 
 from roml_jax import config, experiment, train
 from roml_jax.run import checkpoint
 
-SMALL = [*TINY, "--sampler.batch-size", "16"]
+SMALL = [*TINY_VARIBAD, "--sampler.batch-size", "16"]
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    return trained(tmp_path_factory.mktemp("runs") / "first", "--seeds", "1", "2")
+    return trained(tmp_path_factory.mktemp("runs") / "first", "--seeds", "1", "2", tiny=TINY_VARIBAD)
 
 
 def test_a_run_leaves_metrics_configuration_and_checkpoint(finished):
