@@ -72,7 +72,9 @@ def test_how_iterations_are_cut_into_chunks_does_not_matter(parts):
     chex.assert_trees_all_equal(plain(whole), plain(pieces))
 
 
-def test_tasks_change_and_nothing_recompiles(parts):
+def test_tasks_change_and_nothing_recompiles():
+    options = {name: SMALL[name] for name in ("num_tasks", "frames", "sampler.batch_size")}
+    parts = experiment.make(config.make("probe_memory", "cem", "multitask", **options))
     iteration = meta.make_iteration(parts.learner, parts.sampler, 8, 40)
     traced_once = jax.jit(chex.assert_max_traces(iteration, n=1))
     state = jax.jit(parts.train.init)(keys(0))
