@@ -61,7 +61,7 @@ def _surrogate_gradient(theta, first_order=False):
     """Our meta-gradient, averaged over all outcomes by their probability."""
     options = maml.MamlConfig(inner_lr=LR, inner_normalise=False, first_order=first_order)
     policy = ActorCritic(Discrete(2), (), None, None, "normc")
-    params = policy.init(jax.random.key(0), jnp.ones(1), jnp.zeros(0))
+    params = jax.jit(policy.init)(jax.random.key(0), jnp.ones(1), jnp.zeros(0))
     params["params"]["logits"] = {"kernel": jnp.asarray(theta[:1]), "bias": jnp.asarray(theta[1])}
     outcomes = list(itertools.product(TIMES, TIMES))
     actions = np.array([np.stack(outcome) for outcome in outcomes])
@@ -69,7 +69,7 @@ def _surrogate_gradient(theta, first_order=False):
     valid = jnp.ones(rewards.shape, bool)
     episodes = maml.Episode(
         jnp.broadcast_to(SEEN[:, None], (*rewards.shape, 1)), jnp.asarray(actions[..., None], float),
-        maml.inner_advantage(rewards, valid, GAMMA, normalise=False), valid,
+        jax.jit(lambda *x: maml.inner_advantage(*x, GAMMA, normalise=False))(rewards, valid), valid,
     )  # fmt: skip
 
     def surrogate(params):
@@ -77,7 +77,7 @@ def _surrogate_gradient(theta, first_order=False):
         log_prob = judged.log_prob.sum(axis=1)
         return (jax.lax.stop_gradient(jnp.exp(log_prob)) * log_prob * rewards[:, 1].sum(axis=1)).sum()
 
-    gradient = jax.grad(surrogate)(params)["params"]["logits"]
+    gradient = jax.jit(jax.grad(surrogate))(params)["params"]["logits"]
     return np.concatenate([gradient["kernel"], gradient["bias"][None]])
 
 

@@ -34,9 +34,9 @@ def test_gru_over_a_sequence_is_its_steps_and_so_is_its_gradient(x64):
         return gru.apply(params, start, projected, valid, cut, method="unroll")
 
     arguments = params, jnp.asarray(start), jnp.asarray(projected)
-    np.testing.assert_allclose(unrolled(*arguments), one_by_one(*arguments), rtol=1e-12)
+    np.testing.assert_allclose(jax.jit(unrolled)(*arguments), jax.jit(one_by_one)(*arguments), rtol=1e-12)
     got, expected = (
-        jax.grad(lambda *x, f=f: (f(*x) * outer).sum(), argnums=(0, 1, 2))(*arguments)
+        jax.jit(jax.grad(lambda *x, f=f: (f(*x) * outer).sum(), argnums=(0, 1, 2)))(*arguments)
         for f in (unrolled, one_by_one)
     )
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-10, atol=1e-12), got, expected)

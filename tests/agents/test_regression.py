@@ -1,5 +1,7 @@
 """Learners from examples under the same loop: MAML's arithmetic, and sine regression by every sampler."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +20,8 @@ RNG = np.random.default_rng(0)
 def _examples(n, support=10, query=12):
     problem = Sine()
     tasks = problem.family.sample_prior(jax.random.key(0), n)
-    return tasks, regression._draw(problem, tasks, jax.random.key(1), support, query)
+    draw = jax.jit(lambda tasks, key: regression._draw(problem, tasks, key, support, query))
+    return tasks, draw(tasks, jax.random.key(1))
 
 
 def test_examples_lie_on_the_tasks_waves():
@@ -35,7 +38,11 @@ def test_examples_lie_on_the_tasks_waves():
 def _learner(**options):
     problem = Sine()
     made = regression.MamlRegressionConfig(layers=(3,), inner_lr=0.1, **options)
-    return regression.maml(problem, problem.spec, made), regression.Regressor((3,), 1)
+    learner = regression.maml(problem, problem.spec, made)
+    learner = learner._replace(
+        init=jax.jit(learner.init), collect=jax.jit(learner.collect), update=jax.jit(learner.update)
+    )
+    return learner, regression.Regressor((3,), 1)
 
 
 def _numpy_loss(params, x, y):
@@ -66,6 +73,7 @@ def test_inner_step_and_meta_gradient_against_finite_differences(x64):
     def after(v):
         return _numpy_loss(unflat(v - 0.1 * slope(lambda u: _numpy_loss(unflat(u), *support), v)), *query)
 
+    @functools.partial(jax.jit, static_argnums=1)
     def ours(p, first_order):
         return regression.losses_after(network, p, 0.1, examples, 1, first_order)[0]
 
@@ -74,9 +82,10 @@ def test_inner_step_and_meta_gradient_against_finite_differences(x64):
     def flat(tree):
         return np.concatenate([np.asarray(x).ravel() for x in jax.tree.leaves(tree)])
 
-    exact = flat(jax.grad(lambda p: ours(p, False))(params))
+    gradient = jax.jit(jax.grad(ours), static_argnums=1)
+    exact = flat(gradient(params, False))
     np.testing.assert_allclose(exact, slope(after, start, 1e-4), rtol=1e-3, atol=1e-4)
-    assert abs(flat(jax.grad(lambda p: ours(p, True))(params)) - exact).max() > 1e-2
+    assert abs(flat(gradient(params, True)) - exact).max() > 1e-2
 
 
 def test_a_task_that_is_filtered_out_adds_nothing_and_still_counts_in_the_mean():

@@ -30,11 +30,10 @@ CONFIG = vae.VaeConfig(latent=2, hidden=6, obs_embedding=4, action_embedding=3, 
 
 def _init_vae(config, trajectory):
     encoder, decoder = _vae(config)
+    z = jnp.zeros((trajectory.reward.shape[0], config.latent))
     params = {
-        "encoder": encoder.init(jax.random.key(0), trajectory),
-        "decoder": decoder.init(
-            jax.random.key(1), jnp.zeros((trajectory.reward.shape[0], config.latent)), trajectory
-        ),
+        "encoder": jax.jit(encoder.init)(jax.random.key(0), trajectory),
+        "decoder": jax.jit(decoder.init)(jax.random.key(1), z, trajectory),
     }
     return encoder, decoder, params
 
@@ -47,7 +46,8 @@ def test_elbo_against_loops(x64):
     latents = [[0, 8, 3, 3], [7, 0, 1, 0], [8, 5, 2, 8]]  # the prior and the last, some twice
     draws = draws._replace(latents=jnp.asarray(latents))
     nested = {"encoder": params["encoder"], "decoder": {"reward": params["decoder"]}}
-    got, metrics = vae.negative_elbo(nested, encoder, {"reward": decoder}, trajectory, draws)
+    elbo = jax.jit(lambda params: vae.negative_elbo(params, encoder, {"reward": decoder}, trajectory, draws))
+    got, metrics = elbo(nested)
 
     dec = {k: np.asarray(v) for k, v in params["decoder"]["params"].items() if not isinstance(v, dict)}
     sub = {
@@ -58,17 +58,19 @@ def test_elbo_against_loops(x64):
     layer = lambda name, x: x @ sub[name]["kernel"] + sub[name]["bias"]  # noqa: E731
     relu = lambda x: np.maximum(x, 0)  # noqa: E731
 
+    posterior = jax.jit(lambda hidden: encoder.apply(params["encoder"], hidden, method="posterior"))
+    observe = jax.jit(lambda *step: encoder.apply(params["encoder"], *step, method="observe"))
     reconstruction = kl_total = 0.0
     for b in range(3):
         hidden, beliefs = jnp.zeros((1, 6)), []
-        beliefs.append(encoder.apply(params["encoder"], hidden, method="posterior"))
+        beliefs.append(posterior(hidden))
+        action, obs, reward = (
+            np.asarray(x[b]) for x in (trajectory.action, trajectory.obs, trajectory.reward)
+        )
         for t in range(8):
             k, i = divmod(t, 4)
-            hidden = encoder.apply(
-                params["encoder"], hidden, trajectory.action[b, t][None], trajectory.obs[b, k, i + 1][None],
-                trajectory.reward[b, t][None], method="observe",
-            )  # fmt: skip
-            beliefs.append(encoder.apply(params["encoder"], hidden, method="posterior"))
+            hidden = observe(hidden, action[t][None], obs[k, i + 1][None], reward[t][None])
+            beliefs.append(posterior(hidden))
         mean = np.concatenate([np.asarray(q.mean) for q in beliefs])
         logvar = np.concatenate([np.asarray(q.logvar) for q in beliefs])
         for e in range(CONFIG.latents):
@@ -111,7 +113,7 @@ def test_gradient_through_time_is_cut_every_tbptt_steps(x64):
         def last_mean(reward, encoder=encoder, params=params):
             return encoder.apply(params["encoder"], trajectory._replace(reward=reward)).mean[0, 5].sum()
 
-        gradient = np.asarray(jax.grad(last_mean)(trajectory.reward))[0]
+        gradient = np.asarray(jax.jit(jax.grad(last_mean))(trajectory.reward))[0]
         assert (abs(gradient[1]) > 0) == reaches
         assert abs(gradient[3]) > 0
         assert gradient[5] == 0

@@ -28,14 +28,18 @@ def _setup(trajectory, **weights):
     made = vae.VaeConfig(**SIZES, **weights)
     encoder, decoders = vae.Encoder(made, 3, 2), vae.make_decoders(made, 3, 2, 4)
     batch = trajectory.reward.shape[0]
-    params = {
-        "encoder": encoder.init(jax.random.key(0), trajectory),
-        "decoder": {
-            name: module.init(jax.random.key(i), jnp.zeros((batch, made.latent)), trajectory)
-            for i, (name, module) in enumerate(decoders.items(), 1)
-        },
-    }
-    return made, encoder, decoders, params
+
+    @jax.jit
+    def init(trajectory):
+        return {
+            "encoder": encoder.init(jax.random.key(0), trajectory),
+            "decoder": {
+                name: module.init(jax.random.key(i), jnp.zeros((batch, made.latent)), trajectory)
+                for i, (name, module) in enumerate(decoders.items(), 1)
+            },
+        }
+
+    return made, encoder, decoders, init(trajectory)
 
 
 def _mlp(p, x, names):
@@ -50,8 +54,9 @@ def test_every_decoder_against_loops(x64):
     made, encoder, decoders, params = _setup(trajectory, **WEIGHTS)
     assert set(decoders) == {"reward", "state", "task"}
     draws = vae.draw(made, jax.random.key(2), 2, 6, jnp.float64)
-    got, metrics = vae.negative_elbo(params, encoder, decoders, trajectory, draws)
-    posterior = encoder.apply(params["encoder"], trajectory)
+    elbo = jax.jit(lambda params: vae.negative_elbo(params, encoder, decoders, trajectory, draws))
+    got, metrics = elbo(params)
+    posterior = jax.jit(encoder.apply)(params["encoder"], trajectory)
     z_all = np.asarray(posterior.mean + jnp.exp(0.5 * posterior.logvar) * draws.noise)
     own = jax.tree.map(np.asarray, {name: p["params"] for name, p in params["decoder"].items()})
     relu = lambda x: np.maximum(x, 0)  # noqa: E731

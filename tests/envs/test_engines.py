@@ -210,6 +210,10 @@ TILTED = """
 """
 
 
+# where MJX's shapes meet, as it is (model, data) -> data
+collided = jax.jit(lambda model, data: mjx.collision(model, mjx.kinematics(model, data)))
+
+
 @pytest.mark.parametrize(("degrees", "alike"), [(80, False), (65, False), (55, True), (35, True)])
 def test_friction_directions_of_tilted_capsules(degrees, alike, x64):
     """Both take a capsule's axis for the first direction of friction on a plane, but MJX only up to 60
@@ -224,7 +228,7 @@ def test_friction_directions_of_tilted_capsules(degrees, alike, x64):
     mujoco.mj_forward(model, data)
     theirs = [contact.frame.reshape(3, 3) for contact in data.contact]
     device_model = mjx.put_model(model, impl="jax")
-    found = mjx.collision(device_model, mjx.kinematics(device_model, mjx.put_data(model, data, impl="jax")))
+    found = collided(device_model, mjx.put_data(model, data, impl="jax"))
     ours = found._impl.contact
     frames = np.asarray(ours.frame)[np.asarray(ours.dist) < 0]
     assert len(theirs) == len(frames) == 1
@@ -252,7 +256,7 @@ def test_touching_limbs_meet_a_little_off(x64):
     data.qpos[:3] = along, beside, 0
     mujoco.mj_forward(model, data)
     device_model = mjx.put_model(model, impl="jax")
-    found = mjx.collision(device_model, mjx.kinematics(device_model, mjx.put_data(model, data, impl="jax")))
+    found = collided(device_model, mjx.put_data(model, data, impl="jax"))
     theirs, ours = data.contact.frame[0][:3], np.asarray(found._impl.contact.frame)[0, 0]
     from_end = along + length / 2
     off = from_end * (1 - length**2 / (length**2 + 1e-6))

@@ -144,6 +144,9 @@ def test_the_value_loss_is_the_score_and_a_diverged_simulation_has_none():
 def test_tasks_are_replayed_one_by_one_once_the_buffer_is_filled():
     options = samplers.PlrConfig(buffer=64, filled=0.5, replay=0.3, score="negative_return", robust=True)
     sampler = samplers.make("plr", FAMILY, 0.2, options)
+    sampler = sampler._replace(
+        sample=jax.jit(sampler.sample, static_argnums=2), update=jax.jit(sampler.update)
+    )
     state, draw = sampler.sample(sampler.init(jax.random.key(0)), jax.random.key(1), 31)
     state, _ = sampler.update(state, draw, -draw.u[:, 0], jax.random.key(2))
     assert bool(sampler.sample(state, jax.random.key(3), 500)[1].is_ref.all())  # 31 of 32
