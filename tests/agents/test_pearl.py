@@ -22,7 +22,11 @@ def _agent(action, **context):
         sac=sac.SacConfig(layers=(8,)), context=pearl.ContextConfig(latent=2, layers=(8,), **context),
         buffer_visits=4,
     )  # fmt: skip
-    return pearl.make(spec, 2, options)
+    agent = pearl.make(spec, 2, options)
+    return agent._replace(
+        init=jax.jit(agent.init), begin=jax.jit(agent.begin, static_argnums=2),
+        observe=jax.jit(agent.observe), adapt=jax.jit(agent.adapt),
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("action", [Discrete(4), Continuous(2)])
@@ -33,7 +37,7 @@ def test_the_belief_is_the_product_of_all_transitions_gaussians(action, next_obs
     state = agent.init(jax.random.key(0))
     belief = agent.begin(state, jax.random.key(1), 2)
     means, variances = [], []
-    encoder = sac.Mlp((8,), (2, 2))
+    encode = jax.jit(sac.Mlp((8,), (2, 2)).apply)
     valid = np.array([[True, True]] * 3 + [[False, True]])
     for t in range(4):
         chosen = RNG.integers(0, 4, (2, 1)) if isinstance(action, Discrete) else RNG.normal(size=(2, 2))
@@ -44,7 +48,7 @@ def test_the_belief_is_the_product_of_all_transitions_gaussians(action, next_obs
         belief = agent.observe(state, belief, step)
         coded = np.eye(4)[chosen[:, 0]] if isinstance(action, Discrete) else chosen
         parts = [step.obs, coded, step.reward[:, None]] + ([step.next_obs] if next_obs else [])
-        mean, spread = encoder.apply(state.params["encoder"], *parts)
+        mean, spread = encode(state.params["encoder"], *parts)
         means.append(np.asarray(mean))
         variances.append(np.log1p(np.exp(np.asarray(spread))))
     means, variances, counts = np.array(means), np.array(variances), valid[..., None]
@@ -108,29 +112,30 @@ def test_soft_values_are_expectations_over_the_policy(action, x64):
     """Discrete: exactly. Continuous: many actions, their log-probability by change of variables."""
     options = sac.SacConfig(layers=(6,))
     networks = sac.make_networks(action, options)
-    params = networks.init(jax.random.key(0), jnp.zeros(3), jnp.zeros(2))
-    params = jax.tree.map(lambda p: jnp.asarray(RNG.normal(size=p.shape)) * 0.3, params)
+    params = jax.eval_shape(networks.init, jax.random.key(0), jnp.zeros(3), jnp.zeros(2))
+    params = jax.tree.map(lambda p: RNG.normal(size=p.shape) * 0.3, params)
     obs, z = jnp.asarray(RNG.normal(size=(1, 3))), jnp.asarray(RNG.normal(size=(1, 2)))
     if isinstance(action, Discrete):
-        choice = networks.choose(params["policy"], obs, z, jax.random.key(1))
-        got = float(networks.soft_q(params["q"], obs, z, choice)[0])
+        choice = jax.jit(networks.choose)(params["policy"], obs, z, jax.random.key(1))
+        got = float(jax.jit(networks.soft_q)(params["q"], obs, z, choice)[0])
+        q_of = jax.jit(networks.q_of)
         prob = np.exp(np.asarray(choice.log_prob[0]))
         q = np.array([
-            np.asarray(networks.q_of(params["q"], obs, z, jnp.full((1, 1), float(a)))).min(axis=0)[0]
+            np.asarray(q_of(params["q"], obs, z, jnp.full((1, 1), float(a)))).min(axis=0)[0]
             for a in range(3)
         ])  # fmt: skip
         assert prob.sum() == pytest.approx(1)
         assert got == pytest.approx(float((prob * (q - np.log(prob))).sum()), rel=1e-9)
         return
     many = lambda x: jnp.broadcast_to(x, (20_000, x.shape[-1]))  # noqa: E731
-    choice = networks.choose(params["policy"], many(obs), many(z), jax.random.key(1))
+    choice = jax.jit(networks.choose)(params["policy"], many(obs), many(z), jax.random.key(1))
     actions = np.asarray(choice.action)
     assert abs(actions).max() <= 0.4
     mean, log_std = (np.asarray(x)[0] for x in networks.policy.apply(params["policy"], obs, z))
     u = np.arctanh(actions / 0.4)
     log_prob = stats.norm.logpdf(u, mean, np.exp(log_std)) - np.log1p(-np.square(actions / 0.4))
     np.testing.assert_allclose(choice.log_prob, log_prob.sum(axis=1), rtol=1e-5, atol=1e-5)
-    greedy = networks.act(params["policy"], obs, z, jax.random.key(2), jnp.asarray(True))
+    greedy = jax.jit(networks.act)(params["policy"], obs, z, jax.random.key(2), jnp.asarray(True))
     np.testing.assert_allclose(greedy[0], 0.4 * np.tanh(mean), rtol=1e-9)
 
 
