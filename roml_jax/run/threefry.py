@@ -7,6 +7,7 @@ program has about thirty draws, and a learner's initial state about sixty. The b
 from __future__ import annotations
 
 import jax
+import numpy as np
 from jax import lax
 from jax import numpy as jnp
 from jax.experimental.xla_metadata import set_xla_metadata
@@ -19,6 +20,15 @@ _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA
 
 
+def _constant(n: int, like: Array) -> np.ndarray:
+    """An array of one number without memory of its own.
+
+    NumPy's: an operation of JAX on constants alone would be compiled by itself, and executed, where this is
+    lowered within ``jax.ensure_compile_time_eval``.
+    """
+    return np.broadcast_to(np.asarray(n, like.dtype), like.shape)
+
+
 def _hash(key_1: Array, key_2: Array, x: Array, y: Array) -> Array:
     """The Threefry 2x32 hash of counters (x, y) uint32: one uint64, x's bits above y's.
 
@@ -29,8 +39,8 @@ def _hash(key_1: Array, key_2: Array, x: Array, y: Array) -> Array:
     """
     shape = jnp.broadcast_shapes(key_1.shape, key_2.shape, x.shape, y.shape)
     key_1, key_2, x, y = (jnp.broadcast_to(part, shape) for part in (key_1, key_2, x, y))
-    const = {n: lax.full_like(x, n) for n in {_PARITY, *range(1, 6)}}
-    turn = {r: (lax.full_like(x, r), lax.full_like(x, 32 - r)) for r in sum(_ROTATIONS, ())}
+    const = {n: _constant(n, x) for n in {_PARITY, *range(1, 6)}}
+    turn = {r: (_constant(r, x), _constant(32 - r, x)) for r in sum(_ROTATIONS, ())}
     keys = (key_1, key_2, key_1 ^ key_2 ^ const[_PARITY])
     x, y = lax.add(x, keys[0]), lax.add(y, keys[1])
     for i in range(5):
@@ -42,7 +52,7 @@ def _hash(key_1: Array, key_2: Array, x: Array, y: Array) -> Array:
         x = lax.add(x, keys[(i + 1) % 3])
         y = lax.add(lax.add(y, keys[(i + 2) % 3]), const[i + 1])
     x, y = (lax.convert_element_type(part, jnp.uint64) for part in (x, y))
-    return lax.bitwise_or(lax.shift_left(x, lax.full_like(x, 32)), y)
+    return lax.bitwise_or(lax.shift_left(x, _constant(32, x)), y)
 
 
 _hash_jitted = jax.jit(_hash)
@@ -54,7 +64,7 @@ def hash_2x32(key_1: Array, key_2: Array, x: Array, y: Array) -> tuple[Array, Ar
         # a call: XLA would fuse an inlined hash into each use of its bits and compute it again there
         with set_xla_metadata(inlineable="false"):
             both = _hash_jitted(key_1, key_2, x, y)
-        high = lax.shift_right_logical(both, lax.full_like(both, 32))
+        high = lax.shift_right_logical(both, _constant(32, both))
         return lax.convert_element_type(high, jnp.uint32), lax.convert_element_type(both, jnp.uint32)
 
 
