@@ -15,9 +15,11 @@ from roml_jax.config import seed_plan
 from roml_jax.run import checkpoint, progress, provenance, saved
 
 SMALL = """
-    --env probe_memory --num-tasks 8 --chunk 3 --learning-starts 0 --sampler.batch-size 16
-    --eval.interval 6 --eval.tasks 16 --eval.test-tasks 32 --ppo.layers 16 --seeds 3 4
-    --vae.buffer-trajectories 32 --vae.batch-trajectories 4 --frames 7680
+    --env probe_memory --agent multitask --num-tasks 8 --chunk 3 --sampler.batch-size 16
+    --eval.interval 6 --eval.tasks 16 --eval.test-tasks 32 --ppo.layers 16 --seeds 3 4 --frames 7680
+""".split()  # noqa: SIM905
+VARIBAD = """
+    --agent varibad --learning-starts 0 --vae.buffer-trajectories 32 --vae.batch-trajectories 4
 """.split()  # noqa: SIM905
 TIMES = {"seconds", "train/frames_per_second"}
 
@@ -85,16 +87,31 @@ def test_a_stopped_run_says_how_it_goes_on(tmp_path, capfd):
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def check_same(run, whole):
+    """Two runs are one, bit for bit: states, metrics and the learners that are kept."""
+    for mine, wanted in zip(state_of(run), state_of(whole), strict=True):
+        np.testing.assert_array_equal(mine, wanted)
+    assert without_times(run) == without_times(whole)
+    for which in saved.WHICH:
+        mine, wanted = saved.load(run, which), saved.load(whole, which)
+        np.testing.assert_array_equal(mine.iterations, wanted.iterations)
+        jax.tree.map(np.testing.assert_array_equal, mine.learner, wanted.learner)
+
+
+@pytest.mark.slow
+def test_varibad_goes_on_bit_for_bit(tmp_path):
+    """Its replay, too; on every change the contract of agents has its checkpoint, and a small agent this."""
+    arguments = [*SMALL[:2], *VARIBAD, *SMALL[4:]]
+    assert train.main([*arguments, "--out", str(tmp_path / "whole")]) == 0
+    assert interrupted([*arguments, "--out", str(tmp_path / "run")], signal.SIGTERM) == 128 + signal.SIGTERM
+    assert train.main(["--resume", str(tmp_path / "run")]) == 0
+    check_same(tmp_path / "run", tmp_path / "whole")
+
+
 def test_it_goes_on_bit_for_bit(whole, copy, capfd):
     assert train.main(["--resume", str(copy)]) == 0
     assert "resumes from iteration" in capfd.readouterr().out
-    for mine, wanted in zip(state_of(copy), state_of(whole), strict=True):
-        np.testing.assert_array_equal(mine, wanted)
-    assert without_times(copy) == without_times(whole)
-    for which in saved.WHICH:
-        mine, wanted = saved.load(copy, which), saved.load(whole, which)
-        np.testing.assert_array_equal(mine.iterations, wanted.iterations)
-        jax.tree.map(np.testing.assert_array_equal, mine.learner, wanted.learner)
+    check_same(copy, whole)
     seconds = [row["seconds"] for row in rows(copy)]
     assert seconds == sorted(seconds)
     before, after = provenance.read(copy)
