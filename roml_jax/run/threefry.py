@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import jax
 import numpy as np
-from jax import lax
+from jax import export, lax
 from jax import numpy as jnp
 from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend.random import threefry2x32_p
@@ -20,12 +20,14 @@ _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA
 
 
-def _constant(n: int, like: Array) -> np.ndarray:
-    """An array of one number without memory of its own.
+def _constant(n: int, like: Array) -> Array | np.ndarray:
+    """An array of one number.
 
     NumPy's: an operation of JAX on constants alone would be compiled by itself, and executed, where this is
-    lowered within ``jax.ensure_compile_time_eval``.
+    lowered within ``jax.ensure_compile_time_eval``. An exported policy has a size that is a symbol.
     """
+    if any(export.is_symbolic_dim(size) for size in like.shape):
+        return lax.full_like(like, n)
     return np.broadcast_to(np.asarray(n, like.dtype), like.shape)
 
 
