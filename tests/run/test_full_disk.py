@@ -19,7 +19,7 @@ from roml_jax.run import checkpoint, progress, saved
 
 SMALL = """
     --env probe_memory --agent multitask --num-tasks 8 --chunk 2 --sampler.batch-size 16
-    --eval.interval 0 --eval.test-tasks 32 --ppo.layers 16 --frames 2048 --checkpoint-minutes 1e-9
+    --eval.interval 0 --eval.test-tasks 32 --ppo.layers 16 --checkpoint-minutes 1e-9
 """.split()  # noqa: SIM905
 
 
@@ -64,7 +64,7 @@ def full_between(monkeypatch, disk, first, last=None):
 @pytest.mark.slow
 def test_a_full_disk_is_told_and_survived(disk, monkeypatch, capfd):
     full_between(monkeypatch, disk, 3, 6)
-    assert train.main([*SMALL, "--out", str(disk / "run")]) == 0
+    assert train.main([*SMALL, "--frames", "2048", "--out", str(disk / "run")]) == 0
     said = " ".join(capfd.readouterr().out.split())
     assert "was not written: no space left on the disk; the last good one is of iteration" in said
     rows = [json.loads(line) for line in (disk / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -78,7 +78,7 @@ def test_a_run_whose_end_could_not_be_saved_says_so_and_goes_on(disk, monkeypatc
     ignored = []
     gc.collect()  # what other tests left would be heard here
     monkeypatch.setattr(sys, "unraisablehook", ignored.append)
-    assert train.main([*SMALL, "--out", str(disk / "run")]) == 1
+    assert train.main([*SMALL, "--frames", "1024", "--out", str(disk / "run")]) == 1
     said = capfd.readouterr().err
     assert said.startswith("error: the last checkpoint was not written (see above); fix the cause and resume")
     assert said.count("\n") == 1
@@ -88,7 +88,7 @@ def test_a_run_whose_end_could_not_be_saved_says_so_and_goes_on(disk, monkeypatc
     monkeypatch.undo()
     (disk / "filler").unlink()
     assert train.main(["--resume", str(disk / "run")]) == 0
-    assert saved.load(disk / "run").iterations == [16]
+    assert saved.load(disk / "run").iterations == [8]
 
 
 class Straggler(threading.Thread):
