@@ -30,7 +30,7 @@ def bed_table(bed: protocol.Bed, results: Mapping[str, Result], refused: Mapping
     heads = [
         "`--sampler`", "mean", *(f"CVaR {level:g}" for level in protocol.LEVELS), "worst task",
         *(f"CVaR {alpha:g} - `{base}`" for base in protocol.BASELINES),
-        *(f"mean - `{base}`" for base in protocol.BASELINES), "P(CVaR above `uniform`)", "minutes",
+        *(f"mean - `{base}`" for base in protocol.BASELINES), "P(CVaR above `uniform`)",
     ]  # fmt: skip
     lines = []
     for row in rows:
@@ -43,7 +43,6 @@ def bed_table(bed: protocol.Bed, results: Mapping[str, Result], refused: Mapping
             f"`{row.sampler}`", row.mean.text(digits),
             *(f"{level.mean:.{digits}f}" for level in row.levels), f"{row.worst.mean:.{digits}f}", *gains,
             "-" if row.improves is None else row.improves.text(2),
-            f"{results[row.sampler].about['minutes']:g}",
         ])  # fmt: skip
     text = markdown(heads, lines)
     for name, reason in refused.items():
