@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 from benchmarks.reproduce.tables import markdown
@@ -46,7 +47,7 @@ def bed_table(bed: protocol.Bed, results: Mapping[str, Result], refused: Mapping
         ])  # fmt: skip
     text = markdown(heads, lines)
     for name, reason in refused.items():
-        text += f"\n\n`{name}` is refused here: {reason}"
+        text += "\n\n" + textwrap.fill(f"`{name}` is refused here: {reason}", 110)
     return text
 
 
