@@ -16,9 +16,10 @@ _BOTH = """
     --eval.interval 6 --eval.tasks 16 --eval.test-tasks 32
 """.split()  # noqa: SIM905
 TINY = [*_BOTH, "--agent", "multitask"]
-TINY_VARIBAD = [
-    *_BOTH, "--learning-starts", "0", "--vae.buffer-trajectories", "32", "--vae.batch-trajectories", "4"
-]  # fmt: skip
+VARIBAD = """
+    --agent varibad --learning-starts 0 --vae.buffer-trajectories 32 --vae.batch-trajectories 4
+""".split()  # noqa: SIM905
+TINY_VARIBAD = [*_BOTH, *VARIBAD]
 
 
 def _shared(folder):

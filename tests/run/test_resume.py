@@ -9,18 +9,17 @@ import jax
 import numpy as np
 import pytest
 import yaml
+from small_runs import VARIBAD
 
 from roml_jax import config, experiment, train
 from roml_jax.config import seed_plan
 from roml_jax.run import checkpoint, progress, provenance, saved
 
-SMALL = """
-    --env probe_memory --agent multitask --num-tasks 8 --chunk 3 --sampler.batch-size 16
+_BOTH = """
+    --env probe_memory --num-tasks 8 --chunk 3 --sampler.batch-size 16
     --eval.interval 6 --eval.tasks 16 --eval.test-tasks 32 --ppo.layers 16 --seeds 3 4 --frames 7680
 """.split()  # noqa: SIM905
-VARIBAD = """
-    --agent varibad --learning-starts 0 --vae.buffer-trajectories 32 --vae.batch-trajectories 4
-""".split()  # noqa: SIM905
+SMALL = [*_BOTH, "--agent", "multitask"]
 TIMES = {"seconds", "train/frames_per_second"}
 
 
@@ -101,7 +100,7 @@ def check_same(run, whole):
 @pytest.mark.slow
 def test_varibad_goes_on_bit_for_bit(tmp_path):
     """Its replay, too; on every change the contract of agents has its checkpoint, and a small agent this."""
-    arguments = [*SMALL[:2], *VARIBAD, *SMALL[4:]]
+    arguments = [*_BOTH, *VARIBAD]
     assert train.main([*arguments, "--out", str(tmp_path / "whole")]) == 0
     assert interrupted([*arguments, "--out", str(tmp_path / "run")], signal.SIGTERM) == 128 + signal.SIGTERM
     assert train.main(["--resume", str(tmp_path / "run")]) == 0
