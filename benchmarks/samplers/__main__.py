@@ -1,13 +1,14 @@
 """Compares all task samplers: equal frames, the same held-out tasks, the same seeds.
 
     python -m benchmarks.samplers [--beds khazad_dum ...] [--samplers cem plr ...]
+    python -m benchmarks.samplers --beds khazad_dum_ideas hopper_multitask_ideas
     python -m benchmarks.samplers --tables
 
 Trains every sampler on every test bed, a bed after the other, all seeds of a sampler in one program, and
 writes a compact result of each to benchmarks/results/samplers. A sampler with a result is skipped. Several
 processes of this command may run at once, one per core: each takes samplers that no other process works on.
 The frames of scoring passes count. The thresholds of doraemon and autodr come from the test returns of
-uniform, which therefore runs first.
+uniform, which therefore runs first. The beds that end in _ideas compare variants of RoML with it.
 
 --tables does not train: it makes the tables and figures of docs/samplers.md from the results.
 """
@@ -41,12 +42,13 @@ def _parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument(
-        "--beds", nargs="+", default=list(protocol.BEDS), metavar="BED",
-        help=f"of {', '.join(protocol.BEDS)} (default: all)",
+        "--beds", nargs="+", metavar="BED",
+        help=f"of {', '.join(protocol.ALL_BEDS)} (default: those not named _ideas; with --tables, all)",
     )  # fmt: skip
     parser.add_argument(
-        "--samplers", nargs="+", default=list(protocol.OPTIONS), metavar="SAMPLER",
-        help=f"of {', '.join(protocol.OPTIONS)} (default: all)",
+        "--samplers", nargs="+", metavar="SAMPLER",
+        help=f"of {', '.join(protocol.OPTIONS)}; on beds named _ideas of {', '.join(protocol.IDEAS)} "
+        "(default: all of the bed's)",
     )  # fmt: skip
     parser.add_argument(
         "--results", type=Path, default=RESULTS, help="folder of the compact results (default: %(default)s)"
@@ -61,7 +63,7 @@ def _limits(results: Path, name: str) -> tuple[float, float]:
     """Thresholds from ``uniform`` on a bed, once its result is there: another process may work on it."""
     while (result := training.read(results, name, "uniform")) is None:
         time.sleep(_WAIT)
-    return protocol.thresholds(protocol.BEDS[name], result.returns, result.about["episodes"])
+    return protocol.thresholds(protocol.ALL_BEDS[name], result.returns, result.about["episodes"])
 
 
 def _train(results: Path, name: str, sampler: str, console: Console) -> None:
@@ -69,7 +71,7 @@ def _train(results: Path, name: str, sampler: str, console: Console) -> None:
     with campaign.claimed(training.path(results, name, sampler)) as is_claimed:
         if not is_claimed or training.path(results, name, sampler).is_file():
             return
-        bed = protocol.BEDS[name]
+        bed = protocol.ALL_BEDS[name]
         limits = _limits(results, name) if sampler in protocol.WITH_THRESHOLDS else None
         console.rule(f"{bed.title}: {sampler}")
         result = training.attempt(bed, sampler, limits, lambda line: console.print(line, soft_wrap=True))
@@ -80,13 +82,14 @@ def _show(results: Path, beds: Sequence[str], console: Console) -> None:
     """Prints all tables, fills them into docs/samplers.md and draws the figures."""
     found, refused = {}, {}
     for bed in beds:
-        each = {name: training.read(results, bed, name) for name in protocol.OPTIONS}
+        compared = protocol.ALL_BEDS[bed].samplers
+        each = {name: training.read(results, bed, name) for name in compared}
         each = {name: result for name, result in each.items() if result is not None}
         if each:
             found[bed] = each
-            reasons = {name: training.refusal(results, bed, name) for name in protocol.OPTIONS}
+            reasons = {name: training.refusal(results, bed, name) for name in compared}
             refused[bed] = {name: reason for name, reason in reasons.items() if reason is not None}
-    chosen = {bed: protocol.BEDS[bed] for bed in found}
+    chosen = {bed: protocol.ALL_BEDS[bed] for bed in found}
     page = _ROOT / "docs" / "samplers.md"
     for name, text in tables.all_tables(chosen, found, refused):
         console.rule(name)
@@ -104,20 +107,22 @@ def command(argv: Sequence[str]) -> None:
         ConfigError: for wrong input; one line.
     """
     args = _parser().parse_args(argv)
-    for name in args.beds:
-        if name not in protocol.BEDS:
-            raise unknown("test bed", name, protocol.BEDS)
-    for name in args.samplers:
-        if name not in protocol.OPTIONS:
-            raise unknown("sampler", name, protocol.OPTIONS)
+    beds = args.beds or list(protocol.ALL_BEDS if args.tables else protocol.BEDS)
+    for name in beds:
+        if name not in protocol.ALL_BEDS:
+            raise unknown("test bed", name, protocol.ALL_BEDS)
+        for sampler in args.samplers or ():
+            if sampler not in protocol.ALL_BEDS[name].samplers:
+                raise unknown(f"sampler on {name}", sampler, protocol.ALL_BEDS[name].samplers)
     console = Console()
     if args.tables:
-        _show(args.results, args.beds, console)
+        _show(args.results, beds, console)
         return
-    for name in args.beds:
-        needs_uniform = any(sampler in protocol.WITH_THRESHOLDS for sampler in args.samplers)
-        first = ["uniform"] if needs_uniform and "uniform" not in args.samplers else []
-        for sampler in [*first, *args.samplers]:
+    for name in beds:
+        samplers = args.samplers or list(protocol.ALL_BEDS[name].samplers)
+        needs_uniform = any(sampler in protocol.WITH_THRESHOLDS for sampler in samplers)
+        first = ["uniform"] if needs_uniform and "uniform" not in samplers else []
+        for sampler in [*first, *samplers]:
             _train(args.results, name, sampler, console)
 
 

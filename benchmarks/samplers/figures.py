@@ -32,7 +32,7 @@ def gains(beds: Mapping[str, protocol.Bed], results: Mapping[str, Mapping[str, R
     names.sort(key=lambda name: order[name].mean if name in order else np.inf)
     figure, axes = style.panels(len(results), columns=3, size=(3.4, 0.7 + 0.3 * len(names)))
     for place, (axis, (bed, one)) in enumerate(zip(axes, results.items(), strict=True)):
-        rows = {row.sampler: row for row in summary.rows(one)}
+        rows = {row.sampler: row for row in summary.rows(one, beds[bed].baselines)}
         for i, name in enumerate(names):
             if name in rows and "uniform" in rows[name].cvar_gain:
                 _mark(axis, i - 0.15, rows[name].cvar_gain["uniform"], _CVAR)
@@ -57,12 +57,13 @@ def tasks_over_time(bed: protocol.Bed, results: Mapping[str, Result]) -> Figure 
     Samplers that always draw from the prior are left out; the prior is the grey band.
     """
     moving = {name: result for name, result in results.items() if name not in _FROM_PRIOR}
-    if not moving or "uniform" not in results:
+    if not moving:
         return None
-    dims = results["uniform"].names
+    first = next(iter(results.values()))
+    dims = first.names
     columns = len(dims) if len(dims) > 1 else 4
     figure, axes = style.panels(len(moving) * len(dims), columns=columns, size=(2.5, 1.75))
-    prior = np.quantile(results["uniform"].tasks, QUANTILES, axis=0)  # (3, d)
+    prior = np.quantile(first.tasks, QUANTILES, axis=0)  # (3, d)
     for i, (name, result) in enumerate(moving.items()):
         x, bands = result.frames / 1e6, result.drawn.mean(axis=0)  # (T,), (T, 3, d)
         for j, dim in enumerate(dims):
@@ -82,7 +83,8 @@ def draw(
 ) -> list[Path]:
     """Draws all figures as PNGs; returns their paths."""
     images.mkdir(parents=True, exist_ok=True)
-    made = {"samplers_gains": gains(beds, results)} if results else {}
+    rivals = {bed: one for bed, one in results.items() if bed in protocol.BEDS}
+    made: dict[str, Figure | None] = {"samplers_gains": gains(beds, rivals)} if rivals else {}
     for bed, one in results.items():
         made[f"samplers_tasks_{bed}"] = tasks_over_time(beds[bed], one)
     paths = []

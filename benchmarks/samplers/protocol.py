@@ -9,6 +9,42 @@ import numpy as np
 
 LEVELS = (0.01, 0.05, 0.1, 0.2)  # risk levels of the tables
 
+# A run has ten thousand tasks: the published buffer of 1,000 would be replayed from only after a twentieth of
+# it, and a task once in ten iterations.
+_BUFFER = {"sampler.buffer": 128}
+
+# Options that are not the defaults, each for a reason that docs/samplers.md gives.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "uniform": {},
+    "cem": {},
+    "cem_soft": {},
+    "oracle": {},
+    "naive": {},
+    "tail": {},
+    "tail_soft": {},
+    "gdrm": {"sampler.standardise": True, "sampler.eta": 1.0},
+    "mpts": {},
+    "pdts": {},
+    "plr": _BUFFER,
+    "accel": _BUFFER,
+    "sfl": {},
+    "doraemon": {},
+    "autodr": {},
+}
+# Variants of RoML (benchmarks.samplers.ideas), beside what they are compared with.
+IDEAS: dict[str, dict[str, Any]] = {
+    "cem": {},
+    "gdrm": OPTIONS["gdrm"],
+    "pdts": {},
+    "cem_weighted": {},
+    "cem_stratified": {},
+    "cem_mixture": {},
+    "cem_control": {},
+}
+WITH_THRESHOLDS = ("doraemon", "autodr")
+_SUCCESS, _FAILURE = 0.5, 0.25  # shares of uniform's test tasks below the thresholds
+_WITHOUT_CRITIC = ("maml", "pearl")
+
 
 class Bed(NamedTuple):
     """An environment and an agent on which all samplers are compared.
@@ -23,6 +59,8 @@ class Bed(NamedTuple):
         first_only: whether a task's return is that of its first column (regression: minus the loss after one
             step), as for the sampler in training; otherwise it is the mean over the episodes.
         options: training options, in addition to the environment's preset.
+        samplers: those that are compared, with their options.
+        baselines: those that the others' differences are taken from.
     """
 
     title: str
@@ -33,6 +71,8 @@ class Bed(NamedTuple):
     unit: str = "return per episode"
     first_only: bool = False
     options: Mapping[str, Any] = {}
+    samplers: Mapping[str, Mapping[str, Any]] = OPTIONS
+    baselines: tuple[str, ...] = ("uniform", "cem")
 
     def by_task(self, returns: np.ndarray) -> np.ndarray:
         """Returns of tasks (...) from those of their episodes (..., K)."""
@@ -64,32 +104,12 @@ BEDS = {
     "cheetah_vel": Bed("half-cheetah velocity, VariBAD", "cheetah_vel", "varibad", 3, 2e6, options=_REPLAY),
 }
 
-# A run has ten thousand tasks: the published buffer of 1,000 would be replayed from only after a twentieth of
-# it, and a task once in ten iterations.
-_BUFFER = {"sampler.buffer": 128}
-
-# Options that are not the defaults, each for a reason that docs/samplers.md gives.
-OPTIONS: dict[str, dict[str, Any]] = {
-    "uniform": {},
-    "cem": {},
-    "cem_soft": {},
-    "oracle": {},
-    "naive": {},
-    "tail": {},
-    "tail_soft": {},
-    "gdrm": {"sampler.standardise": True, "sampler.eta": 1.0},
-    "mpts": {},
-    "pdts": {},
-    "plr": _BUFFER,
-    "accel": _BUFFER,
-    "sfl": {},
-    "doraemon": {},
-    "autodr": {},
+_IDEAS = {"seeds": 20, "samplers": IDEAS, "baselines": ("cem",)}
+IDEA_BEDS = {
+    f"{name}_ideas": BEDS[name]._replace(title=f"{BEDS[name].title}: variants of RoML", **_IDEAS)
+    for name in ("khazad_dum", "hopper_multitask")
 }
-BASELINES = ("uniform", "cem")
-WITH_THRESHOLDS = ("doraemon", "autodr")
-_SUCCESS, _FAILURE = 0.5, 0.25  # shares of uniform's test tasks below the thresholds
-_WITHOUT_CRITIC = ("maml", "pearl")
+ALL_BEDS = BEDS | IDEA_BEDS
 
 
 def thresholds(bed: Bed, uniform: np.ndarray, episodes: int) -> tuple[float, float]:
@@ -116,7 +136,7 @@ def options(bed: Bed, sampler: str, limits: tuple[float, float] | None) -> dict[
     Raises:
         ValueError: without ``limits`` for a sampler that needs them.
     """
-    chosen = dict(bed.options) | OPTIONS[sampler]
+    chosen = dict(bed.options) | dict(bed.samplers[sampler])
     if sampler in ("plr", "accel") and bed.agent in _WITHOUT_CRITIC:
         chosen["sampler.score"] = "regret"
     if sampler in WITH_THRESHOLDS:

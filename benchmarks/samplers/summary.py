@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -28,7 +28,7 @@ class Row(NamedTuple):
         worst: return of the worst task of each seed.
         cvar_gain: paired differences in CVaR at the bed's level, by baseline.
         mean_gain: paired differences in the mean, by baseline.
-        improves: probability that a seed has a higher CVaR than one of ``uniform``.
+        improves: probability that a seed has a higher CVaR than one of the first baseline.
     """
 
     sampler: str
@@ -52,8 +52,13 @@ def _gain(ours: np.ndarray, theirs: np.ndarray) -> Interval:
     return intervals.bootstrap(ours - theirs)
 
 
-def rows(results: Mapping[str, Result]) -> list[Row]:
-    """A row per sampler with a result, in the order of ``results``."""
+def rows(results: Mapping[str, Result], baselines: Sequence[str]) -> list[Row]:
+    """A row per sampler with a result, in the order of ``results``.
+
+    Args:
+        results: by sampler.
+        baselines: samplers that differences are taken from, where they have a result.
+    """
     figures = {name: by_seed(result) for name, result in results.items()}
     made = []
     for name, result in results.items():
@@ -61,13 +66,13 @@ def rows(results: Mapping[str, Result]) -> list[Row]:
         levels = tuple(
             intervals.bootstrap([cvar(one, level) for one in returns]) for level in protocol.LEVELS
         )
-        against = {base: figures[base] for base in protocol.BASELINES if base in figures and base != name}
+        against = {base: figures[base] for base in baselines if base in figures and base != name}
         improves = None
-        if "uniform" in against:
+        if baselines[0] in against:
             improves = intervals.resampled(
                 intervals.probability_of_improvement,
                 ours["cvar"][:, None],
-                against["uniform"]["cvar"][:, None],
+                against[baselines[0]]["cvar"][:, None],
             )
         made.append(Row(
             name, *(intervals.bootstrap(ours[what]) for what in ("mean", "cvar")), levels,

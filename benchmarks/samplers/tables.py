@@ -23,22 +23,22 @@ def _signed(gain: Interval, digits: int) -> str:
 
 def bed_table(bed: protocol.Bed, results: Mapping[str, Result], refused: Mapping[str, str]) -> str:
     """All figures of a bed: a row per sampler, the highest CVaR first."""
-    rows = sorted(summary.rows(results), key=lambda row: -row.cvar.mean)
+    rows = sorted(summary.rows(results, bed.baselines), key=lambda row: -row.cvar.mean)
     if not rows:
         return ""
     alpha = next(iter(results.values())).about["alpha"]
     digits = decimals([row.cvar.mean for row in rows])
     heads = [
         "`--sampler`", "mean", *(f"CVaR {level:g}" for level in protocol.LEVELS), "worst task",
-        *(f"CVaR {alpha:g} - `{base}`" for base in protocol.BASELINES),
-        *(f"mean - `{base}`" for base in protocol.BASELINES), "P(CVaR above `uniform`)",
+        *(f"CVaR {alpha:g} - `{base}`" for base in bed.baselines),
+        *(f"mean - `{base}`" for base in bed.baselines), f"P(CVaR above `{bed.baselines[0]}`)",
     ]  # fmt: skip
     lines = []
     for row in rows:
         gains = [
             _signed(of[base], digits) if base in of else "-"
             for of in (row.cvar_gain, row.mean_gain)
-            for base in protocol.BASELINES
+            for base in bed.baselines
         ]
         lines.append([
             f"`{row.sampler}`", row.mean.text(digits),
@@ -55,7 +55,10 @@ def lead_table(beds: Mapping[str, protocol.Bed], results: Mapping[str, Mapping[s
     """One row per sampler: average ranks, and on each bed the difference from ``uniform`` in CVaR."""
     order = summary.ranks(results, "cvar")
     on_mean = summary.ranks(results, "mean")
-    by_bed = {bed: {row.sampler: row for row in summary.rows(one)} for bed, one in results.items()}
+    by_bed = {
+        bed: {row.sampler: row for row in summary.rows(one, beds[bed].baselines)}
+        for bed, one in results.items()
+    }
     names = [name for name in protocol.OPTIONS if any(name in rows for rows in by_bed.values())]
     names.sort(key=lambda name: order[name].mean if name in order else float("inf"))
     heads = ["`--sampler`", "rank in CVaR", "rank in mean"]
@@ -82,7 +85,8 @@ def all_tables(
     refused: Mapping[str, Mapping[str, str]],
 ) -> Sequence[tuple[str, str]]:  # fmt: skip
     """(name, text) of every table: "lead", then one per bed."""
-    tables = [("lead", lead_table(beds, results))] if results else []
+    rivals = {bed: one for bed, one in results.items() if bed in protocol.BEDS}
+    tables = [("lead", lead_table(beds, rivals))] if rivals else []
     for bed, one in results.items():
         tables.append((bed, bed_table(beds[bed], one, refused[bed])))
     return tables

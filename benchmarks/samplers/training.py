@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import machine
-from benchmarks.samplers import protocol
+from benchmarks.samplers import ideas, protocol
 from roml_jax import config, experiment, held_out, risk
 from roml_jax.config import Config, seed_plan
 from roml_jax.errors import ConfigError
@@ -97,6 +97,8 @@ def _tasks_drawn(parts: experiment.Experiment, num_tasks: int) -> Callable[[Any,
 
 def configure(bed: protocol.Bed, sampler: str, limits: Limits) -> Config:
     """The configuration of a sampler on a bed."""
+    if sampler in protocol.IDEAS:
+        ideas.register()
     return config.make(
         bed.env, sampler, bed.agent, frames=bed.frames, seeds=list(range(bed.seeds)),
         **protocol.options(bed, sampler, limits),

@@ -14,9 +14,20 @@ from roml_jax.types import Array, Feedback, Metrics, TaskDraw
 DEFAULTS = CemConfig()
 
 
-def _cross_entropy(
+def cross_entropy(
     family: TaskFamily, proposal: proposals.Proposal, schedule: Schedule, config: CemConfig
 ) -> TaskSampler:
+    """The cross-entropy method as a sampler.
+
+    Args:
+        family: the tasks.
+        proposal: the distributions over u; its prior is the family's.
+        schedule: the risk level.
+        config: options.
+
+    Raises:
+        ValueError: for ``ref_mode="valid"``.
+    """
     if config.ref_mode == "valid" and config.threshold is None and not config.optimise:
         raise ValueError(
             "sampler.ref_mode=valid needs scores passed to cem.set_reference, which a training run never "
@@ -47,13 +58,13 @@ def _cross_entropy(
 @register("cem")
 def cem(family: TaskFamily, alpha: float, config: CemConfig = DEFAULTS) -> TaskSampler:
     """RoML: moves the task distribution toward the lowest returns by the cross-entropy method."""
-    return _cross_entropy(family, family.proposal, constant(alpha), config)
+    return cross_entropy(family, family.proposal, constant(alpha), config)
 
 
 @register("cem_soft")
 def cem_soft(family: TaskFamily, alpha: float, config: CemConfig = DEFAULTS) -> TaskSampler:
     """As ``cem``, with a risk level that falls linearly from 1 to alpha over the first 80 % of the run."""
-    return _cross_entropy(family, family.proposal, falling(alpha), config)
+    return cross_entropy(family, family.proposal, falling(alpha), config)
 
 
 @register("oracle")
@@ -76,4 +87,4 @@ def oracle(family: TaskFamily, alpha: float, config: CemConfig = DEFAULTS) -> Ta
             "sampler=oracle needs tasks that are known to be hardest at the top of their range "
             f"(hardest='top'), which {family.names[0]} does not set; use sampler=cem"
         )
-    return _cross_entropy(family, proposals.top_of_unit_interval(alpha), constant(alpha), config)
+    return cross_entropy(family, proposals.top_of_unit_interval(alpha), constant(alpha), config)

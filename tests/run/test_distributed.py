@@ -103,21 +103,25 @@ def test_process_0_speaks_for_both(runs):
     assert all(line.startswith("[Gloo]") or "connected peer" in line for line in second.splitlines()), second
 
 
-def test_what_is_wrong_is_said_in_every_process(tmp_path):
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "kept").write_text("")
-    command = ["-m", "roml_jax.train", "--env", "probe_memory", "--num-tasks", "8", "--no-compile-cache"]
-    for code, said, error in two([*command, "--out", "full"], tmp_path):
-        assert code == 2
-        assert "iterations" not in said
-        assert "error: --out full exists and is not empty" in error
-    for code, said, error in two(
-        [*command, "--out", "new"], tmp_path, ["--alpha", "0.1"], ["--alpha", "0.2"]
-    ):
+WRONG = ["-m", "roml_jax.train", "--env", "probe_memory", "--num-tasks", "8", "--no-compile-cache", "--out"]
+
+
+def test_different_options_are_refused_in_every_process(tmp_path):
+    for code, said, error in two([*WRONG, "new"], tmp_path, ["--alpha", "0.1"], ["--alpha", "0.2"]):
         assert code == 2
         assert "iterations" not in said
         assert "error: the processes have different options" in error
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.slow
+def test_what_is_wrong_is_said_in_every_process(tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "kept").write_text("")
+    for code, said, error in two([*WRONG, "full"], tmp_path):
+        assert code == 2
+        assert "iterations" not in said
+        assert "error: --out full exists and is not empty" in error
 
 
 @pytest.mark.parametrize(
