@@ -43,10 +43,10 @@ SIGNATURES: dict[type, dict[str, type]] = {
         "acting": agents_base.Acting, "inform": agents_base.Inform, "value_score": agents_base.ValueScore,
     },
 }  # fmt: skip
-
-
 REQUIRED: dict[str, Any] = {"autodr": {"success": -0.5, "failure": -0.75}, "doraemon": {"success": -0.5}}
 """Options without which a sampler cannot be made, for checks of all names; for returns between -1 and 0."""
+
+_KEEP = "must keep the structure, shapes and types of the sampler's state"
 
 
 def make_sampler(name: str, family: TaskFamily, alpha: float, **options: Any) -> TaskSampler:
@@ -102,7 +102,7 @@ class CompiledEnv:
         """The states of an episode of random actions on tasks (n, d), the first included."""
         keys = jax.random.split(jax.random.key(seed), self.n)
         states = [self._reset(keys, jnp.asarray(tasks))]
-        for action in self.actions(length, seed):
+        for action in np.asarray(self.actions(length, seed)):  # to slice a JAX array is a program
             states.append(self._step(states[-1], action))
         return states
 
@@ -149,9 +149,8 @@ def check_sizes(compiled: CompiledEnv) -> None:
     if spec.privileged_slices:
         expected["privileged"] = ((n, spec.privileged_size), floats)
     for state in (first, after):
-        assert (state.privileged is None) == (not spec.privileged_slices), (
-            "privileged must be None, or an array if spec.privileged_slices has parts"
-        )
+        known = (state.privileged is None) == (not spec.privileged_slices)
+        assert known, "privileged must be None, or an array if spec.privileged_slices has parts"
         for name, (shape, dtype) in expected.items():
             leaf = getattr(state, name)
             assert leaf.shape == shape, f"{name} must be of shape {shape}, got {leaf.shape}"
@@ -205,9 +204,8 @@ def check_whole_tasks(compiled: CompiledEnv, episodes: int | None = None) -> Non
             assert not state.diverged.any(), "a task at a corner of the range diverged"
             if state.terms:
                 total = sum(np.asarray(term, float) for term in state.terms.values())
-                np.testing.assert_allclose(
-                    state.reward, total, rtol=1e-4, atol=1e-4, err_msg="the terms must sum to the reward"
-                )
+                same = np.allclose(state.reward, total, rtol=1e-4, atol=1e-4)
+                assert same, "the terms must sum to the reward"
         ended = np.array([state.done for state in states])
         assert (np.diff(ended.astype(int), axis=0) >= 0).all(), "an episode went on after it had ended"
         valid = np.array([state.valid for state in states])
@@ -242,9 +240,8 @@ def check_env(env: Env, num_tasks: int = 16) -> None:
 def _feedback(draw: TaskDraw) -> Feedback:
     """Returns that fall with u, from two episodes and a critic that expected half of them."""
     returns = -draw.u[:, 0]
-    return Feedback(
-        returns, jnp.stack([returns / 2] * 2, axis=1), draw.u[:, 0] / 2, jnp.zeros(returns.shape, bool)
-    )
+    halves = jnp.stack([returns / 2] * 2, axis=1)
+    return Feedback(returns, halves, draw.u[:, 0] / 2, jnp.zeros(returns.shape, bool))
 
 
 def check_sampler(sampler: TaskSampler, family: TaskFamily, num_tasks: int = 32) -> None:
@@ -260,26 +257,29 @@ def check_sampler(sampler: TaskSampler, family: TaskFamily, num_tasks: int = 32)
     """
     check_signatures(sampler)
     n, d = num_tasks, len(family.names)
-    state = jax.jit(sampler.init)(jax.random.key(0))
-    after, draw = jax.jit(sampler.sample, static_argnums=2)(state, jax.random.key(1), n)
     shapes = {"u": (n, family.proposal.dims), "task": (n, d), "log_w": (n,), "is_ref": (n,)}
-    for name, shape in shapes.items():
-        assert getattr(draw, name).shape == shape, f"draw.{name} must be of shape {shape}"
-    assert draw.is_ref.dtype == bool, "draw.is_ref must be bool"
-    np.testing.assert_allclose(draw.task, family.decode(draw.u), err_msg="draw.task must be decode(draw.u)")
-    weighted = np.asarray(draw.log_w)[np.asarray(draw.is_ref)].any()
-    assert not weighted, "draws from the prior (is_ref) must have log_w 0"
-    feedback = _feedback(draw)
-    weights = jax.jit(sampler.weights)(after, draw, feedback, jnp.asarray(0.5))
-    for weight in weights:
-        assert weight.shape == (n,), "weights must be of shape (n,)"
-    if not weights.keep.sum() > 0:
+
+    @jax.jit  # one program; shapes and types are known, and checked, before it runs
+    def iteration(*keys: Array) -> tuple[TaskDraw, Array, Array]:
+        state = jax.jit(sampler.init)(keys[0])
+        after, draw = jax.jit(sampler.sample, static_argnums=2)(state, keys[1], n)
+        for name, shape in shapes.items():
+            assert getattr(draw, name).shape == shape, f"draw.{name} must be of shape {shape}"
+        assert draw.is_ref.dtype == bool, "draw.is_ref must be bool"
+        feedback, progress = _feedback(draw), jnp.asarray(0.5)
+        weights = jax.jit(sampler.weights)(after, draw, feedback, progress)
+        assert {weight.shape for weight in weights} == {(n,)}, "weights must be of shape (n,)"
+        updated, metrics = jax.jit(sampler.update)(after, draw, feedback, keys[2], progress)
+        assert _kinds(state) == _kinds(updated), f"sample and update {_KEEP}"
+        assert all(value.shape == () for value in metrics.values()), "metrics must be scalars"
+        assert sampler.phi(updated).ndim == 1, "phi must be of shape (p,)"
+        return draw, family.decode(draw.u), weights.keep.sum()
+
+    draw, task, kept = jax.device_get(iteration(*map(jax.random.key, range(3))))
+    np.testing.assert_allclose(draw.task, task, err_msg="draw.task must be decode(draw.u)")
+    assert not draw.log_w[draw.is_ref].any(), "draws from the prior (is_ref) must have log_w 0"
+    if not kept > 0:
         _check_keeps(sampler, n)
-    updated, metrics = jax.jit(sampler.update)(after, draw, feedback, jax.random.key(2), jnp.asarray(0.5))
-    assert jax.tree.structure(state) == jax.tree.structure(updated), "update must keep the state's structure"
-    assert _kinds(state) == _kinds(updated), "sample and update must keep the state's shapes and types"
-    assert all(value.shape == () for value in metrics.values()), "metrics must be scalars"
-    assert sampler.phi(updated).ndim == 1, "phi must be of shape (p,)"
     if sampler.scoring is not None:
         _check_scoring(sampler, sampler.scoring, family)
     _check_seeds(sampler, n)
@@ -294,24 +294,27 @@ def _check_keeps(sampler: TaskSampler, n: int) -> None:
         keep = sampler.weights(state, draw, feedback, progress).keep
         return sampler.update(state, draw, feedback, key, progress)[0], keep.sum()
 
-    scan = jax.jit(lambda state, keys: jax.lax.scan(step, state, keys)[1])
-    kept = scan(jax.jit(sampler.init)(jax.random.key(6)), jax.random.split(jax.random.key(7), 100))
-    assert kept.sum() > 0, "weights.keep must leave a task to learn from within 100 iterations"
+    kept = jax.jit(lambda key, keys: jax.lax.scan(step, sampler.init(key), jax.random.split(keys, 100))[1])
+    enough = kept(jax.random.key(6), jax.random.key(7)).sum() > 0
+    assert enough, "weights.keep must leave a task to learn from within 100 iterations"
 
 
 def _check_scoring(sampler: TaskSampler, scoring: Scoring, family: TaskFamily) -> None:
     """A scoring pass has the number of candidates that it says, and keeps the state's structure."""
-    state = jax.jit(sampler.init)(jax.random.key(0))
-    after, draw = jax.jit(scoring.propose)(state, jax.random.key(4))
-    m = scoring.candidates
-    assert draw.u.shape == (m, family.proposal.dims), f"propose must draw {m} candidates, as the pass says"
-    np.testing.assert_allclose(
-        draw.task, family.decode(draw.u), rtol=1e-6, err_msg="draw.task must be decode(draw.u)"
-    )
-    repeated = jax.tree.map(lambda x: jnp.repeat(x, scoring.rollouts, axis=0), draw)
-    after = jax.jit(scoring.scored)(after, draw, _feedback(repeated), jax.random.key(5))
-    assert jax.tree.structure(state) == jax.tree.structure(after), "scored must keep the state's structure"
-    assert _kinds(state) == _kinds(after), "scored must keep the state's shapes and types"
+    m, d = scoring.candidates, family.proposal.dims
+
+    @jax.jit
+    def scored(*keys: Array) -> tuple[Array, Array, Any]:
+        state = jax.jit(sampler.init)(keys[0])
+        after, draw = jax.jit(scoring.propose)(state, keys[1])
+        assert draw.u.shape == (m, d), f"propose must draw {m} candidates, as the pass says"
+        repeated = jax.tree.map(lambda x: jnp.repeat(x, scoring.rollouts, axis=0), draw)
+        after = jax.jit(scoring.scored)(after, draw, _feedback(repeated), keys[2])
+        assert _kinds(state) == _kinds(after), f"propose and scored {_KEEP}"
+        return draw.task, family.decode(draw.u), after
+
+    task, decoded, _ = scored(jax.random.key(0), jax.random.key(4), jax.random.key(5))
+    np.testing.assert_allclose(task, decoded, rtol=1e-6, err_msg="draw.task must be decode(draw.u)")
 
 
 def _check_seeds(sampler: TaskSampler, n: int) -> None:
@@ -322,10 +325,10 @@ def _check_seeds(sampler: TaskSampler, n: int) -> None:
             state, draw = sampler.sample(state, key, n)
             return sampler.update(state, draw, _feedback(draw), key, jnp.asarray(0.5))[0], None
 
-        state, _ = jax.lax.scan(step, sampler.init(key), jax.random.split(key, 8))
-        return sampler.phi(state)
+        return sampler.phi(jax.lax.scan(step, sampler.init(key), jax.random.split(key, 8))[0])
 
-    phi = jax.jit(jax.vmap(advance, axis_size=3))(jax.random.split(jax.random.key(3), 3))
+    seeds = jax.jit(lambda key: jax.vmap(advance, axis_size=3)(jax.random.split(key, 3)))
+    phi = seeds(jax.random.key(3))
     assert np.isfinite(np.asarray(phi)).all(), "phi must stay finite"
 
 
@@ -364,11 +367,8 @@ def check_learner(learner: agents.MetaLearner, tasks: Array) -> None:
     assert losses, "update must report at least one metric whose name ends in 'loss'"
     assert all(np.isfinite(metrics[name]) for name in losses), "a loss is not finite"
     acting = learner.acting
-    moved = [
-        bool((a != b).any())
-        for a, b in zip(*(jax.tree.leaves(_numbers(acting(s))) for s in (first, state)), strict=True)
-    ]
-    assert any(moved), "two iterations changed nothing of what acts"
+    pairs = zip(*(jax.tree.leaves(_numbers(acting(s))) for s in (first, state)), strict=True)
+    assert any((a != b).any() for a, b in pairs), "two iterations changed nothing of what acts"
     key = jax.random.key(9)
     whole, part = test(state, tasks, key).returns, test(acting(state), tasks, key).returns
     assert np.isfinite(whole).all(), "a test return is not finite"

@@ -33,7 +33,7 @@ class Played:
         self.parts = self.parts._replace(agent=changed(self.parts.agent))
         self.learner = jax.jit(lambda key: varied(self.parts.agent.init(key), spread))(jax.random.key(3))
         self.policy = policies.make(self.parts, self.config.protocol, self.learner)
-        tasks = self.parts.env.family.sample_prior(jax.random.key(1), N)
+        tasks = jax.jit(self.parts.env.family.sample_prior, static_argnums=1)(jax.random.key(1), N)
 
         @jax.jit
         def play(learner):

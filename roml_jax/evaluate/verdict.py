@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from roml_jax import risk
@@ -144,14 +144,19 @@ class Setting(NamedTuple):
     maps: list[Map]
 
 
+# one program each for a number of tasks and a level, where operations by themselves are fifteen
+_cvar = jax.jit(risk.cvar, static_argnums=1)
+_quantile = jax.jit(risk.quantile, static_argnums=1)
+
+
 def cvar(returns: np.ndarray, alpha: float) -> float:
     """CVaR_alpha of returns (M,)."""
-    return float(risk.cvar(jnp.asarray(returns), alpha))
+    return float(_cvar(returns, alpha))
 
 
 def var(returns: np.ndarray, alpha: float) -> float:
     """Value at risk: the alpha-quantile of returns (M,)."""
-    return float(risk.quantile(jnp.asarray(returns), alpha))
+    return float(_quantile(returns, alpha))
 
 
 def tail(alpha: float, tasks: int) -> int:

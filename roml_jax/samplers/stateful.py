@@ -43,7 +43,9 @@ class CrossEntropyMethod:
         self._config = config or cem.CemConfig()
         self._proposal, self._alpha = family.proposal, alpha
         key, self._key = jax.random.split(jax.random.key(seed))
-        self.state = cem.init(self._config, family.proposal, key)
+        # one program each, where their operations by themselves are thirty
+        self.state = jax.jit(lambda key: cem.init(self._config, self._proposal, key))(key)
+        self._set_reference = jax.jit(lambda state, scores: cem.set_reference(state, scores, self._alpha))
         self._waiting: list[TaskDraw] = []
 
         def draw(state: cem.CemState, key: Array) -> Any:
@@ -86,4 +88,4 @@ class CrossEntropyMethod:
 
     def update_ref_scores(self, scores: np.ndarray) -> None:
         """Sets the threshold of ``ref_mode="valid"`` from scores (n,) of tasks from the prior."""
-        self.state = cem.set_reference(self.state, jnp.asarray(scores), self._alpha)
+        self.state = self._set_reference(self.state, jnp.asarray(scores))

@@ -9,6 +9,9 @@ from roml_jax.agents import on_policy, ppo, statistics
 
 RNG = np.random.default_rng(0)
 
+gae, value_losses, normalise_advantage = map(jax.jit, (ppo.gae, ppo.value_losses, ppo.normalise_advantage))
+normalise_rewards = jax.jit(on_policy.normalise_rewards, static_argnums=2)
+
 
 def test_gae_against_loops(x64):
     n, k, h, gamma, lam = 3, 2, 6, 0.9, 0.8
@@ -24,10 +27,10 @@ def test_gae_against_loops(x64):
                 delta = reward[i, e, t] + gamma * value[i, e, t + 1] - value[i, e, t]
                 advantage = (delta + gamma * lam * advantage) * keep[i, e, t]
                 expected[i, e, t] = advantage
-    got = ppo.gae(*map(jnp.asarray, (reward, value, keep)), gamma, lam)
+    got = np.asarray(gae(reward, value, keep, gamma, lam))
     np.testing.assert_allclose(got, expected, rtol=1e-12)
-    assert (np.asarray(got)[:, :, -1] == 0).all()
-    assert (np.asarray(got)[1] == 0).all()
+    assert (got[:, :, -1] == 0).all()
+    assert (got[1] == 0).all()
 
 
 def test_gae_does_not_see_an_episodes_last_reward_or_the_next_episode(x64):
@@ -37,10 +40,7 @@ def test_gae_does_not_see_an_episodes_last_reward_or_the_next_episode(x64):
     changed = reward.copy()
     changed[0, 0, -1] += 100
     changed[0, 1] += 100
-    before, after = (
-        np.asarray(ppo.gae(jnp.asarray(r), jnp.asarray(value), jnp.asarray(keep), 0.9, 0.9))
-        for r in (reward, changed)
-    )
+    before, after = (np.asarray(gae(r, value, keep, 0.9, 0.9)) for r in (reward, changed))
     np.testing.assert_array_equal(before[0, 0], after[0, 0])
 
 
@@ -54,13 +54,13 @@ def test_value_loss_against_loops(x64):
         max(huber(v - r), huber(o + np.clip(v - o, -clip, clip) - r))
         for v, o, r in zip(value, old, target, strict=True)
     ]
-    got = ppo.value_losses(*map(jnp.asarray, (value, old, target)), clip)
+    got = value_losses(value, old, target, clip)
     np.testing.assert_allclose(got, 0.5 * np.array(terms), rtol=1e-12)
 
 
 def test_advantages_are_normalised_over_what_counts(x64):
     advantage, weight = RNG.normal(size=40) * 3 + 1, (np.arange(40) % 4 > 0).astype(float)
-    got = np.asarray(ppo.normalise_advantage(jnp.asarray(advantage), jnp.asarray(weight)))
+    got = np.asarray(normalise_advantage(advantage, weight))
     counted = advantage[weight > 0]
     np.testing.assert_allclose(got, (advantage - counted.mean()) / (counted.std(ddof=1) + 1e-5), rtol=1e-12)
 
@@ -68,17 +68,19 @@ def test_advantages_are_normalised_over_what_counts(x64):
 def test_reward_statistics_are_those_of_updates_step_by_step():
     """In float32, with returns far from 0 and statistics that have already seen many."""
     one_by_one = running_statistics.init_state(jnp.zeros(()), std_eps=1e-8)
-    seen = jnp.asarray(100 + RNG.normal(size=50_000), jnp.float32)
-    one_by_one = running_statistics.update(one_by_one, seen)
-    stats = statistics.update(statistics.init(jnp.zeros(()), 1e-8), seen, jnp.ones(50_000))
-    reward = jnp.asarray(5 + RNG.normal(size=(16, 300)), jnp.float32)
-    total, expected = jnp.zeros(16), []
+    update = jax.jit(running_statistics.update)
+    seen = np.asarray(100 + RNG.normal(size=50_000), np.float32)
+    one_by_one = update(one_by_one, seen)
+    start = statistics.init(jnp.zeros(()), 1e-8)
+    stats = jax.jit(statistics.update)(start, seen, np.ones(50_000, np.float32))
+    reward = np.asarray(5 + RNG.normal(size=(16, 300)), np.float32)
+    total, expected = np.zeros(16, np.float32), []
     for t in range(300):
-        total = jnp.where(t == 299, 0.0, 0.95 * total + reward[:, t])
-        one_by_one = running_statistics.update(one_by_one, total)
-        expected.append(reward[:, t] / one_by_one.std)
-    after, got = jax.jit(on_policy.normalise_rewards, static_argnums=2)(stats, reward, 0.95)
-    np.testing.assert_allclose(got, jnp.stack(expected, axis=1), rtol=3e-5)
+        total = np.zeros(16, np.float32) if t == 299 else np.float32(0.95) * total + reward[:, t]
+        one_by_one = update(one_by_one, total)
+        expected.append(reward[:, t] / np.asarray(one_by_one.std))
+    after, got = normalise_rewards(stats, reward, 0.95)
+    np.testing.assert_allclose(got, np.stack(expected, axis=1), rtol=3e-5)
     assert int(after.count.lo) == int(one_by_one.count.lo) == 50_000 + 16 * 300
     for name in ("mean", "std", "summed_variance"):
         np.testing.assert_allclose(getattr(after, name), getattr(one_by_one, name), rtol=3e-5)
@@ -109,7 +111,7 @@ def test_reward_scaling_against_loops(x64):
     seen, gamma = [], 0.9
     for _ in range(2):
         reward = RNG.normal(size=(4, 5)) * 3
-        stats_, got = on_policy.normalise_rewards(stats_, jnp.asarray(reward), gamma)
+        stats_, got = normalise_rewards(stats_, reward, gamma)
         total, expected = np.zeros(4), np.zeros((4, 5))
         for t in range(5):
             total = np.zeros(4) if t == 4 else gamma * total + reward[:, t]

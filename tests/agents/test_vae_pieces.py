@@ -11,11 +11,18 @@ from roml_jax.agents.history import trajectory_of
 from roml_jax.types import Transition
 
 RNG = np.random.default_rng(0)
+TRAJECTORY_OF = jax.jit(trajectory_of, static_argnums=1)
+DRAW = jax.jit(vae.draw, static_argnums=(0, 2, 3, 4))
+
+
+def _apply(encoder, params, method, *inputs):
+    """One of the encoder's methods, in one program."""
+    return jax.jit(lambda *arguments: encoder.apply(*arguments, method=method))(params, *inputs)
 
 
 def _encoder_and_decoder(config, init=False):
     """Modules and parameters, any numbers or as they start."""
-    trajectory = trajectory_of(toys.rollout(RNG), toys.SQUASHED)
+    trajectory = TRAJECTORY_OF(toys.rollout(RNG), toys.SQUASHED)
     encoder, decoder = vae.Encoder(config, toys.D, toys.A), vae.StepDecoder(config, toys.D, toys.A)
     z = np.zeros((toys.N, config.latent))
 
@@ -47,9 +54,10 @@ def test_kl_is_to_the_belief_before_and_of_the_first_to_the_standard_normal(x64)
 
 
 def test_a_kl_terms_gradient_reaches_both_beliefs(x64):
-    mean, logvar = map(jnp.asarray, _chain())
+    mean, logvar = _chain()
     gradient = jax.jit(jax.grad(lambda q: vae.kl_chain(q)[0, 2]))(vae.Posterior(mean, logvar))
     m0, m1, v0, v1 = mean[0, 1], mean[0, 2], np.exp(logvar[0, 1]), np.exp(logvar[0, 2])
+    gradient = jax.tree.map(np.asarray, gradient)
     np.testing.assert_allclose(gradient.mean[0, 2], (m1 - m0) / v0, rtol=1e-10)
     np.testing.assert_allclose(gradient.mean[0, 1], -(m1 - m0) / v0, rtol=1e-10)
     np.testing.assert_allclose(gradient.logvar[0, 1], 0.5 * (1 - (v1 + (m1 - m0) ** 2) / v0), rtol=1e-9)
@@ -59,7 +67,7 @@ def test_a_kl_terms_gradient_reaches_both_beliefs(x64):
 
 def test_beliefs_are_drawn_from_0_to_t_and_steps_before_t_with_replacement():
     config = vae.VaeConfig(latent=2, latents=5, decodes=4)
-    drawn = vae.draw(config, jax.random.key(0), 400, 4, jnp.float32)
+    drawn = jax.tree.map(np.asarray, DRAW(config, jax.random.key(0), 400, 4, jnp.float32))
     for index, shape, values in ((drawn.latents, (400, 5), 5), (drawn.steps, (400, 5, 4), 4)):
         assert index.shape == shape
         np.testing.assert_allclose(
@@ -75,7 +83,7 @@ def test_beliefs_are_drawn_from_0_to_t_and_steps_before_t_with_replacement():
 def test_without_a_number_to_draw_every_belief_is_decoded_at_every_step(x64):
     config = vae.VaeConfig(**toys.SIZES)
     encoder, decoders, params, trajectory = _encoder_and_decoder(config)
-    drawn = vae.draw(config, jax.random.key(0), toys.N, toys.T, jnp.float64)
+    drawn = jax.tree.map(np.asarray, DRAW(config, jax.random.key(0), toys.N, toys.T, jnp.float64))
     np.testing.assert_array_equal(drawn.latents, np.tile(np.arange(toys.T + 1), (toys.N, 1)))
     assert drawn.steps is None
     steps = jnp.asarray(np.tile(RNG.permutation(toys.T), (toys.N, toys.T + 1, 1)))
@@ -97,7 +105,7 @@ def test_the_grus_inputs_are_relu_embeddings_of_action_next_observation_and_rewa
         for name, x in (("embed_action", action), ("embed_obs", obs), ("embed_reward", reward[:, None]))
     ]
     expected = np.concatenate(embedded, axis=1) @ p["gru"]["kernel_x"] + p["gru"]["bias_x"]
-    got = encoder.apply(params, *map(jnp.asarray, (action, obs, reward)), method="project")
+    got = _apply(encoder, params, "project", action, obs, reward)
     np.testing.assert_allclose(got, expected, rtol=1e-10)
 
 
@@ -105,13 +113,14 @@ def test_beliefs_are_linear_in_the_hidden_state(x64):
     encoder, _, params, _ = _encoder_and_decoder(vae.VaeConfig(**toys.SIZES))
     params = params["encoder"]
     p, hidden = jax.tree.map(np.asarray, params["params"]), RNG.normal(size=(4, toys.SIZES["hidden"]))
-    got = encoder.apply(params, jnp.asarray(hidden), method="posterior")
+    got = _apply(encoder, params, "posterior", hidden)
     for name in ("mean", "logvar"):
         np.testing.assert_allclose(
             getattr(got, name), hidden @ p[name]["kernel"] + p[name]["bias"], rtol=1e-10
         )
-    prior = encoder.apply(params, jnp.zeros((1, hidden.shape[1])), method="posterior")
-    np.testing.assert_array_equal(prior.features()[0], [*p["mean"]["bias"], *p["logvar"]["bias"]])
+    prior = _apply(encoder, params, "posterior", np.zeros((1, hidden.shape[1])))
+    features = np.asarray(prior.features())
+    np.testing.assert_array_equal(features[0], [*p["mean"]["bias"], *p["logvar"]["bias"]])
 
 
 def test_all_layers_but_the_gru_start_as_torchs_do():
@@ -136,7 +145,7 @@ def test_all_layers_but_the_gru_start_as_torchs_do():
 
 def test_the_encoder_learns_from_raw_observations_and_rewards_and_squashed_actions():
     seen = toys.rollout(RNG)
-    got = trajectory_of(seen, toys.SQUASHED)
+    got = jax.tree.map(np.asarray, TRAJECTORY_OF(seen, toys.SQUASHED))
     np.testing.assert_array_equal(got.obs, seen.obs)
     assert got.action.shape == (toys.N, toys.T, toys.A)
     for n in range(toys.N):

@@ -171,7 +171,7 @@ def test_constants_are_mujocos(name, x64):
     set_const, _, _ = compiled(model)
     changes = edits(model)
     batch = jax.tree.map(lambda *leaves: np.stack(leaves), *changes.values())
-    at_once = jax.jit(jax.vmap(set_const))(batch)
+    at_once = jax.tree.map(np.asarray, jax.jit(jax.vmap(set_const))(batch))
     stale = by_c(model, {})
     moved = set()
     for i, change in enumerate(changes.values()):
@@ -192,7 +192,7 @@ def test_a_batch_is_its_members_without_recompiling(x64):
     one_by_one = [one(change) for change in changes]
     at_once = jax.jit(jax.vmap(set_const))
     batch = jax.tree.map(lambda *leaves: np.stack(leaves), *changes)
-    together = at_once(batch)
+    together = jax.tree.map(np.asarray, at_once(batch))
     at_once(jax.tree.map(lambda leaf: leaf[::-1], batch))
     assert len(traces) == 2
     for i, ours in enumerate(one_by_one):
@@ -242,8 +242,8 @@ def test_inertia_follows_a_new_density(x64):
 
 
 def test_a_body_without_mass_keeps_its_inertia():
-    mass, inertia = jnp.array([0.0, 2.0, 0.0]), jnp.array([[0.0, 0, 0], [1, 2, 3], [4, 5, 6]])
-    scaled = derived.inertia_scaled(mass, inertia, jnp.array([0.0, 3.0, 7.0]))
+    mass, inertia = np.array([0.0, 2.0, 0.0]), np.array([[0.0, 0, 0], [1, 2, 3], [4, 5, 6]])
+    scaled = jax.jit(derived.inertia_scaled)(mass, inertia, np.array([0.0, 3.0, 7.0]))
     np.testing.assert_allclose(scaled, [[0, 0, 0], [1.5, 3, 4.5], [4, 5, 6]])
 
 

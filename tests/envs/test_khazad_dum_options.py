@@ -18,7 +18,7 @@ LARGE = KhazadDum(width=15, height=12)
 
 
 def at(env, x, y, tau=0.0):
-    state = env.reset(jax.random.key(0), jnp.array([tau]))
+    state = jax.jit(env.reset)(jax.random.key(0), jnp.array([tau]))
     return state._replace(physics=Walk(jnp.array([x, y], jnp.float32), jnp.array(False), jnp.array(False)))
 
 
@@ -45,8 +45,8 @@ def test_defaults_are_as_they_were_before_there_were_options(actions):
     """16 episodes of the first version, 11 of which reach the goal and 5 fall; unit displacements agree."""
     golden = np.load(Path(__file__).parents[1] / "golden" / "khazad_dum.npz")
     env = KhazadDum(actions=actions)
-    taus = jnp.repeat(jnp.array([0.0, 0.05, 0.2, 0.5]), 4)
-    obs, reward = jax.jit(jax.vmap(lambda seed, tau: golden_rollout(env, seed, tau)))(jnp.arange(16), taus)
+    taus = np.repeat(np.array([0.0, 0.05, 0.2, 0.5], np.float32), 4)
+    obs, reward = jax.jit(jax.vmap(lambda seed, tau: golden_rollout(env, seed, tau)))(np.arange(16), taus)
     # the same bits on one machine; another may round the normal draws otherwise
     np.testing.assert_allclose(obs, golden["obs"], atol=1e-5)
     np.testing.assert_allclose(reward, golden["reward"], atol=1e-5)
@@ -93,52 +93,70 @@ def test_a_continuous_step_may_cut_the_abyss_but_not_end_in_it():
 
 
 def test_the_noise_does_not_depend_on_how_far_the_agent_moves():
-    def moved(key, action):
-        state = at(CONTINUOUS, 2.0, 4.0, 0.1)._replace(key=key)
-        return CONTINUOUS.step(state, action).physics.position - state.physics.position
+    start = at(CONTINUOUS, 2.0, 4.0, 0.1)
+
+    @jax.jit
+    def moved(keys, action):
+        after = jax.vmap(lambda key: CONTINUOUS.step(start._replace(key=key), action))(keys)
+        return after.physics.position - start.physics.position
 
     keys = jax.random.split(jax.random.key(1), 4000)
-    still = np.asarray(jax.jit(jax.vmap(moved, (0, None)))(keys, jnp.zeros(2)))
-    slow = np.asarray(jax.jit(jax.vmap(moved, (0, None)))(keys, jnp.array([0.0, 0.3])))
+    still = np.asarray(moved(keys, np.zeros(2, np.float32)))
+    slow = np.asarray(moved(keys, np.array([0.0, 0.3], np.float32)))
     np.testing.assert_allclose(still.std(axis=0), 0.1, rtol=0.05)
     np.testing.assert_allclose(slow - still, np.tile([0.0, 0.3], (4000, 1)), atol=1e-5)
 
 
 def test_one_hot_observation_is_the_cell():
     env = KhazadDum(observation="one_hot")
-    obs = env.step(at(env, 1.25, 1.5), RIGHT).obs  # at (2.25, 1.5), of cell (2, 2): 1.5 rounds to even
+    obs = jax.jit(env.step)(
+        at(env, 1.25, 1.5), RIGHT
+    ).obs  # at (2.25, 1.5), of cell (2, 2): 1.5 rounds to even
     np.testing.assert_array_equal(obs, np.eye(99)[2 * 9 + 2])
     assert dict(env.spec.obs_slices) == {"cells": slice(0, 99)}
 
 
 def test_position_observation_is_scaled_between_the_walls():
     env = KhazadDum(observation="position")
-    np.testing.assert_allclose(env.step(at(env, 1.25, 1.5), RIGHT).obs, (-0.55, -0.625), atol=1e-6)
+    obs = jax.jit(env.step)(at(env, 1.25, 1.5), RIGHT).obs
+    np.testing.assert_allclose(obs, (-0.55, -0.625), atol=1e-6)
     assert dict(env.spec.obs_slices) == {"position": slice(0, 2)}
 
 
 def test_the_task_can_be_seen():
     env = KhazadDum(observation="position", see_task=True)
-    state = env.reset(jax.random.key(0), jnp.array([0.3]))
+    state = jax.jit(env.reset)(jax.random.key(0), jnp.array([0.3]))
     assert dict(env.spec.obs_slices) == {"position": slice(0, 2), "task": slice(2, 3)}
-    assert float(state.obs[2]) == pytest.approx(0.3)
-    assert float(env.step(state, RIGHT).obs[2]) == pytest.approx(0.3)
+    after = jax.jit(env.step)(state, RIGHT)
+    assert float(np.asarray(state.obs)[2]) == pytest.approx(0.3)
+    assert float(np.asarray(after.obs)[2]) == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize("observation", ["bilinear", "one_hot", "position"])
 @pytest.mark.parametrize(("width", "height"), [(11, 9), (8, 7), (15, 12)])
 def test_sizes_are_those_of_the_spec_and_positions_can_be_read_back(observation, width, height):
-    for actions, see_task in itertools.product(("discrete", "continuous"), (False, True)):
-        env = KhazadDum(0.1, actions, observation, see_task, width, height)
-        state = env.reset(jax.random.key(3), jnp.array([0.2]))
-        assert isinstance(env.spec.action, Discrete if actions == "discrete" else Continuous)
-        after = env.step(state, jnp.array((0.2, 0.4)) if actions == "continuous" else UP)
+    made = [
+        KhazadDum(0.1, actions, observation, see_task, width, height)
+        for actions, see_task in itertools.product(("discrete", "continuous"), (False, True))
+    ]
+
+    @jax.jit
+    def moved(key, task):
+        """The states before and after a step of all four, and the positions read; one program."""
+        found = []
+        for env in made:
+            state = env.reset(key, task)
+            after = env.step(state, jnp.array((0.2, 0.4)) if env.actions == "continuous" else UP)
+            found.append((state, after, env.positions(jnp.stack([state.obs, after.obs]))))
+        return found
+
+    for env, (state, after, read) in zip(made, moved(jax.random.key(3), jnp.array([0.2])), strict=True):
+        assert isinstance(env.spec.action, Discrete if env.actions == "discrete" else Continuous)
         assert state.obs.shape == after.obs.shape == (env.spec.obs_size,)
         assert after.obs.dtype == state.obs.dtype
-        expected = after.physics.position
-        read = env.positions(jnp.stack([state.obs, after.obs]))[1]
+        expected = np.asarray(after.physics.position)
         np.testing.assert_allclose(
-            read, jnp.round(expected) if observation == "one_hot" else expected, atol=1e-5
+            np.asarray(read)[1], np.round(expected) if observation == "one_hot" else expected, atol=1e-5
         )
 
 
@@ -181,28 +199,30 @@ def test_routes():
         "fall": [south, (2.0, 3.0), (2.7, 4.0), (2.7, 4.0), (2.7, 4.0), (2.7, 4.0), (2.7, 4.0)],
         "stay": [south, (2.0, 3.0), (2.0, 4.0), (2.0, 5.0), (2.0, 6.0), (2.0, 5.8), (2.0, 6.4)],
     }
-    labels = env.routes(jnp.array(list(walks.values())))
+    routes = jax.jit(env.routes)
+    labels = np.asarray(routes(np.array(list(walks.values()), np.float32)))
     assert [ROUTES[label] for label in labels] == list(walks)
     # back off the narrow bridge, then around
     turned = [south, (2.0, 3.0), south, (7.0, 2.0), (7.0, 4.0), (3.0, 6.2), goal]
-    assert ROUTES[int(env.routes(jnp.array(turned)))] == "long"
+    assert ROUTES[int(routes(np.array(turned, np.float32)))] == "long"
     # the first observation of a later episode may be the last of the one before
     after_goal, after_fall = [goal, south, south], [(2.7, 4.0), *walks["long"][1:]]
-    assert ROUTES[int(env.routes(jnp.array(after_goal)))] == "stay"
-    assert ROUTES[int(env.routes(jnp.array(after_fall)))] == "long"
+    assert ROUTES[int(routes(np.array(after_goal, np.float32)))] == "stay"
+    assert ROUTES[int(routes(np.array(after_fall, np.float32)))] == "long"
 
 
 def test_routes_agree_with_the_simulator():
-    def play(seed, tau):
-        obs, reward = golden_rollout(KhazadDum(), seed, tau)
-        return obs, reward
+    env = KhazadDum()
 
-    taus = jnp.linspace(0.0, 0.5, 200)
-    obs, reward = jax.jit(jax.vmap(play))(jnp.arange(200), taus)
-    route = np.asarray(KhazadDum().routes(KhazadDum().positions(obs)))
-    reached = (np.asarray(reward) * 32 > 3).any(axis=1)
+    @jax.jit
+    def play(seeds, taus):
+        obs, reward = jax.vmap(lambda seed, tau: golden_rollout(env, seed, tau))(seeds, taus)
+        return env.routes(env.positions(obs)), reward
+
+    route, reward = map(np.asarray, play(np.arange(200), np.linspace(0.0, 0.5, 200, dtype=np.float32)))
+    reached = (reward * 32 > 3).any(axis=1)
     np.testing.assert_array_equal(np.isin(route, [0, 1]), reached)
-    assert (np.asarray(reward)[route == 2, -1] * 32 == -1).all()
+    assert (reward[route == 2, -1] * 32 == -1).all()
     assert (route == 0).sum() > 20
     assert (route == 2).sum() > 20
 

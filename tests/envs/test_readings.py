@@ -49,7 +49,9 @@ REFUSED = {
 
 def robot(source, readings, **options):
     model = mujoco.MjModel.from_xml_string(source)
-    qpos, qvel = jnp.asarray(model.qpos0, jnp.float32), jnp.linspace(-0.5, 0.5, model.nv)
+    qpos, qvel = (
+        jnp.asarray(x, jnp.float32) for x in (model.qpos0, np.linspace(-0.5, 0.5, model.nv, dtype=np.float32))
+    )
     options = {"frame_skip": 3, "engine": "mujoco", "start": lambda key: (qpos, qvel)} | options
     return TaskEnv.from_mjcf(
         source, tasks=(MASS,), reward=lambda motion: {}, readings=readings,
@@ -64,7 +66,7 @@ def read(env):
         first = env.reset(jax.random.key(0), task)
         return first.physics.readings, env.step(first, jnp.array([0.8])).physics.readings
 
-    return jax.jit(jax.vmap(two))(jnp.array(TASKS)[:, None])
+    return jax.tree.map(np.asarray, jax.jit(jax.vmap(two))(np.array(TASKS, np.float32)[:, None]))
 
 
 def plain(source, factor, frame_skip):
@@ -144,9 +146,14 @@ def test_on_mjx_the_same(integrator):
 def test_a_resting_body_is_held_by_its_weight():
     """cfrc_ext of 1 kg at rest: 9.81 N upwards; of 2 kg: 19.62 N."""
     env = robot(ROBOT.format(integrator="Euler"), ("cfrc_ext",), frame_skip=1000)
-    states = jax.vmap(lambda task: env.reset(jax.random.key(0), task))(jnp.array(TASKS)[:, None])
-    still = states._replace(physics=states.physics._replace(qvel=jnp.zeros((3, 7))))
-    force = jax.vmap(env.step)(still, jnp.zeros((3, 1))).physics.readings["cfrc_ext"][:, 1]
+
+    @jax.jit
+    def held(tasks):
+        states = jax.vmap(lambda task: env.reset(jax.random.key(0), task))(tasks)
+        still = states._replace(physics=states.physics._replace(qvel=jnp.zeros((3, 7))))
+        return jax.vmap(env.step)(still, jnp.zeros((3, 1))).physics.readings["cfrc_ext"]
+
+    force = np.asarray(held(np.array(TASKS, np.float32)[:, None]))[:, 1]
     np.testing.assert_allclose(force[:, 5], [4.905, 9.81, 19.62], rtol=1e-3)
     np.testing.assert_allclose(force[:, :5], 0.0, atol=1e-3)
 
@@ -164,12 +171,14 @@ def test_the_clock_runs():
     """At 0.01 s after the first substep of an episode, then on, and again in the next episode."""
     source = ROBOT.format(integrator="Euler")
     env = robot(source, ("sensordata", "time"), frame_skip=5)
+    reset, step = jax.jit(env.reset), jax.jit(env.step)
     for _ in range(2):
-        state = env.reset(jax.random.key(0), jnp.ones(1))
-        assert float(state.physics.readings["sensordata"][1]) == 0.0
+        state = reset(jax.random.key(0), np.ones(1, np.float32))
+        assert float(np.asarray(state.physics.readings["sensordata"])[1]) == 0.0
         for n in range(1, 4):
-            state = env.step(state, jnp.zeros(1))
-            np.testing.assert_allclose(state.physics.readings["sensordata"][1], n * 0.01 - 0.002, rtol=1e-5)
+            state = step(state, np.zeros(1, np.float32))
+            clock = np.asarray(state.physics.readings["sensordata"])[1]
+            np.testing.assert_allclose(clock, n * 0.01 - 0.002, rtol=1e-5)
             np.testing.assert_allclose(state.physics.readings["time"], n * 0.01, rtol=1e-6)
 
 

@@ -25,7 +25,7 @@ RAIL = """
 </mujoco>
 """
 TASKS = (TaskDimension("latency_ms", 0.0, 80.0), TaskDimension("error", 0.0, 0.5))
-TASK = jnp.array([60.0, 0.2])
+TASK = np.array([60.0, 0.2], np.float32)
 
 
 @functools.cache
@@ -44,13 +44,18 @@ def rail(**options):
     )
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def episode(reset, step, key, task, actions):
+    first = reset(key, task)
+    return first, jax.lax.scan(lambda state, action: 2 * (step(state, action),), first, actions)[1]
+
+
 def run(env, actions, task=TASK, key=0):
-    first = jax.jit(env.reset)(jax.random.key(key), task)
-    _, rest = jax.jit(lambda s, a: jax.lax.scan(lambda s, a: 2 * (env.step(s, a),), s, a))(first, actions)
-    return first, rest
+    """The first state and those after each action."""
+    return episode(env.reset, env.step, jax.random.key(key), task, actions)
 
 
-STEP = jnp.ones((12, 1))
+STEP = np.ones((12, 1), np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -94,15 +99,15 @@ def test_what_only_a_critic_sees_has_no_noise_delay_or_history(wrap, response):
 
 def test_the_tasks_delay_is_each_tasks_in_one_batch(response):
     env = delay(rail(), action="latency_ms", unit="ms")
-    tasks = jnp.stack([jnp.array([0.0, 20.0, 29.0, 31.0, 80.0]), jnp.zeros(5)], 1)
-    late = jax.vmap(lambda task: run(env, STEP, task)[1].obs)(tasks)
+    tasks = np.stack([[0.0, 20.0, 29.0, 31.0, 80.0], np.zeros(5)], 1).astype(np.float32)
+    late = np.asarray(jax.jit(jax.vmap(lambda task: run(env, STEP, task)[1].obs))(tasks))
     for obs, d in zip(late, (0, 1, 1, 2, 4), strict=True):
         np.testing.assert_array_equal(obs, np.concatenate([np.zeros((d, 2)), response])[:12])
 
 
 def test_noise_has_its_deviation_and_the_reward_is_the_true_ones(response):
     env = noise(rail(), std={"position": "error", "velocity": [0.05]})
-    first, states = run(env, jnp.zeros((2000, 1)))
+    first, states = run(env, np.zeros((2000, 1), np.float32))
     errors = np.asarray(states.obs)
     np.testing.assert_allclose(errors.std(0), [0.2, 0.05], rtol=0.06)
     np.testing.assert_allclose(errors.mean(0), 0, atol=0.02)
@@ -110,15 +115,16 @@ def test_noise_has_its_deviation_and_the_reward_is_the_true_ones(response):
     np.testing.assert_allclose(lag, 0, atol=0.08)
     assert abs(np.corrcoef(errors.T)[0, 1]) < 0.08
     assert not np.asarray(states.reward).any()
-    assert first.obs.any()
+    assert np.asarray(first.obs).any()
     np.testing.assert_array_equal(run(env, STEP)[1].reward, response[:, 0])
 
 
 def test_a_bias_is_drawn_once_per_episode():
     env = noise(noise(rail(), bias=0.3), bias={"position": 0.4})
-    states = jax.vmap(lambda seed: env.reset(jax.random.key(seed), TASK))(jnp.arange(2000))
-    np.testing.assert_allclose(states.obs.std(0), [0.5, 0.3], rtol=0.06)  # 0.3 and 0.4, independent
-    first, later = run(env, jnp.zeros((5, 1)))
+    start = jax.jit(jax.vmap(lambda seed: env.reset(jax.random.key(seed), TASK)))
+    obs = np.asarray(start(np.arange(2000)).obs)
+    np.testing.assert_allclose(obs.std(0), [0.5, 0.3], rtol=0.06)  # 0.3 and 0.4, independent
+    first, later = run(env, np.zeros((5, 1), np.float32))
     np.testing.assert_allclose(later.obs, np.tile(first.obs, (5, 1)), atol=1e-6)
 
 
@@ -132,9 +138,10 @@ def test_history_stacks_the_newest_first(response):
     assert first.obs.shape == (env.spec.obs_size,) == (9,)
     now = np.concatenate([np.zeros((2, 2)), response])
     stacked = np.concatenate([now[2:], now[1:-1], now[:-2]], 1)
-    np.testing.assert_array_equal(states.obs[:, :6], stacked)
+    obs = np.asarray(states.obs)
+    np.testing.assert_array_equal(obs[:, :6], stacked)
     acted = np.minimum(np.arange(1, 13)[:, None], [1, 2, 3]) == [1, 2, 3]
-    np.testing.assert_array_equal(states.obs[:, 6:], acted)
+    np.testing.assert_array_equal(obs[:, 6:], acted)
 
 
 def composed(env):
@@ -151,11 +158,12 @@ def test_they_compose_and_pass_the_check_that_users_run():
 
 def test_after_the_end_of_an_episode_nothing_moves():
     env = composed(rail(terminate=lambda view: view.qpos[0] > 0.01))
-    states = run(env, jnp.ones((30, 1)))[1]
-    over = int(np.flatnonzero(states.done)[0])
+    states = run(env, np.ones((30, 1), np.float32))[1]
+    obs, done, valid = map(np.asarray, (states.obs, states.done, states.valid))
+    over = int(np.flatnonzero(done)[0])
     assert 0 < over < 25
-    np.testing.assert_array_equal(states.obs[over:], np.tile(states.obs[over], (30 - over, 1)))
-    assert not states.valid[over + 1 :].any()
+    np.testing.assert_array_equal(obs[over:], np.tile(obs[over], (30 - over, 1)))
+    assert not valid[over + 1 :].any()
 
 
 def test_any_environment_can_be_wrapped():
@@ -212,5 +220,5 @@ def test_a_wrapped_environment_trains_is_evaluated_shown_and_exported(tmp_path, 
     with zipfile.ZipFile(policy.export(tmp_path / "policy.zip")) as file:
         act = jax.export.deserialize(bytearray(file.read("act"))).call
         begin = jax.export.deserialize(bytearray(file.read("begin"))).call
-    action, _ = act(begin(jnp.zeros(3, jnp.int32)), jnp.zeros((3, 4)))
+    action, _ = act(begin(np.zeros(3, np.int32)), np.zeros((3, 4), np.float32))
     assert action.shape == (3, 1)

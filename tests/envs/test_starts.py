@@ -1,5 +1,6 @@
 """The task's value, not the unedited model's: control ranges, starts, model fields; and whose model it is."""
 
+import functools
 import re
 
 import jax
@@ -44,15 +45,30 @@ def slider(*tasks, source=SLIDER, **options):
     return TaskEnv.from_mjcf(source, tasks=tasks or (RANGE,), **options)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def started(function, task):
+    return function(jax.random.key(0), jnp.atleast_1d(jnp.asarray(task, jnp.float32)))
+
+
 def reset(env, task=1.0):
-    return env.reset(jax.random.key(0), jnp.atleast_1d(jnp.asarray(task, jnp.float32)))
+    return started(env.reset, task)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def moved(step, state, action):
+    return step(state, jnp.asarray(action, jnp.float32))
+
+
+def step(env, state, action=(0.0, 0.0)):
+    return moved(env.step, state, np.array(action, np.float32))
 
 
 def test_controls_are_clamped_to_the_tasks_range():
     """With a control of 3: 0.505 m at the model's range of 1, 1.010 m at twice that."""
     env = slider(frame_skip=100)
-    ends = jax.vmap(lambda task: env.step(reset(env, task), jnp.array([3.0, 0.0])))(jnp.array([1.0, 2.0]))
-    np.testing.assert_allclose(ends.physics.qpos[:, 0], [0.505, 1.010], rtol=1e-5)
+    both = jax.jit(jax.vmap(lambda task: env.step(reset(env, task), jnp.array([3.0, 0.0]))))
+    ends = both(np.array([1.0, 2.0], np.float32))
+    np.testing.assert_allclose(np.asarray(ends.physics.qpos)[:, 0], [0.505, 1.010], rtol=1e-5)
     np.testing.assert_allclose(ends.reward, [-1.0, -2.0])  # Motion.ctrl
 
 
@@ -74,14 +90,14 @@ def test_the_action_space_holds_the_range_of_every_task():
 def test_a_model_that_does_not_clamp_is_not_clamped():
     free = SLIDER.replace("<worldbody>", '<option><flag clampctrl="disable"/></option><worldbody>', 1)
     env = slider(source=free, frame_skip=100)
-    end = env.step(reset(env), jnp.array([3.0, 0.0]))
+    end = step(env, reset(env), (3.0, 0.0))
     np.testing.assert_allclose(end.physics.qpos, [3 * 0.505], rtol=1e-5)
     np.testing.assert_allclose(end.reward, -3.0)
 
 
 def test_the_default_start_is_at_the_tasks_qpos0():
     env = slider(TaskDimension("where", 1.0, 2.0, (Edit("qpos0", "set", "slide"),)), start=None)
-    assert abs(float(reset(env, 1.5).physics.qpos[0]) - 1.5) <= 0.01
+    assert abs(float(np.asarray(reset(env, 1.5).physics.qpos)[0]) - 1.5) <= 0.01
 
 
 def test_a_start_may_see_the_task():
@@ -107,7 +123,9 @@ def test_a_start_may_be_a_keyframe(engine):
         state = reset(env, 2.0)
         return state, env.step(state, action)
 
-    state, after = jax.jit(first_two)(jnp.array([3.0, 0.0]))
+    state, after = jax.tree.map(
+        np.asarray, [s._replace(key=()) for s in jax.jit(first_two)(np.array([3.0, 0.0], np.float32))]
+    )
     model = mujoco.MjModel.from_xml_string(SLIDER)
     data = mujoco.MjData(model)
     mujoco.mj_resetDataKeyframe(model, data, 0)
@@ -131,21 +149,21 @@ def test_a_start_may_be_a_keyframe(engine):
 
 def test_a_start_may_return_activations():
     env = slider(start=lambda key: (jnp.zeros(1), jnp.zeros(1), jnp.array([0.25])))
-    assert float(reset(env).physics.act[0]) == 0.25
+    assert float(np.asarray(reset(env).physics.act)[0]) == 0.25
 
 
 def test_a_mocap_body_starts_where_the_task_puts_it():
     height = TaskDimension("height", 1.0, 3.0, (Edit("body_pos", "set", "target", 2),))
-    on_mjx = jax.jit(lambda task: reset(slider(height, engine="mjx", readings=("xpos",)), task))(2.5)
-    assert (
-        float(on_mjx.physics.readings["xpos"][2, 2])
-        == float(on_mjx.physics.carried["mocap_pos"][0, 2])
-        == 2.5
-    )
+
+    def target(state):
+        return float(np.asarray(state.physics.readings["xpos"])[2, 2])
+
+    on_mjx = reset(slider(height, engine="mjx", readings=("xpos",)), 2.5)
+    assert target(on_mjx) == float(np.asarray(on_mjx.physics.carried["mocap_pos"])[0, 2]) == 2.5
     env = slider(height, readings=("xpos",), frame_skip=1)
     state = reset(env, 2.5)
-    assert float(state.physics.readings["xpos"][2, 2]) == 2.5
-    assert float(env.step(state, jnp.zeros(2)).physics.readings["xpos"][2, 2]) == 2.5
+    assert target(state) == 2.5
+    assert target(step(env, state)) == 2.5
 
 
 STARTS = {
@@ -185,9 +203,10 @@ def test_the_callers_model_stays_the_callers(kind):
         spec.bodies[1].geoms[0].mass, spec.actuators[0].ctrlrange = 50.0, (-7, 7)
         spec.compile()
     state = reset(env)
-    assert abs(float(state.physics.qpos[0])) <= 0.01
-    state = state._replace(physics=state.physics._replace(qpos=jnp.zeros(1), qvel=jnp.zeros(1)))
-    np.testing.assert_allclose(env.step(state, jnp.array([3.0, 0])).physics.qpos, [0.505], rtol=1e-5)
+    assert abs(float(np.asarray(state.physics.qpos)[0])) <= 0.01
+    zero = np.zeros(1, np.float32)
+    state = state._replace(physics=state.physics._replace(qpos=zero, qvel=zero))
+    np.testing.assert_allclose(step(env, state, (3.0, 0.0)).physics.qpos, [0.505], rtol=1e-5)
     assert env.physics.model.body_mass[1] == 1.0
 
 
@@ -199,14 +218,20 @@ def test_fields_are_the_tasks_also_where_the_engine_derives_them():
         "<worldbody>", '<asset><material name="red" rgba="1 0 0 1"/></asset><worldbody>', 1
     )
     for derived, inertia in (("consistent", 0.008), ("stale", 0.004)):
-        seen = {}
+        fields = {}
 
-        def reward(motion, seen=seen):
-            seen |= {name: motion.after.field(name) for name in names}
+        def reward(motion, fields=fields):
+            fields |= {name: motion.after.field(name) for name in names}
             return {}
 
         env = slider(mass, source=source, reward=reward, derived=derived)
-        env.step(reset(env, 2.0), jnp.zeros(2))
+
+        @jax.jit
+        def read(env=env, fields=fields):
+            env.step(reset(env, 2.0), jnp.zeros(2))
+            return dict(fields)
+
+        seen = jax.tree.map(np.asarray, read())
         np.testing.assert_allclose(seen["body_mass"], [0, 2, 0])
         np.testing.assert_allclose(seen["body_inertia"][1], inertia, rtol=1e-6)
         np.testing.assert_allclose(seen["body_subtreemass"], [2, 2, 0])

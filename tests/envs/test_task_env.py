@@ -15,6 +15,13 @@ from roml_jax.agents.base import Agent
 from roml_jax.envs import Edit, TaskDimension, TaskEnv
 
 
+def changed(array, row, value):
+    """A copy with one row of another value; NumPy compiles nothing."""
+    array = np.array(array)
+    array[row] = value
+    return array
+
+
 @pytest.mark.parametrize("engine", ["mujoco", pytest.param("mjx", marks=pytest.mark.slow)])
 def test_gravity_and_options_of_one_number(engine):
     tasks = (
@@ -22,9 +29,10 @@ def test_gravity_and_options_of_one_number(engine):
         TaskDimension("density", 0.0, 2.0, (Edit("opt.density"),)),
     )
     env = cart(tasks, engine=engine, frame_skip=1)
-    state = start(env, [0.5, 1.0], qpos=jnp.asarray(MODEL.qpos0, jnp.float32).at[1].set(1.0))
-    after = jax.jit(env.step)(state, jnp.zeros(1))
-    fall = (after.physics.qvel[1] - state.physics.qvel[1]) / MODEL.opt.timestep
+    state = start(env, [0.5, 1.0], qpos=changed(np.float32(MODEL.qpos0), 1, 1.0))
+    after = jax.jit(env.step)(state, np.zeros(1, np.float32))
+    before, falling = (np.asarray(s.physics.qvel)[1] for s in (state, after))
+    fall = (falling - before) / MODEL.opt.timestep
     assert float(fall) == pytest.approx(-9.81 / 2, rel=0.05)
 
 
@@ -84,7 +92,7 @@ def test_a_model_comes_as_path_text_spec_or_itself(tmp_path):
 def test_the_observation_is_positions_and_velocities_unless_said_otherwise():
     env = cart()
     assert dict(env.spec.obs_slices) == {"position": slice(0, 7), "velocity": slice(7, 13)}
-    state = env.reset(jax.random.key(0), jnp.ones(1))
+    state = jax.jit(env.reset)(jax.random.key(0), jnp.ones(1))
     np.testing.assert_array_equal(state.obs, np.concatenate([state.physics.qpos, state.physics.qvel]))
     free = (
         '<mujoco><worldbody><body><freejoint name="root"/><geom size="0.1"/></body></worldbody>'
@@ -92,8 +100,9 @@ def test_the_observation_is_positions_and_velocities_unless_said_otherwise():
     )
     loose = TaskEnv.from_mjcf(free, tasks=(MASS,), reward=lambda _: {}, engine="mujoco")
     assert dict(loose.spec.obs_slices) == {"position": slice(0, 5), "velocity": slice(5, 11)}
-    state = loose.reset(jax.random.key(0), jnp.ones(1))
-    np.testing.assert_array_equal(state.obs[:5], state.physics.qpos[2:])  # not where it is in the plane
+    state = jax.jit(loose.reset)(jax.random.key(0), jnp.ones(1))
+    obs, qpos = np.asarray(state.obs), np.asarray(state.physics.qpos)
+    np.testing.assert_array_equal(obs[:5], qpos[2:])  # not where it is in the plane
 
 
 class Compiled:
@@ -114,13 +123,14 @@ class Compiled:
         return self.env.step(state, action)
 
     def start(self, tasks=(1.0,) * 6):
-        return self.reset(jax.random.split(jax.random.key(0), 6), jnp.array(tasks)[:, None])
+        return self.reset(jax.random.split(jax.random.key(0), 6), np.array(tasks, np.float32)[:, None])
 
     def run(self, state, actions):
         """States after each of the actions, a number for all or one each."""
         seen = []
         for action in actions:
-            state = self._step(state, jnp.broadcast_to(jnp.asarray(action, jnp.float32), (6,))[:, None])
+            action = np.broadcast_to(np.asarray(action, np.float32), (6,))[:, None]
+            state = self._step(state, action)
             seen.append(state)
         return seen
 
@@ -130,37 +140,44 @@ def compiled(request):
     return Compiled(request.param)
 
 
+def on_host(state):
+    """Its numbers as NumPy's arrays, without the key."""
+    return jax.tree.map(np.asarray, state._replace(key=()))
+
+
 def with_physics(state, row, **fields):
     """A batch's state with some of one row's physics given."""
-    new = {name: getattr(state.physics, name).at[row].set(value) for name, value in fields.items()}
+    new = {
+        name: jnp.asarray(changed(getattr(state.physics, name), row, value)) for name, value in fields.items()
+    }
     return state._replace(physics=state.physics._replace(**new))
 
 
 def test_an_episode_ends_early(compiled):
     """A cart at 2 m/s is 4 cm before the end: it passes it in the second step, which still counts."""
     state = with_physics(
-        compiled.start(), 2, qpos=jnp.asarray(MODEL.qpos0, jnp.float32).at[0].set(4.96),
-        qvel=jnp.zeros(6).at[0].set(2.0),
+        compiled.start(), 2, qpos=changed(MODEL.qpos0, 0, 4.96), qvel=changed(np.zeros(6), 0, 2.0),
     )  # fmt: skip
-    seen = compiled.run(state, [1.0] * 4)
+    seen = [on_host(s) for s in compiled.run(state, [1.0] * 4)]
     assert [bool(s.done[2]) for s in seen] == [False, True, True, True]
     assert [bool(s.valid[2]) for s in seen] == [True, True, False, False]
     assert [float(s.reward[2]) > 0.5 for s in seen] == [True, True, False, False]
     assert float(seen[3].reward[2]) == 0
     np.testing.assert_array_equal(seen[3].obs[2], seen[1].obs[2])
     assert not any(bool(s.diverged.any()) for s in seen)
-    assert not any(bool(s.done[jnp.array([0, 1, 3, 4, 5])].any()) for s in seen)
+    assert not any(bool(s.done[[0, 1, 3, 4, 5]].any()) for s in seen)
 
 
 def test_activations_survive_between_steps(compiled):
     """The filter's answer to a constant control is 1 - (1 - dt / tau)^n over all steps of an episode."""
     for n, state in enumerate(compiled.run(compiled.start(), [1.0] * 4), start=1):
-        np.testing.assert_allclose(state.physics.act[:, 0], 1 - (1 - 0.01 / 0.5) ** (2 * n), rtol=1e-5)
+        act = np.asarray(state.physics.act)[:, 0]
+        np.testing.assert_allclose(act, 1 - (1 - 0.01 / 0.5) ** (2 * n), rtol=1e-5)
 
 
 def test_the_reward_is_the_sum_of_its_terms(compiled):
     (state,) = compiled.run(compiled.start(), [3.0])
-    np.testing.assert_allclose(state.reward, sum(state.terms.values()), rtol=1e-6)
+    np.testing.assert_allclose(state.reward, sum(map(np.asarray, state.terms.values())), rtol=1e-6)
     np.testing.assert_allclose(state.terms["control"], -0.9, rtol=1e-6)  # of the action as it was given
     (clamped,) = compiled.run(compiled.start(), [1.0])
     np.testing.assert_array_equal(clamped.obs, state.obs)
@@ -168,7 +185,7 @@ def test_the_reward_is_the_sum_of_its_terms(compiled):
 
 def test_other_tasks_need_no_compilation(compiled):
     ends = [
-        compiled.run(compiled.start(tasks), [1.0] * 5)[-1].physics.qvel[:, 0]
+        np.asarray(compiled.run(compiled.start(tasks), [1.0] * 5)[-1].physics.qvel)[:, 0]
         for tasks in ((1.0,) * 6, (0.5, 1.0, 2.0, 0.7, 1.4, 1.0), (2.0,) * 6)
     ]
     assert compiled.traces == 1
@@ -179,43 +196,40 @@ def test_other_tasks_need_no_compilation(compiled):
 
 
 POISONS = {
-    "nan": {"qvel": jnp.zeros(6).at[1].set(jnp.nan)},
-    "everything": {"qpos": jnp.inf, "qvel": jnp.nan, "act": jnp.nan, "qacc_warmstart": jnp.nan},
-    "absurd": {"qvel": jnp.zeros(6).at[0].set(1e7)},
-    "huge": {"qvel": jnp.zeros(6).at[0].set(1e30)},
-    "activation": {"act": jnp.nan},
+    "nan": {"qvel": changed(np.zeros(6), 1, np.nan)},
+    "everything": {"qpos": np.inf, "qvel": np.nan, "act": np.nan, "qacc_warmstart": np.nan},
+    "absurd": {"qvel": changed(np.zeros(6), 0, 1e7)},
+    "huge": {"qvel": changed(np.zeros(6), 0, 1e30)},
+    "activation": {"act": np.nan},
     "force": {"act": 1e13},  # whose acceleration makes MuJoCo start again in the first physics step
 }
 
 
 @pytest.mark.parametrize("case", POISONS)
 def test_a_poisoned_task_harms_no_other(case, compiled):
-    others, actions = jnp.array([0, 1, 3, 4, 5]), jax.random.normal(jax.random.key(1), (4, 6))
+    others, actions = [0, 1, 3, 4, 5], np.asarray(jax.random.normal(jax.random.key(1), (4, 6)))
     state = compiled.run(compiled.start((0.5, 0.8, 1.0, 1.3, 1.7, 2.0)), actions[:1])[0]
-    clean = compiled.run(state, actions[1:])
+    clean = [on_host(s) for s in compiled.run(state, actions[1:])]
     assert not any(bool(s.diverged.any() | ~s.valid.all()) for s in clean)
-    for s, undisturbed in zip(
-        compiled.run(with_physics(state, 2, **POISONS[case]), actions[1:]), clean, strict=True
-    ):
+    poisoned = compiled.run(with_physics(state, 2, **POISONS[case]), actions[1:])
+    for s, undisturbed in zip(map(on_host, poisoned), clean, strict=True):
         assert np.asarray(s.diverged).tolist() == [False, False, True, False, False, False]
         assert bool(s.done[2])
         assert not s.valid[2]
         assert float(s.reward[2]) == 0
-        np.testing.assert_array_equal(s.obs[2], state.obs[2])  # the last one that could be
-        chex.assert_trees_all_equal(
-            *(jax.tree.map(lambda x: x[others], one._replace(key=())) for one in (s, undisturbed))
-        )
+        np.testing.assert_array_equal(s.obs[2], np.asarray(state.obs)[2])  # the last one that could be
+        chex.assert_trees_all_equal(*(jax.tree.map(lambda x: x[others], one) for one in (s, undisturbed)))
 
 
-@pytest.mark.parametrize("mass", [jnp.nan, jnp.inf, -1.0])
+@pytest.mark.parametrize("mass", [np.nan, np.inf, -1.0])
 def test_a_model_that_cannot_be_is_contained(mass, compiled):
     """A task may ask for a robot that no physics can simulate."""
-    others = jnp.array([0, 1, 3, 4, 5])
+    others = [0, 1, 3, 4, 5]
     tasks = (0.5, 0.8, 1.0, 1.3, 1.7, 2.0)
-    good = compiled.run(compiled.start(tasks), [1.0] * 3)[-1]
-    bad = compiled.run(compiled.start((*tasks[:2], mass, *tasks[3:])), [1.0] * 3)[-1]
-    assert np.isfinite(np.asarray(bad.obs)).all()
-    assert np.isfinite(np.asarray(bad.reward)).all()
+    good = on_host(compiled.run(compiled.start(tasks), [1.0] * 3)[-1])
+    bad = on_host(compiled.run(compiled.start((*tasks[:2], mass, *tasks[3:])), [1.0] * 3)[-1])
+    assert np.isfinite(bad.obs).all()
+    assert np.isfinite(bad.reward).all()
     chex.assert_trees_all_equal(bad.obs[others], good.obs[others])
     assert not bad.diverged[others].any()
     if mass != -1.0:
@@ -278,16 +292,14 @@ def test_a_diverged_episode_counts_as_the_worst(engine, sign):
         reward=lambda motion: {"task": sign * motion.after.task[0]},
     )  # fmt: skip
     env = Dangerous(**{name: getattr(plain, name) for name in plain.__dataclass_fields__})
-    tasks = jnp.array([0.5, 1.0, 1.8, 1.2])[:, None]
-    seen, outcome = rollout.run_episodes(
-        still(),
-        env,
-        rollout.EpisodeProtocol(episodes=2),
-        (),
-        tasks,
-        jax.random.key(0),
-        greedy=jnp.zeros(2, bool),
-    )
+
+    @jax.jit
+    def play(tasks):
+        greedy = jnp.zeros(2, bool)
+        protocol = rollout.EpisodeProtocol(episodes=2)
+        return rollout.run_episodes(still(), env, protocol, (), tasks, jax.random.key(0), greedy=greedy)
+
+    seen, outcome = play(np.array([0.5, 1.0, 1.8, 1.2], np.float32)[:, None])
     np.testing.assert_array_equal(outcome.diverged, [[False] * 2, [False] * 2, [True] * 2, [False] * 2])
     # its own, up to where it diverged, is the worst where steps earn; else the costliest other's
     worst = 0.0 if sign > 0 else -6.0

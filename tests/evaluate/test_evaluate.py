@@ -207,7 +207,7 @@ def test_learners_do_what_they_do_in_tests(agent):
     config = roml_jax.make_config("probe_memory", "uniform", agent, **options)
     parts = roml_jax.experiment.make(config)
     learner = jax.jit(parts.learner.init)(jax.random.key(0))
-    several = jax.tree.map(lambda x: x[None], learner)
+    several = jax.jit(lambda tree: jax.tree.map(lambda x: x[None], tree))(learner)
     run = saved.Saved(pathlib.Path(), config, parts, "last", np.zeros(1, int), several)
     found = recorded.collect(run, 6).returns
     tasks, key = recorded.held_out.draw(parts.env.family, 6, config.eval.seed, "test")

@@ -48,7 +48,8 @@ def ending():
     options = {"num_tasks": 4, "frames": 1e4}
     config = roml_jax.make_config("probe_memory", "uniform", "rl2", **options)
     parts = roml_jax.experiment.make(config, Ends())
-    learner = jax.tree.map(lambda x: x[None], jax.jit(parts.learner.init)(jax.random.key(0)))
+    one_of_one = jax.jit(lambda tree: jax.tree.map(lambda x: x[None], tree))
+    learner = one_of_one(jax.jit(parts.learner.init)(jax.random.key(0)))
     run = saved.Saved(pathlib.Path(), config, parts, "last", np.zeros(1, int), learner)
     return recorded.collect(run, 12)
 

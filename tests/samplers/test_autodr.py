@@ -1,5 +1,7 @@
 """AutoDR: its ends move as scripted returns say."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,12 +15,21 @@ FAMILY = tasks.log_beta(("a", "b"))
 CONFIG = samplers.AutodrConfig(success=1.0, failure=0.5, batch_size=4, delta=0.1)
 N = 64
 STRICT = True
+move = jax.jit(moved, static_argnums=0)
+
+
+@functools.cache
+def compiled(config):
+    """A sampler with each function in one program; one for all tests."""
+    sampler = samplers.autodr(FAMILY, 0.05, config)
+    init, update = jax.jit(sampler.init), jax.jit(sampler.update)
+    return sampler._replace(init=init, sample=jax.jit(sampler.sample, static_argnums=2), update=update)
 
 
 def started(ends=((0.4, 0.3), (0.6, 0.9)), *, config=CONFIG, reached=True):
-    sampler = samplers.autodr(FAMILY, 0.05, config)
+    sampler = compiled(config)
     state = sampler.init(jax.random.key(0))
-    return sampler, state._replace(ends=jnp.asarray(ends), reached=jnp.asarray(reached))
+    return sampler, state._replace(ends=np.asarray(ends, np.float32), reached=np.asarray(reached))
 
 
 def scripted(sampler, state, script, key=1):
@@ -28,8 +39,8 @@ def scripted(sampler, state, script, key=1):
     at = np.abs(u[:, None] - np.clip(ends, 1e-6, 1 - 1e-6)[None]) < 1e-7  # (n, 2, d): the ends are apart
     returns = np.where(at, np.asarray(script)[None], 0).sum(axis=(1, 2))
     returns = np.where(at.any(axis=(1, 2)), returns, 0.75)
-    feedback = Feedback(jnp.asarray(returns, jnp.float32))
-    return sampler.update(after, draw, feedback, jax.random.key(0)), at
+    feedback = Feedback(returns.astype(np.float32))
+    return jax.device_get(sampler.update(after, draw, feedback, jax.random.key(0))), at
 
 
 def test_ends_widen_narrow_and_stay():
@@ -44,7 +55,7 @@ def test_ends_widen_narrow_and_stay():
 
 def test_half_the_draws_have_one_dimension_at_an_end():
     sampler, state = started()
-    _, draw = sampler.sample(state, jax.random.key(3), 20_000)
+    draw = jax.device_get(sampler.sample(state, jax.random.key(3), 20_000)[1])
     at = np.abs(np.asarray(draw.u)[:, None] - np.asarray(state.ends)[None]) < 1e-7
     assert set(at.sum(axis=(1, 2))) == {0, 1}
     np.testing.assert_allclose(at.mean(axis=0), 0.125, atol=0.01)
@@ -83,8 +94,8 @@ def test_the_mean_of_the_buffer_decides():
 
 
 def test_only_full_buffers_decide():
-    mean, full = jnp.asarray([[1.0, 1.0], [0.5, 0.75]]), jnp.asarray([[True, False], [True, True]])
-    after = moved(CONFIG, jnp.asarray([[0.4, 0.3], [0.6, 0.9]]), mean, full)
+    mean, full = np.array([[1.0, 1.0], [0.5, 0.75]]), np.array([[True, False], [True, True]])
+    after = move(CONFIG, np.array([[0.4, 0.3], [0.6, 0.9]]), mean, full)
     np.testing.assert_allclose(after, [[0.3, 0.3], [0.5, 0.9]], atol=1e-6)
 
 
@@ -107,7 +118,6 @@ def test_nothing_moves_before_success_is_first_reached():
 
 def test_it_starts_as_a_point_and_widens_in_both_directions():
     sampler = samplers.make("autodr", FAMILY, 0.05, CONFIG)
-    state = sampler.init(jax.random.key(0))
 
     def step(state, key):
         state, draw = sampler.sample(state, key, N)
@@ -115,8 +125,13 @@ def test_it_starts_as_a_point_and_widens_in_both_directions():
         state, _ = sampler.update(state, draw, Feedback(returns), key)
         return state, sampler.phi(state)
 
-    _, phi = jax.jit(lambda s: jax.lax.scan(step, s, jax.random.split(jax.random.key(1), 40)))(state)
-    assert sampler.phi(state).tolist() == [0.5] * 4
+    @jax.jit
+    def run(first, others):
+        state = sampler.init(first)
+        return sampler.phi(state), jax.lax.scan(step, state, jax.random.split(others, 40))[1]
+
+    start, phi = run(jax.random.key(0), jax.random.key(1))
+    assert start.tolist() == [0.5] * 4
     low_a, low_b, high_a, high_b = np.asarray(phi).T
     assert low_a[-1] == low_b[-1] == 0.0
     assert high_b[-1] > 0.95
@@ -127,7 +142,8 @@ def test_it_starts_as_a_point_and_widens_in_both_directions():
 def test_diverged_tasks_enter_no_buffer():
     sampler, state = started()
     after, draw = sampler.sample(state, jax.random.key(1), N)
-    state, metrics = sampler.update(after, draw, Feedback(jnp.full(N, jnp.nan)), jax.random.key(0))
+    feedback = Feedback(np.full(N, np.nan, np.float32))
+    state, metrics = jax.device_get(sampler.update(after, draw, feedback, jax.random.key(0)))
     assert not state.count.any()
     assert int(metrics["updates"]) == 0
     assert np.isfinite(np.asarray(state.total)).all()
@@ -135,8 +151,8 @@ def test_diverged_tasks_enter_no_buffer():
 
 def test_failure_is_half_of_success():
     half = samplers.AutodrConfig(success=3.0)
-    ends = jnp.asarray([[0.4], [0.6]])
-    after = moved(half, ends, jnp.asarray([[1.5], [1.51]]), jnp.ones((2, 1), bool))
+    ends = np.array([[0.4], [0.6]])
+    after = move(half, ends, np.array([[1.5], [1.51]]), np.ones((2, 1), bool))
     np.testing.assert_allclose(after, [[0.408], [0.6]], atol=1e-6)
 
 

@@ -4,7 +4,6 @@ import functools
 from unittest import mock
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from cross_entropy_method.CEM import CEM as PackageCem
@@ -94,6 +93,27 @@ def updater(config):
 
 
 @functools.cache
+def starter(config):
+    """The jitted first state of a configuration."""
+    return jax.jit(lambda key: cem.init(config, proposals.beta(1, BOUND), key))
+
+
+@functools.cache
+def log_weights():
+    """The jitted log-weights of (phi, u); made in double precision."""
+    proposal = proposals.beta(1, BOUND)
+    phi0 = proposal.phi0.astype(float)
+    return jax.jit(lambda phi, u: proposal.log_prob(phi0, u) - proposal.log_prob(phi, u))
+
+
+@functools.cache
+def slots_of(size, ref_share):
+    """The jitted reference slots of (key, batch)."""
+    config = cem.CemConfig(batch_size=size, ref_share=ref_share)
+    return jax.jit(lambda key, batch: cem.reference_slots(config, key, batch))
+
+
+@functools.cache
 def drawer(size, ref_share, n):
     """The jitted draw; no other option has a part in it."""
     config = cem.CemConfig(batch_size=size, ref_share=ref_share)
@@ -133,21 +153,17 @@ def test_one_update_is_the_packages(x64, monkeypatch, kind, refs, forced):
         package.feed(u, scores)
 
         config = cem.CemConfig(batch_size=size, min_share=min_share, soft=0.0)
-        proposal = proposals.beta(1, BOUND)
-        phi_array, u_array = jnp.array([phi]), jnp.asarray(u)[:, None]
-        log_w = proposal.log_prob(proposal.phi0.astype(float), u_array) - proposal.log_prob(
-            phi_array, u_array
-        )
-        log_w = jnp.where(is_ref, 0.0, log_w)
+        phi_array, u_array = np.array([phi]), u[:, None]
+        log_w = np.where(is_ref, 0.0, log_weights()(phi_array, u_array))
         np.testing.assert_allclose(np.exp(log_w), package.weights[0], rtol=1e-9)
 
         SELECTED.clear()
-        state = cem.init(config, proposal, jax.random.key(0))._replace(phi=phi_array)
-        draw = TaskDraw(u_array, u_array, log_w, jnp.asarray(is_ref))
-        state, metrics = updater(config)(state, draw, jnp.asarray(scores), alpha, jnp.asarray(tie_order))
+        state = starter(config)(jax.random.key(0))._replace(phi=phi_array)
+        draw = TaskDraw(u_array, u_array, log_w, is_ref)
+        state, metrics = updater(config)(state, draw, scores, alpha, tie_order)
         jax.effects_barrier()
         np.testing.assert_array_equal(SELECTED, package.selected_samples[1:])
-        np.testing.assert_allclose(state.phi[0], package.sample_dist[-1], atol=1e-6)
+        np.testing.assert_allclose(np.asarray(state.phi)[0], package.sample_dist[-1], atol=1e-6)
         np.testing.assert_allclose(metrics.q_int, package.internal_quantile[-1], atol=1e-6)
         np.testing.assert_allclose(metrics.q_ref, package.ref_quantile[-1], atol=1e-6)
         monkeypatch.undo()
@@ -200,16 +216,17 @@ def test_fifty_batches_are_the_packages(x64, monkeypatch, name, n):
     size, alpha, total = 40, 0.1, 50 * 40
     config = cem.CemConfig(batch_size=size, **({"soft": 0.0} | ours))
     key = jax.random.key(5)
-    state = cem.init(config, proposals.beta(1, BOUND), key)
-    slots = jax.jit(lambda batch: cem.reference_slots(config, key, batch))
+    state = starter(config)(key)
+    ref_share = 0.0 if config.optimise else config.ref_share
+    slots = slots_of(size, ref_share)
     tie_order = RNG.permutation(size).astype(float)
     package = PackageBeta(0.5, batch_size=size, **({"ref_alpha": alpha} | package_options))
-    package.start(lambda batch: set(np.flatnonzero(slots(batch))), tie_order, monkeypatch)
+    package.start(lambda batch: set(np.flatnonzero(slots(key, batch))), tie_order, monkeypatch)
     if name == "valid":
         outside = -RNG.uniform(size=200)
         package.update_ref_scores(outside)
-        state = cem.set_reference(state, jnp.asarray(outside), alpha)
-    draw = drawer(size, 0.0 if config.optimise else config.ref_share, n)
+        state = jax.jit(cem.set_reference)(state, outside, alpha)
+    draw = drawer(size, ref_share, n)
     SELECTED.clear()
     for i in range(total // n):
         state, (u, _, log_w, is_ref) = draw(state, jax.random.key(i))
@@ -217,16 +234,15 @@ def test_fifty_batches_are_the_packages(x64, monkeypatch, name, n):
         hardest = 0.5 + 0.4 * np.sin(8 * np.pi * i * n / total)  # moves, so that phi never rests
         scores = np.round(np.abs(flat - hardest) - 1 + 0.1 * RNG.normal(size=n), 1)  # ties
         package.feed(flat, scores, None if n == size else np.exp(np.asarray(log_w)))
-        state, _ = updater(config)(
-            state, TaskDraw(u, u, log_w, is_ref), jnp.asarray(scores), alpha, jnp.asarray(tie_order)
-        )
+        state, _ = updater(config)(state, TaskDraw(u, u, log_w, is_ref), scores, alpha, tie_order)
     jax.effects_barrier()
     batches = total // n * n // size
     assert int(state.batch) == package.batch_count == len(SELECTED) == batches
     np.testing.assert_array_equal(SELECTED, package.selected_samples[1:])
-    past, figures = state.history.phi[:batches, 0], state.history.metrics
+    history = jax.device_get(state.history)
+    past, figures = history.phi[:batches, 0], history.metrics
     np.testing.assert_allclose(past, package.sample_dist[:batches], atol=1e-6)
-    np.testing.assert_allclose(state.phi[0], package.sample_dist[-1], atol=1e-6)
+    np.testing.assert_allclose(np.asarray(state.phi)[0], package.sample_dist[-1], atol=1e-6)
     np.testing.assert_allclose(figures.q_int[:batches], package.internal_quantile, atol=1e-6)
     np.testing.assert_allclose(figures.q_ref[:batches], package.ref_quantile, atol=1e-6)
     assert len(set(np.round(package.sample_dist, 3))) > 20
@@ -235,9 +251,9 @@ def test_fifty_batches_are_the_packages(x64, monkeypatch, name, n):
 def test_weights_at_draw_time_are_the_packages(x64, monkeypatch):
     """Not injected: the package's own density ratio under the phi that the task was drawn with."""
     size = 40
-    config, proposal = cem.CemConfig(batch_size=size), proposals.beta(1, BOUND)
-    state = cem.init(config, proposal, jax.random.key(0))._replace(phi=jnp.array([0.85]))
-    _, (u, _, log_w, is_ref) = cem.sample(config, proposal, state, jax.random.key(1), size)
+    config = cem.CemConfig(batch_size=size)
+    state = starter(config)(jax.random.key(0))._replace(phi=np.array([0.85]))
+    _, (u, _, log_w, is_ref) = drawer(size, config.ref_share, size)(state, jax.random.key(1))
     package = PackageBeta(0.5, batch_size=size)
     package.start(lambda batch: set(np.flatnonzero(is_ref)), np.arange(size), monkeypatch)
     package.sample_dist.append(0.85)

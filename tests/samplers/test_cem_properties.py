@@ -4,7 +4,6 @@ import functools
 
 import hypothesis.extra.numpy as hnp
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -38,6 +37,11 @@ OPTIONS = {
 }
 
 
+def first_state(config, proposal):
+    """By one program."""
+    return jax.jit(lambda key: cem.init(config, proposal, key))(jax.random.key(0))
+
+
 @functools.cache
 def batch_of(proposal_name, option):
     """A jitted batch: draws at the state's phi, takes the given scores; draws at a phi; the first state."""
@@ -53,7 +57,7 @@ def batch_of(proposal_name, option):
         u = proposal.sample(phi, jax.random.key(0), 32)
         return u, proposal.log_prob(phi, u)
 
-    return batch, drawn, cem.init(config, proposal, jax.random.key(0))
+    return batch, drawn, first_state(config, proposal)
 
 
 numbers = st.floats(width=32) | st.sampled_from([0.0, 1.0, np.nan, -np.inf])
@@ -76,7 +80,7 @@ def test_phi_stays_finite_and_inside_its_bounds(name, option, scores, seed):
     batch, drawn, state = batch_of(name, option)
     proposal = PROPOSALS[name]
     for row, key in zip(scores, jax.random.split(jax.random.key(seed), 3), strict=True):
-        state, figures = batch(state, jnp.asarray(row), key)
+        state, figures = batch(state, row, key)
         assert int(figures.diverged) == np.isnan(row).sum()
     phi = np.asarray(state.phi)
     assert np.isfinite(phi).all()
@@ -88,20 +92,22 @@ def test_phi_stays_finite_and_inside_its_bounds(name, option, scores, seed):
 
 
 def close(scores, u, log_w, is_ref, **options):
-    config, proposal = cem.CemConfig(batch_size=SIZE, soft=0.0, **options), proposals.beta(1)
-    state = cem.init(config, proposal, jax.random.key(0))
-    u = jnp.asarray(u)[:, None]
-    draw = TaskDraw(u, u, jnp.asarray(log_w), jnp.asarray(is_ref))
-    return float(_updater(config)(state, draw, jnp.asarray(scores)).phi[0])
+    config = cem.CemConfig(batch_size=SIZE, soft=0.0, **options)
+    u = u[:, None]
+    return float(np.asarray(_updater(config)(TaskDraw(u, u, log_w, is_ref), scores))[0])
 
 
 @functools.cache
 def _updater(config):
-    return jax.jit(
-        lambda state, draw, scores: cem.update(
-            config, proposals.beta(1), state, draw, scores, jax.random.key(1), ALPHA
-        )[0]
-    )
+    """(draw, scores) -> phi after a batch."""
+    proposal = proposals.beta(1)
+    state = first_state(config, proposal)
+
+    @jax.jit
+    def update(state, draw, scores):
+        return cem.update(config, proposal, state, draw, scores, jax.random.key(1), ALPHA)[0].phi
+
+    return functools.partial(update, state)
 
 
 distinct = st.lists(st.integers(-1000, 1000), min_size=SIZE, max_size=SIZE, unique=True)
@@ -162,8 +168,10 @@ SCIPY = {
 
 @functools.cache
 def _drawer(name, density):
+    """A jitted draw, and the first state."""
     config = cem.CemConfig(batch_size=SIZE, density=density)
-    return jax.jit(lambda state, key: cem.sample(config, PROPOSALS[name], state, key, SIZE))
+    draw = jax.jit(lambda state, key: cem.sample(config, PROPOSALS[name], state, key, SIZE))
+    return draw, first_state(config, PROPOSALS[name])
 
 
 @pytest.mark.parametrize("name", SCIPY)
@@ -173,9 +181,8 @@ def test_log_weights_are_scipys_density_ratios(name, data, seed):
     proposal, (logpdf, values) = PROPOSALS[name], SCIPY[name]
     phi = [data.draw(value) for value in values]
     phi = np.asarray([*phi, 1 - sum(phi)] if name == "categorical" else phi, np.float32)
-    config = cem.CemConfig(batch_size=SIZE)
-    state = cem.init(config, proposal, jax.random.key(0))._replace(phi=jnp.asarray(phi))
-    _, (u, _, log_w, is_ref) = _drawer(name, "clipped")(state, jax.random.key(seed))
+    draw, state = _drawer(name, "clipped")
+    _, (u, _, log_w, is_ref) = draw(state._replace(phi=phi), jax.random.key(seed))
     u64 = np.asarray(u, np.float64)
     expected = np.where(is_ref, 0.0, logpdf(np.asarray(proposal.phi0), u64) - logpdf(phi, u64))
     np.testing.assert_allclose(log_w, expected, atol=2e-3, rtol=2e-3)
@@ -185,9 +192,8 @@ def test_log_weights_are_scipys_density_ratios(name, data, seed):
 @given(phi=share, seed=st.integers(0, 1000))
 def test_the_exact_density_is_scipys_where_it_is_asked_for(phi, seed):
     phi = np.asarray([phi], np.float32)
-    state = cem.init(cem.CemConfig(batch_size=SIZE), PROPOSALS["beta"], jax.random.key(0))
-    state = state._replace(phi=jnp.asarray(phi))
-    _, (u, _, log_w, is_ref) = _drawer("beta", "exact")(state, jax.random.key(seed))
+    draw, state = _drawer("beta", "exact")
+    _, (u, _, log_w, is_ref) = draw(state._replace(phi=phi), jax.random.key(seed))
     u64 = np.asarray(u, np.float64)
     expected = np.where(is_ref, 0.0, _beta(np.array([0.5]), u64) - _beta(phi, u64))
     np.testing.assert_allclose(log_w, expected, atol=2e-3, rtol=2e-3)

@@ -15,6 +15,8 @@ FAMILY = tasks.log_beta(("a", "b"), bound=None)
 CONFIG = samplers.DoraemonConfig(success=0.0)
 STRICT = True
 TRUE, FALSE = jnp.asarray(True), jnp.asarray(False)
+# one program for a shape, not one for every operation
+kl, log_prob, statistics = map(jax.jit, (betas.kl, betas.log_prob, betas.statistics))
 
 
 def exact_kl(p, q):
@@ -42,40 +44,53 @@ PAIRS = [
 @pytest.mark.parametrize(("p", "q"), PAIRS)
 def test_the_divergence_in_single_precision(p, q):
     """To 5e-6, where log gamma(200) itself is rounded by 3e-5."""
-    delta = jnp.asarray(q) - jnp.asarray(p)
-    assert float(betas.kl(jnp.asarray(p), delta)) == pytest.approx(exact_kl(p, q), abs=5e-6, rel=1e-5)
+    at = np.asarray(p, np.float32)
+    delta = np.asarray(q, np.float32) - at
+    assert float(kl(at, delta)) == pytest.approx(exact_kl(p, q), abs=5e-6, rel=1e-5)
 
 
 @pytest.mark.parametrize(("p", "q"), PAIRS)
 def test_densities_and_divergences_are_scipys(p, q, x64):
-    p, q = jnp.asarray(p), jnp.asarray(q)
-    assert float(betas.kl(p, q - p)) == pytest.approx(exact_kl(p, q), rel=1e-6)
+    p, q = np.asarray(p), np.asarray(q)
+    assert float(kl(p, q - p)) == pytest.approx(exact_kl(p, q), rel=1e-6)
     v = np.random.default_rng(0).uniform(0.01, 0.99, (20, p.size // 2))
-    np.testing.assert_allclose(betas.log_prob(p, jnp.asarray(v)), exact_log_prob(p, v), atol=1e-7)
-    ratio = betas.statistics(p, jnp.asarray(v)) @ (q - p) - betas.kl(p, q - p)
+    np.testing.assert_allclose(log_prob(p, v), exact_log_prob(p, v), atol=1e-7)
+    ratio = np.asarray(statistics(p, v)) @ (q - p) - float(kl(p, q - p))
     np.testing.assert_allclose(ratio, exact_log_prob(q, v) - exact_log_prob(p, v), rtol=1e-6, atol=1e-7)
+
+
+@jax.jit
+def divergence_and_length(phi, key):
+    z = 1e-3 * jax.random.normal(key, phi.shape)
+    return betas.kl(phi, betas.whitened(phi, z)), (z**2).sum()
 
 
 @pytest.mark.parametrize("phi", [p for p, _ in PAIRS])
 def test_whitened_changes_have_the_divergence_of_their_length(phi, x64):
-    phi = jnp.asarray(phi)
-    z = 1e-3 * jax.random.normal(jax.random.key(0), phi.shape)
-    kl = float(betas.kl(phi, betas.whitened(phi, z)))
-    assert kl == pytest.approx(float((z**2).sum()) / 2, rel=1e-2)
+    divergence, squared = divergence_and_length(np.asarray(phi), jax.random.key(0))
+    assert float(divergence) == pytest.approx(float(squared) / 2, rel=1e-2)
+
+
+beta_draws = jax.jit(betas.sample, static_argnums=2)
 
 
 @pytest.mark.parametrize("phi", [[100.0, 100.0], [0.8, 110.0], [0.8, 0.9], [1.0, 1.0], [2.0, 30.0, 5.0, 0.8]])
 def test_draws_are_betas(phi):
-    v = np.asarray(betas.sample(jnp.asarray(phi), jax.random.key(0), 20_000))
+    v = np.asarray(beta_draws(np.asarray(phi, np.float32), jax.random.key(0), 20_000))
     a, b = np.split(np.asarray(phi), 2)
     for column, first, second in zip(v.T, a, b, strict=True):
         assert stats.kstest(column, stats.beta(first, second).cdf).pvalue > 1e-3
 
 
+def compiled(sampler):
+    """(init, sample, update) of a sampler, each in one program."""
+    return jax.jit(sampler.init), jax.jit(sampler.sample, static_argnums=2), jax.jit(sampler.update)
+
+
 def test_weights_are_the_exact_density_ratio():
-    sampler = samplers.doraemon(FAMILY, 0.05, CONFIG)
-    state = sampler.init(jax.random.key(0))._replace(phi=jnp.asarray([1.5, 1.2, 0.9, 1.3]))
-    _, draw = sampler.sample(state, jax.random.key(1), 100_000)
+    init, sample, _ = compiled(samplers.doraemon(FAMILY, 0.05, CONFIG))
+    state = init(jax.random.key(0))._replace(phi=np.asarray([1.5, 1.2, 0.9, 1.3], np.float32))
+    draw = jax.device_get(sample(state, jax.random.key(1), 100_000)[1])
     np.testing.assert_allclose(
         draw.log_w[:1000], -exact_log_prob(state.phi, np.asarray(draw.u, float)[:1000]), atol=2e-3
     )
@@ -159,7 +174,7 @@ def stepped(config, phi, v, success, reached=TRUE):
     window = Window(
         jnp.asarray(np.pad(v, ((0, rest), (0, 0)), constant_values=0.999)),
         jnp.asarray(np.pad(success, (0, rest), constant_values=True)),
-        jnp.arange(300) < len(v),
+        np.arange(300) < len(v),
     )
     return next_distribution(config, jnp.asarray(phi), window, reached, TRUE)
 
@@ -212,8 +227,11 @@ def played(returns_of, iterations, n, config, family=FAMILY):
         state, draw = sampler.sample(state, key, n)
         return sampler.update(state, draw, Feedback(returns_of(draw.u)), key)
 
-    keys = jax.random.split(jax.random.key(1), iterations)
-    return jax.jit(lambda s: jax.lax.scan(iteration, s, keys))(sampler.init(jax.random.key(0)))
+    @jax.jit
+    def run(first, others):
+        return jax.lax.scan(iteration, sampler.init(first), jax.random.split(others, iterations))
+
+    return jax.device_get(run(jax.random.key(0), jax.random.key(1)))
 
 
 def test_it_ends_at_the_prior_where_all_succeed():
@@ -237,10 +255,11 @@ def test_it_stays_where_half_succeed():
 
 
 def test_windows_close_after_so_many_tasks_that_did_not_diverge():
-    sampler = samplers.doraemon(FAMILY, 0.05, samplers.DoraemonConfig(0.0, batch_size=20))
-    state, draw = sampler.sample(sampler.init(jax.random.key(0)), jax.random.key(1), 8)
-    returns = jnp.asarray([1.0, jnp.nan, 1.0, 1.0, -1.0, 1.0, jnp.nan, 1.0])
-    seen, update = [], jax.jit(sampler.update)
+    options = samplers.DoraemonConfig(0.0, batch_size=20)
+    init, sample, update = compiled(samplers.doraemon(FAMILY, 0.05, options))
+    state, draw = sample(init(jax.random.key(0)), jax.random.key(1), 8)
+    returns = np.asarray([1.0, np.nan, 1.0, 1.0, -1.0, 1.0, np.nan, 1.0], np.float32)
+    seen = []
     for _ in range(4):
         before = state
         state, metrics = update(state, draw, Feedback(returns), jax.random.key(0))
@@ -248,19 +267,21 @@ def test_windows_close_after_so_many_tasks_that_did_not_diverge():
     assert [(cursor, updates) for cursor, updates, _ in seen] == [(6, 0), (12, 0), (18, 0), (0, 1)]
     assert np.isnan([share for *_, share in seen[:3]]).all()
     assert seen[3][2] == pytest.approx(20 / 24)
-    valid = ~np.isnan(np.asarray(returns))
-    np.testing.assert_allclose(before.v[:18], np.tile(np.asarray(draw.u)[valid], (3, 1)), atol=1e-6)
-    np.testing.assert_array_equal(before.success[:18], np.tile(np.asarray(returns)[valid] >= 0, 3))
+    valid = ~np.isnan(returns)
+    np.testing.assert_allclose(
+        np.asarray(before.v)[:18], np.tile(np.asarray(draw.u)[valid], (3, 1)), atol=1e-6
+    )
+    np.testing.assert_array_equal(np.asarray(before.success)[:18], np.tile(returns[valid] >= 0, 3))
 
 
 def test_a_prior_that_is_not_uniform_is_met_by_its_quantiles():
     noise = tasks.exponential("noise", 0.1)
-    sampler = samplers.make("doraemon", noise, 0.05, CONFIG)
-    state = sampler.init(jax.random.key(0))
-    _, draw = sampler.sample(state, jax.random.key(1), 4000)
-    assert float(jnp.median(draw.task)) == pytest.approx(0.1 * np.log(2), rel=0.02)
-    wide = state._replace(state=state.state._replace(phi=jnp.ones(2)))
-    _, draw = sampler.sample(wide, jax.random.key(1), 4000)
+    init, sample, _ = compiled(samplers.make("doraemon", noise, 0.05, CONFIG))
+    state = init(jax.random.key(0))
+    _, draw = sample(state, jax.random.key(1), 4000)
+    assert float(np.median(draw.task)) == pytest.approx(0.1 * np.log(2), rel=0.02)
+    wide = state._replace(state=state.state._replace(phi=np.ones(2, np.float32)))
+    _, draw = sample(wide, jax.random.key(1), 4000)
     assert stats.kstest(np.asarray(draw.task)[:, 0], stats.expon(scale=0.1).cdf).pvalue > 1e-3
     np.testing.assert_allclose(draw.log_w, 0.0, atol=1e-5)
 

@@ -1,7 +1,8 @@
 """GDRM's weights, by hand."""
 
+import functools
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -12,11 +13,22 @@ STRICT = True
 FAMILY = tasks.beta("v", 0.0, 7.0)
 
 
-def weights(returns, **options):
+@functools.cache
+def weighing(**options):
+    """``weights`` of (two keys, returns), in one program for a number of returns."""
     sampler = samplers.gdrm(FAMILY, 0.05, GdrmConfig(**options))
-    returns = jnp.asarray(returns, jnp.float32)
-    state, draw = sampler.sample(sampler.init(jax.random.key(0)), jax.random.key(1), returns.size)
-    return sampler.weights(state, draw, returns)
+
+    @jax.jit
+    def run(first, second, returns):
+        state, draw = sampler.sample(sampler.init(first), second, returns.size)
+        return sampler.weights(state, draw, returns)
+
+    return run
+
+
+def weights(returns, **options):
+    run, returns = weighing(**options), np.asarray(returns, np.float32)
+    return jax.device_get(run(jax.random.key(0), jax.random.key(1), returns))
 
 
 def test_weights_by_hand_with_the_worst_task_first():
@@ -61,10 +73,15 @@ def test_huge_and_infinite_returns_have_finite_weights():
 
 def test_its_tasks_are_the_priors_and_it_reports_its_largest_weight():
     sampler = samplers.gdrm(FAMILY, 0.05, GdrmConfig(eta=1.0))
-    state, draw = sampler.sample(sampler.init(jax.random.key(0)), jax.random.key(1), 3)
-    assert draw.is_ref.all()
-    returns = jnp.array([0.0, -jnp.log(2.0), -jnp.log(4.0)])
-    _, metrics = sampler.update(state, draw, returns, jax.random.key(2))
+
+    @jax.jit
+    def run(first, second, third, returns):
+        state, draw = sampler.sample(sampler.init(first), second, 3)
+        return draw, sampler.update(state, draw, returns, third)[1]
+
+    returns = np.array([0.0, -np.log(2.0), -np.log(4.0)], np.float32)
+    draw, metrics = run(*map(jax.random.key, range(3)), returns)
+    assert np.asarray(draw.is_ref).all()
     assert float(metrics["largest_weight"]) == pytest.approx(4 / 7)
     assert float(metrics["ref_cvar"]) == pytest.approx(-np.log(4))
 

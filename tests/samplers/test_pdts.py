@@ -9,6 +9,7 @@ from roml_jax import samplers, tasks
 from roml_jax.samplers.pdts import PdtsConfig, choose_apart
 
 STRICT = True
+choose = jax.jit(choose_apart, static_argnums=(2, 3))
 
 
 def brute_force(score, x, n, diversity):
@@ -25,22 +26,21 @@ def brute_force(score, x, n, diversity):
 
 @pytest.mark.parametrize("diversity", [0.0, 0.05, 1.0, 8.0])
 def test_the_greedy_choice_is_that_of_brute_force(x64, diversity):
-    choose = jax.jit(choose_apart, static_argnums=(2, 3))
     for seed in range(25):
         rng = np.random.default_rng(seed)
         score, x = rng.normal(size=40), rng.uniform(size=(40, 1 + seed % 3))
-        chosen = choose(jnp.asarray(score), jnp.asarray(x), 9, diversity)
+        chosen = choose(score, x, 9, diversity)
         assert chosen.tolist() == brute_force(score, x, 9, diversity)
 
 
 @pytest.mark.parametrize("diversity", [0.0, 1.0])
 def test_all_candidates_can_be_chosen_and_none_twice(diversity):
     rng = np.random.default_rng(0)
-    score, x = jnp.asarray(rng.normal(size=12)), jnp.asarray(rng.uniform(size=(12, 2)))
-    assert sorted(choose_apart(score, x, 12, diversity).tolist()) == list(range(12))
-    assert choose_apart(score, x, 1, diversity).tolist() == [int(score.argmax())]
-    same = jnp.zeros((12, 2))  # tasks of a finite set may come several times among the candidates
-    assert sorted(choose_apart(jnp.zeros(12), same, 12, diversity).tolist()) == list(range(12))
+    score, x = rng.normal(size=12), rng.uniform(size=(12, 2))
+    assert sorted(choose(score, x, 12, diversity).tolist()) == list(range(12))
+    assert choose(score, x, 1, diversity).tolist() == [int(score.argmax())]
+    same = np.zeros((12, 2))  # tasks of a finite set may come several times among the candidates
+    assert sorted(choose(np.zeros(12), same, 12, diversity).tolist()) == list(range(12))
 
 
 def test_diversity_spreads_tasks_and_predicted_losses_pull_them_together():
@@ -54,9 +54,12 @@ def test_diversity_spreads_tasks_and_predicted_losses_pull_them_together():
             state, draw = sampler.sample(state, key, n)
             return sampler.update(state, draw, -draw.u[:, 0], key, 0.0)
 
-        scan = jax.jit(lambda s, k, step=step: jax.lax.scan(step, s, jax.random.split(k, 60)))
-        state, _ = scan(sampler.init(jax.random.key(0)), jax.random.key(1))
-        u = np.asarray(sampler.sample(state._replace(progress=jnp.ones(())), jax.random.key(2), n)[1].u)[:, 0]
+        @jax.jit
+        def drawn(first, others, last, sampler=sampler, step=step):
+            state, _ = jax.lax.scan(step, sampler.init(first), jax.random.split(others, 60))
+            return sampler.sample(state._replace(progress=jnp.ones(())), last, n)[1].u
+
+        u = np.asarray(drawn(*map(jax.random.key, range(3))))[:, 0]
         spread[diversity] = (u.min(), u.max())
     assert spread[0.0][0] > 0.95
     assert spread[100.0][0] < 0.05

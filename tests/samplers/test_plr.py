@@ -1,5 +1,7 @@
 """Prioritised level replay: its distribution and buffer by hand, and what robust PLR learns from."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,13 @@ from roml_jax.types import Feedback
 FAMILY = tasks.beta("x", 0.0, 1.0)
 SMALL = buffers.ReplayConfig(buffer=6, staleness=0.3, temperature=0.5, score="negative_return")
 INF = np.inf
+# one program for a shape, not one for every operation
+probabilities, record = (jax.jit(f, static_argnums=0) for f in (buffers.probabilities, buffers.record))
+replayed = jax.jit(buffers.replayed, static_argnums=(0, 3))
+
+
+def empty(options):
+    return jax.jit(lambda key: buffers.empty(options, FAMILY.proposal, key))(jax.random.key(0))
 
 
 def held(score, visited, updates, best=None):
@@ -32,17 +41,17 @@ def test_the_replay_distribution_is_the_formula_by_hand():
     by_score = np.array([1 / 4, 1 / 16, 1, 1 / 9, 0, 0]) / (1 + 1 / 4 + 1 / 9 + 1 / 16)
     by_staleness = np.array([1, 3, 0, 4, 0, 0]) / 8
     expected = 0.7 * by_score + 0.3 * by_staleness
-    np.testing.assert_allclose(buffers.probabilities(SMALL, buffer), expected, rtol=1e-6)
+    np.testing.assert_allclose(probabilities(SMALL, buffer), expected, rtol=1e-6)
     # nobody has waited: staleness is spread evenly over the tasks that are held
-    fresh = buffer._replace(visited=jnp.full(6, 4, jnp.int32))
+    fresh = buffer._replace(visited=np.full(6, 4, np.int32))
     expected = 0.7 * by_score + 0.3 * np.array([1, 1, 1, 1, 0, 0]) / 4
-    np.testing.assert_allclose(buffers.probabilities(SMALL, fresh), expected, rtol=1e-6)
+    np.testing.assert_allclose(probabilities(SMALL, fresh), expected, rtol=1e-6)
 
 
 def test_places_are_drawn_from_the_replay_distribution():
     buffer = held([2.0, -1.0, 5.0, 0.0, -INF, -INF], [3, 1, 4, 0, 0, 0], 4)
-    place = np.asarray(buffers.replayed(SMALL, buffer, jax.random.key(0), 100_000))
-    expected = np.asarray(buffers.probabilities(SMALL, buffer))
+    place = np.asarray(replayed(SMALL, buffer, jax.random.key(0), 100_000))
+    expected = np.asarray(probabilities(SMALL, buffer))
     drawn = np.bincount(place, minlength=6) / place.size
     assert (np.abs(drawn - expected) <= 4 * np.sqrt(expected / place.size)).all()
     assert not drawn[4:].any()
@@ -51,7 +60,7 @@ def test_places_are_drawn_from_the_replay_distribution():
 def test_equal_temperatures_of_very_low_ranks_do_not_vanish_or_overflow():
     cold = buffers.ReplayConfig(buffer=4000, temperature=0.01, staleness=0.0)
     buffer = held(np.arange(4000.0), np.zeros(4000), 0)
-    chances = np.asarray(buffers.probabilities(cold, buffer))
+    chances = np.asarray(probabilities(cold, buffer))
     assert chances[-1] == pytest.approx(1.0)
     assert np.isfinite(chances).all()
 
@@ -106,8 +115,7 @@ def test_a_buffer_by_hand(score):
     """Thirty random batches, in which tasks are new, replayed, repeated and diverged."""
     options = buffers.ReplayConfig(buffer=12, staleness=0.3, temperature=0.5, score=score)
     rng, expected = np.random.default_rng(0), ByHand(options)
-    buffer = buffers.empty(options, FAMILY.proposal, jax.random.key(0))
-    record = jax.jit(lambda b, u, r: buffers.record(options, b, u, Feedback(r)))
+    buffer = empty(options)
     for _ in range(30):
         u = rng.uniform(size=8).astype(np.float32)
         if expected.entries:
@@ -115,7 +123,7 @@ def test_a_buffer_by_hand(score):
         u[7] = u[6]
         returns = (-u + rng.normal(size=8)).astype(np.float32)
         returns[rng.integers(8)] = np.nan
-        buffer = record(buffer, jnp.asarray(u[:, None]), jnp.asarray(returns))
+        buffer = record(options, buffer, u[:, None], Feedback(returns))
         expected.record(u, returns)
         at = np.asarray(buffer.held)
         assert at.sum() == len(expected.entries)
@@ -124,7 +132,7 @@ def test_a_buffer_by_hand(score):
         for name in ("u", "score", "best", "visited"):
             mine = np.asarray(getattr(buffer, name))[at].reshape(-1)[order]
             np.testing.assert_allclose(mine, [entry[name] for entry in wanted], rtol=1e-5, atol=1e-6)
-        chances = np.asarray(buffers.probabilities(options, buffer))[at]
+        chances = np.asarray(probabilities(options, buffer))[at]
         place = {entry["u"]: p for entry, p in zip(expected.entries, expected.probability(), strict=True)}
         mine = dict(zip(np.asarray(buffer.u)[at, 0].tolist(), chances.tolist(), strict=True))
         assert mine.keys() == place.keys()
@@ -133,43 +141,51 @@ def test_a_buffer_by_hand(score):
 
 def test_the_value_loss_is_the_score_and_a_diverged_simulation_has_none():
     options = buffers.ReplayConfig(buffer=6)
-    buffer = buffers.empty(options, FAMILY.proposal, jax.random.key(0))
-    feedback = Feedback(jnp.zeros(3), None, jnp.array([3.0, 1.0, 2.0]), jnp.array([False, False, True]))
-    buffer = buffers.record(options, buffer, jnp.array([[0.1], [0.2], [0.3]]), feedback)
+    feedback = Feedback(np.zeros(3), None, np.array([3.0, 1.0, 2.0]), np.array([False, False, True]))
+    buffer = record(options, empty(options), np.array([[0.1], [0.2], [0.3]]), feedback)
     np.testing.assert_array_equal(np.asarray(buffer.score)[np.asarray(buffer.held)], [3.0, 1.0])
     with pytest.raises(ValueError, match="needs feedback with a value_score"):
-        buffers.record(options, buffer, jnp.array([[0.1]]), Feedback(jnp.zeros(1)))
+        record(options, buffer, np.array([[0.1]]), Feedback(np.zeros(1)))
 
 
 def test_tasks_are_replayed_one_by_one_once_the_buffer_is_filled():
     options = samplers.PlrConfig(buffer=64, filled=0.5, replay=0.3, score="negative_return", robust=True)
     sampler = samplers.make("plr", FAMILY, 0.2, options)
-    sampler = sampler._replace(
-        sample=jax.jit(sampler.sample, static_argnums=2), update=jax.jit(sampler.update)
-    )
-    state, draw = sampler.sample(sampler.init(jax.random.key(0)), jax.random.key(1), 31)
-    state, _ = sampler.update(state, draw, -draw.u[:, 0], jax.random.key(2))
-    assert bool(sampler.sample(state, jax.random.key(3), 500)[1].is_ref.all())  # 31 of 32
-    state, draw = sampler.sample(state, jax.random.key(4), 1)
-    state, _ = sampler.update(state, draw, -draw.u[:, 0], jax.random.key(2))
-    _, draw = sampler.sample(state, jax.random.key(5), 5000)
-    again = ~np.asarray(draw.is_ref)
+    init, update = jax.jit(sampler.init), jax.jit(sampler.update)
+    jitted = jax.jit(sampler.sample, static_argnums=2)
+
+    def sample(state, seed, n):
+        state, draw = jitted(state, jax.random.key(seed), n)
+        return state, jax.device_get(draw)
+
+    state, draw = sample(init(jax.random.key(0)), 1, 31)
+    state, _ = update(state, draw, -draw.u[:, 0], jax.random.key(2))
+    assert bool(sample(state, 3, 500)[1].is_ref.all())  # 31 of 32
+    state, draw = sample(state, 4, 1)
+    state, _ = update(state, draw, -draw.u[:, 0], jax.random.key(2))
+    _, draw = sample(state, 5, 5000)
+    again = ~draw.is_ref
     assert again.mean() == pytest.approx(0.3, abs=0.03)
     kept = set(np.asarray(state.state.u)[np.asarray(state.state.held), 0].tolist())
-    assert {u in kept for u in np.asarray(draw.u)[again, 0].tolist()} == {True}
-    assert not kept & set(np.asarray(draw.u)[~again, 0].tolist())
-    for weight in sampler.weights(state, draw, -draw.u[:, 0]):
+    assert {u in kept for u in draw.u[again, 0].tolist()} == {True}
+    assert not kept & set(draw.u[~again, 0].tolist())
+    for weight in jax.jit(sampler.weights)(state, draw, -draw.u[:, 0]):
         np.testing.assert_array_equal(weight, again)
     plain = samplers.make("plr", FAMILY, 0.2, samplers.PlrConfig(buffer=64, score="negative_return"))
-    assert bool(plain.weights(state, draw, -draw.u[:, 0]).keep.all())
+    assert bool(np.asarray(jax.jit(plain.weights)(state, draw, -draw.u[:, 0]).keep).all())
 
 
-def _trained(robust, iterations):
+@functools.cache
+def _training(robust):
     options = {"sampler.buffer": 24, "sampler.filled": 1.0, "sampler.robust": robust}
     small = {"num_tasks": 8, "frames": 1e4, "ppo.layers": 8, "ppo.minibatches": 2, "chunk": 8}
     parts = experiment.make(config.make("probe_memory", "plr", "multitask", **small, **options))
-    state = jax.jit(parts.train.init)(jnp.stack([jax.random.key(0)]))
-    chunk = jax.jit(parts.train.chunk)
+    return jax.jit(parts.train.init), jax.jit(parts.train.chunk)
+
+
+def _trained(robust, iterations):
+    init, chunk = _training(robust)
+    state = init(jnp.stack([jax.random.key(0)]))
     before, after = state.learner.params, chunk(state, jnp.int32(iterations))[0]
     return jax.tree.map(np.asarray, (before, after.learner.params, after.sampler.state))
 

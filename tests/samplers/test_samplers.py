@@ -26,9 +26,21 @@ OPTIONS = {  # for samplers whose defaults need more than returns, or more tasks
 }
 
 
+def compiled(sampler):
+    """The sampler with each function in one program."""
+    init, update, weights, phi = map(jax.jit, (sampler.init, sampler.update, sampler.weights, sampler.phi))
+    sample = jax.jit(sampler.sample, static_argnums=2)
+    return sampler._replace(init=init, sample=sample, update=update, weights=weights, phi=phi)
+
+
+def make(name, alpha, *options):
+    return compiled(samplers.make(name, EXACT, alpha, *options))
+
+
 @functools.cache
-def made(name):
-    return testing.make_sampler(name, EXACT, ALPHA, **OPTIONS.get(name, {}))
+def made(name, **options):
+    """One for all tests, so that they share its programs."""
+    return compiled(testing.make_sampler(name, EXACT, ALPHA, **options))
 
 
 def hardness(draw):
@@ -36,8 +48,19 @@ def hardness(draw):
 
 
 def weights_of(sampler, returns, progress=0.0):
-    state, draw = sampler.sample(sampler.init(jax.random.key(0)), jax.random.key(1), returns.shape[0])
-    return sampler.weights(state, draw, Feedback(returns), jnp.asarray(progress))
+    return weighing(sampler)(jax.random.key(0), jax.random.key(1), returns, progress)
+
+
+@functools.cache
+def weighing(sampler):
+    """``weights_of`` of (two keys, returns, progress), in one program."""
+
+    @jax.jit
+    def run(first, second, returns, progress):
+        state, draw = sampler.sample(sampler.init(first), second, returns.shape[0])
+        return sampler.weights(state, draw, Feedback(returns), progress)
+
+    return run
 
 
 def advance(sampler, state, key, iterations=MOST, progress=1.0):
@@ -65,35 +88,40 @@ def advancing(sampler):
 @pytest.mark.parametrize("name", samplers.names())
 def test_contract(name):
     """``testing.check_sampler``, and weights of 0 or 1 (but for GDRM, whose weights are any numbers)."""
-    sampler = testing.make_sampler(name, EXACT, ALPHA)
+    sampler = made(name)
     testing.check_sampler(sampler, EXACT, N)
-    state = jax.jit(sampler.init)(jax.random.key(0))
-    after, draw = jax.jit(sampler.sample, static_argnums=2)(state, jax.random.key(1), N)
-    for weight in sampler.weights(after, draw, hardness(draw), jnp.asarray(0.5)):
+
+    @jax.jit
+    def weights(state, key):
+        after, draw = sampler.sample(state, key, N)
+        return sampler.weights(after, draw, hardness(draw), jnp.asarray(0.5))
+
+    for weight in weights(sampler.init(jax.random.key(0)), jax.random.key(1)):
         assert name == "gdrm" or set(np.unique(weight)) <= {0.0, 1.0}
 
 
 @pytest.mark.parametrize("name", samplers.names())
 def test_the_prior_is_what_is_drawn_first(name):
-    sampler = testing.make_sampler(name, EXACT, ALPHA)
+    sampler = made(name)
     n = 100 if name == "naive" else 5000  # its pool
     _, draw = sampler.sample(sampler.init(jax.random.key(0)), jax.random.key(1), n)
+    draw = jax.device_get(draw)
     if name in WIDENING:
         assert not draw.is_ref.any()
         assert float(draw.u.mean()) == pytest.approx(0.5, abs=0.005)
         assert float(draw.u.std()) < 0.05
         return
-    assert stats.kstest(np.asarray(draw.u)[:, 0], "uniform").pvalue > 1e-3
+    assert stats.kstest(draw.u[:, 0], "uniform").pvalue > 1e-3
     np.testing.assert_allclose(draw.log_w, 0.0, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", samplers.names())
 def test_hard_tasks_come_more_often_after_updates(name):
     """The share of tasks that are harder than the prior's alpha-quantile (u > 1 - alpha)."""
-    sampler = made(name)
+    sampler = made(name, **OPTIONS.get(name, {}))
     state = advance(sampler, sampler.init(jax.random.key(0)), jax.random.key(1))
     _, draw = sampler.sample(state, jax.random.key(2), 500 if name == "pdts" else 5000)  # of 64 times as many
-    share = float((draw.u > 1 - ALPHA).mean())
+    share = float((np.asarray(draw.u) > 1 - ALPHA).mean())
     if name in SEEKING:
         assert share > 2.5 * ALPHA
     elif name == "mpts":  # half of the draw is the worst third of the candidates, as far as that is known
@@ -104,12 +132,20 @@ def test_hard_tasks_come_more_often_after_updates(name):
         assert share == pytest.approx(ALPHA, abs=0.02)
 
 
+def log_ratio(proposal):
+    """log f0(u) - log f(u) of (phi, u), in one program."""
+    return jax.jit(lambda phi, u: proposal.log_prob(proposal.phi0, u) - proposal.log_prob(phi, u))
+
+
+clipped_ratio = log_ratio(tasks.log_beta(("mass",)).proposal)
+
+
 @pytest.mark.parametrize("name", samplers.names())
 def test_exact_weights_integrate_to_the_priors_share_of_what_can_be_drawn(name):
     """1, and for the oracle the part of the prior that its range covers; exact to the sampling error."""
     if name == "doraemon":
         pytest.skip("narrow at first: test_doraemon.py has the weights of a wide distribution")
-    sampler = made(name)
+    sampler = made(name, **OPTIONS.get(name, {}))
     state = advance(sampler, sampler.init(jax.random.key(0)), jax.random.key(1), iterations=8)
     _, draw = sampler.sample(state, jax.random.key(2), N if name in NO_DENSITY else 200_000)
     others = ~np.asarray(draw.is_ref)
@@ -117,7 +153,8 @@ def test_exact_weights_integrate_to_the_priors_share_of_what_can_be_drawn(name):
     if name in NO_DENSITY or not others.any():  # the latter draw from the prior itself
         assert not log_w.any()
         return
-    phi, weights = float(sampler.phi(state)[0]), np.exp(log_w[others])
+    at = sampler.phi(state)
+    phi, weights = float(np.asarray(at)[0]), np.exp(log_w[others])
     assert phi > 0.6  # away from the prior, so that weights are not all 1
     covered = 2 * (1 - phi) if name == "oracle" else 1.0
     error = weights.std() / np.sqrt(weights.size)
@@ -125,18 +162,17 @@ def test_exact_weights_integrate_to_the_priors_share_of_what_can_be_drawn(name):
     if name != "oracle":
         assert weights.std() > 0.3
         # not by luck: the reference's clipped density at the same draws fails the same test
-        clipped = tasks.log_beta(("mass",)).proposal
-        biased = clipped.log_prob(clipped.phi0, draw.u) - clipped.log_prob(sampler.phi(state), draw.u)
-        biased = np.exp(np.asarray(biased, np.float64))[others]
+        biased = np.exp(np.asarray(clipped_ratio(at, draw.u), np.float64))[others]
         assert abs(biased.mean() - 1) > 5 * biased.std() / np.sqrt(biased.size) + 1e-4
 
 
 def test_weighted_tail_estimates_are_unbiased():
     """CVaR of -u under the prior, from draws far from it, by the exact weights: -(1 - alpha / 2)."""
-    proposal = EXACT.proposal
+    sample, ratio = jax.jit(EXACT.proposal.sample, static_argnums=2), log_ratio(EXACT.proposal)
     for phi in (0.6, 0.8):
-        u = proposal.sample(jnp.array([phi]), jax.random.key(5), 200_000)
-        log_w = proposal.log_prob(proposal.phi0, u) - proposal.log_prob(jnp.array([phi]), u)
+        at = np.array([phi], np.float32)
+        u = np.asarray(sample(at, jax.random.key(5), 200_000))
+        log_w = ratio(at, u)
         terms = np.exp(np.asarray(log_w, np.float64)) * np.where(u[:, 0] > 1 - ALPHA, -u[:, 0], 0) / ALPHA
         error = terms.std() / np.sqrt(terms.size)
         assert abs(terms.mean() + (1 - ALPHA / 2)) < 4 * error
@@ -172,16 +208,20 @@ def converged(name):
         state, draw = cem.sample(CONVERGED, family.proposal, state, key, 512)
         return cem.update(CONVERGED, family.proposal, state, draw, score(draw.u), key, ALPHA)
 
-    scan = jax.jit(lambda s, k: jax.lax.scan(batch, s, jax.random.split(k, 100)))
-    return scan(cem.init(CONVERGED, family.proposal, jax.random.key(0)), jax.random.key(1))
+    @jax.jit
+    def run(first, others):
+        start = cem.init(CONVERGED, family.proposal, first)
+        return jax.lax.scan(batch, start, jax.random.split(others, 100))
+
+    return run(jax.random.key(0), jax.random.key(1))
 
 
 @functools.cache
 def of_the_prior(name):
     """Returns of many tasks of the prior."""
     family, score = FAMILIES[name]
-    proposal = family.proposal
-    return np.asarray(score(proposal.sample(proposal.phi0, jax.random.key(3), 400_000)), np.float64)
+    returns = jax.jit(lambda key: score(family.proposal.sample(family.proposal.phi0, key, 400_000)))
+    return np.asarray(returns(jax.random.key(3)), np.float64)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -193,7 +233,7 @@ def test_the_tail_level_converges_to_alpha(name):
     # and the references' CVaR is the prior's, whatever phi has become
     exact = np.sort(of_the_prior(name))[: int(ALPHA * 400_000)].mean()
     assert np.asarray(figures.ref_cvar)[40:].mean() == pytest.approx(exact, rel=0.03)
-    np.testing.assert_array_equal(state.history.metrics.tail_level[:100], figures.tail_level)
+    np.testing.assert_array_equal(np.asarray(state.history.metrics.tail_level)[:100], figures.tail_level)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -201,14 +241,15 @@ def test_the_cvar_estimate_from_converged_draws_is_unbiased(name):
     """CVaR = q + E[min(R - q, 0)] / alpha, the expectation by weights over what the method draws."""
     family, score = FAMILIES[name]
     state, _ = converged(name)
-    _, (u, _, log_w, is_ref) = cem.sample(CONVERGED, family.proposal, state, jax.random.key(2), 200_000)
+    sample = jax.jit(lambda state, key: cem.sample(CONVERGED, family.proposal, state, key, 200_000)[1])
+    u, _, log_w, is_ref = jax.device_get(sample(state, jax.random.key(2)))
     prior = of_the_prior(name)
     q = np.quantile(prior, ALPHA)
 
     def terms(returns, log_w):
         return q + np.exp(np.asarray(log_w, np.float64)) * np.minimum(returns - q, 0) / ALPHA
 
-    others = ~np.asarray(is_ref)
+    others = ~is_ref
     drawn = terms(np.asarray(score(u), np.float64), log_w)[others]
     exact = terms(prior, np.zeros(prior.size))
     unweighted = terms(np.asarray(score(u), np.float64), np.zeros(log_w.shape))[others]
@@ -218,7 +259,7 @@ def test_the_cvar_estimate_from_converged_draws_is_unbiased(name):
 
 
 def test_soft_cem_begins_with_everything_but_the_easiest():
-    sampler = samplers.make("cem_soft", EXACT, 0.05, cem.CemConfig(batch_size=N))
+    sampler = make("cem_soft", 0.05, cem.CemConfig(batch_size=N))
     state, draw = sampler.sample(sampler.init(jax.random.key(0)), jax.random.key(1), N)
     for progress, alpha in ((0.0, 1.0), (0.4, 0.525), (0.8, 0.05), (1.0, 0.05)):
         _, metrics = sampler.update(state, draw, hardness(draw), jax.random.key(2), jnp.asarray(progress))
@@ -228,12 +269,12 @@ def test_soft_cem_begins_with_everything_but_the_easiest():
 
 
 def test_oracle_goes_half_way_to_the_top_alpha_at_each_batch():
-    sampler = samplers.make("oracle", EXACT, 0.05, cem.CemConfig(batch_size=N))
+    sampler = make("oracle", 0.05, cem.CemConfig(batch_size=N))
     state, expected = sampler.init(jax.random.key(0)), 0.5
     for _ in range(4):
         state = advance(sampler, state, jax.random.key(1), iterations=1)
         expected = 0.5 * expected + 0.5 * 0.975
-        assert float(sampler.phi(state)[0]) == pytest.approx(expected, abs=1e-6)
+        assert float(np.asarray(sampler.phi(state))[0]) == pytest.approx(expected, abs=1e-6)
     _, draw = sampler.sample(state, jax.random.key(2), 2000)
     others = np.asarray(draw.u)[~np.asarray(draw.is_ref)]
     assert others.min() >= 1 - 2 * (1 - expected) - 1e-6
@@ -251,7 +292,7 @@ def test_oracle_refuses_what_has_no_known_hard_end():
 
 
 def test_naive_walks_its_pool_once_and_then_draws_the_worst():
-    sampler = samplers.make("naive", EXACT, 0.05, samplers.NaiveConfig(pool=20, batch_size=20))
+    sampler = make("naive", 0.05, samplers.NaiveConfig(pool=20, batch_size=20))
     state = sampler.init(jax.random.key(0))
     pool = np.asarray(state.state.u)[:, 0]
     seen = []
@@ -265,26 +306,27 @@ def test_naive_walks_its_pool_once_and_then_draws_the_worst():
 
 
 def test_naive_takes_the_mean_of_a_task_met_twice_and_counts_shares_as_written():
-    sampler = samplers.make("naive", EXACT, 0.07, samplers.NaiveConfig(pool=100, batch_size=100))
+    sampler = make("naive", 0.07, samplers.NaiveConfig(pool=100, batch_size=100))
     state = sampler.init(jax.random.key(0))
     _, draw = sampler.sample(state, jax.random.key(1), 100)
-    thrice = jax.tree.map(lambda x: x[jnp.array([5, 5, 5])], draw)
+    thrice = jax.tree.map(lambda x: np.asarray(x)[[5, 5, 5]], draw)
     state, _ = sampler.update(
-        state, thrice, jnp.array([1.0, 2.0, jnp.nan]), jax.random.key(0), jnp.asarray(0.0)
+        state, thrice, np.array([1.0, 2.0, np.nan], np.float32), jax.random.key(0), jnp.asarray(0.0)
     )
-    assert float(state.state.score[5]) == 1.5
+    assert float(np.asarray(state.state.score)[5]) == 1.5
     state, _ = sampler.update(state, draw, hardness(draw), jax.random.key(0), jnp.asarray(0.0))
-    assert int(state.state.hard.sum()) == 7
+    assert int(np.asarray(state.state.hard).sum()) == 7
 
 
 def test_tail_survives_an_infinite_return():
-    returns = jnp.zeros(16).at[3].set(-jnp.inf)
+    returns = np.zeros(16, np.float32)
+    returns[3] = -np.inf
     keep = weights_of(samplers.make("tail", EXACT, 0.02), returns).keep
     np.testing.assert_array_equal(keep, np.arange(16) == 3)
 
 
 def test_tail_keeps_one_task_of_sixteen():
-    returns = jnp.asarray(np.random.default_rng(0).normal(size=16), jnp.float32)
+    returns = np.random.default_rng(0).normal(size=16).astype(np.float32)
     worst = np.arange(16) == int(returns.argmin())
     for level in ("advantage", "loss"):
         sampler = samplers.make("tail", EXACT, 0.05, samplers.TailConfig(level=level))
@@ -292,12 +334,12 @@ def test_tail_keeps_one_task_of_sixteen():
         np.testing.assert_array_equal(weights.keep, worst)
         np.testing.assert_array_equal(weights.loss, worst if level == "loss" else np.ones(16))
     soft = samplers.make("tail_soft", EXACT, 0.05)
-    assert float(weights_of(soft, returns).keep.sum()) == 16
-    assert float(weights_of(soft, returns, 1.0).keep.sum()) == 1
+    assert float(np.asarray(weights_of(soft, returns).keep).sum()) == 16
+    assert float(np.asarray(weights_of(soft, returns, 1.0).keep).sum()) == 1
 
 
 def test_tail_filters_groups_by_their_sums():
-    returns = jnp.array([0.0, 0.0, -3.0, 4.0, -1.0, -1.0, 5.0, 5.0])
+    returns = np.array([0.0, 0.0, -3.0, 4.0, -1.0, -1.0, 5.0, 5.0], np.float32)
     sampler = samplers.make("tail", EXACT, 0.05, samplers.TailConfig(tasks_per_group=2))
     np.testing.assert_array_equal(weights_of(sampler, returns).keep, [0, 0, 0, 0, 1, 1, 0, 0])
     with pytest.raises(ValueError, match="do not divide"):

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,10 +15,15 @@ FAMILIES = {
 }
 
 
+def prior_tasks(family, key, n):
+    """Tasks of the prior, drawn by one program."""
+    return np.asarray(jax.jit(family.sample_prior, static_argnums=1)(key, n))
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_prior_has_the_stated_distribution(name):
     family = FAMILIES[name]
-    drawn = np.asarray(family.sample_prior(jax.random.key(0), 4000))
+    drawn = prior_tasks(family, jax.random.key(0), 4000)
     assert drawn.shape == (4000, len(family.names))
     source = {
         "beta": stats.uniform(0, 7).cdf,
@@ -33,16 +40,22 @@ def test_prior_has_the_stated_distribution(name):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_encode_inverts_decode(name):
     family = FAMILIES[name]
-    u = family.proposal.sample(family.proposal.phi0, jax.random.key(1), 50)
-    np.testing.assert_allclose(family.encode(family.decode(u)), u, atol=1e-5)
+
+    @jax.jit
+    def there_and_back(key):
+        u = family.proposal.sample(family.proposal.phi0, key, 50)
+        return u, family.encode(family.decode(u))
+
+    u, back = there_and_back(jax.random.key(1))
+    np.testing.assert_allclose(back, u, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_fit_recovers_the_mean(name):
     proposal = FAMILIES[name].proposal
-    phi = proposal.phi0 * 1.3
-    u = proposal.sample(phi, jax.random.key(2), 20_000)
-    np.testing.assert_allclose(proposal.fit(u, jnp.ones(20_000)), phi, rtol=0.03)
+    phi = np.asarray(proposal.phi0) * 1.3
+    fit = jax.jit(lambda phi, key: proposal.fit(proposal.sample(phi, key, 20_000), jnp.ones(20_000)))
+    np.testing.assert_allclose(fit(phi, jax.random.key(2)), phi, rtol=0.03)
 
 
 BOXES = {
@@ -58,11 +71,16 @@ BOXES = {
 def test_the_priors_quantiles(name):
     """Uniform in the box is the prior in u, one dimension like the other and together; and back."""
     proposal = BOXES[name].proposal
-    v = jax.random.uniform(jax.random.key(0), (5000, proposal.dims), minval=1e-6, maxval=1 - 1e-6)
-    u = proposal.box.to_u(v)
-    np.testing.assert_allclose(proposal.box.from_u(u), v, atol=1e-5)
-    drawn = proposal.sample(proposal.phi0, jax.random.key(1), 5000)
-    for ours, priors in zip(np.asarray(u).T, np.asarray(drawn).T, strict=True):
+
+    @jax.jit
+    def draws(first, second):
+        v = jax.random.uniform(first, (5000, proposal.dims), minval=1e-6, maxval=1 - 1e-6)
+        u = proposal.box.to_u(v)
+        return v, u, proposal.box.from_u(u), proposal.sample(proposal.phi0, second, 5000)
+
+    v, u, back, drawn = jax.device_get(draws(jax.random.key(0), jax.random.key(1)))
+    np.testing.assert_allclose(back, v, atol=1e-5)
+    for ours, priors in zip(u.T, drawn.T, strict=True):
         assert stats.ks_2samp(ours, priors).pvalue > 1e-3
     if proposal.dims > 1:
         np.testing.assert_allclose(np.corrcoef(u.T), np.corrcoef(drawn.T), atol=0.06)
@@ -77,23 +95,39 @@ def test_a_finite_set_of_tasks_has_no_quantiles():
 def test_densities_are_scipys(x64):
     u = np.linspace(0.001, 0.999, 50)[:, None]
     phi = np.array([0.8])
-    exact = proposals.beta(1, bound=None).log_prob(jnp.asarray(phi), jnp.asarray(u))
+    exact = jax.jit(proposals.beta(1, bound=None).log_prob)(phi, u)
     np.testing.assert_allclose(exact, stats.beta.logpdf(u[:, 0], 1.6, 0.4), rtol=1e-9)
-    clipped = proposals.beta(1, bound=0.02).log_prob(jnp.asarray(phi), jnp.asarray(u))
+    clipped = jax.jit(proposals.beta(1, bound=0.02).log_prob)(phi, u)
     np.testing.assert_allclose(clipped, stats.beta.logpdf(np.clip(u[:, 0], 0.02, 0.98), 1.6, 0.4), rtol=1e-9)
-    got = proposals.exponential(0.1).log_prob(jnp.asarray([0.3]), jnp.asarray(u))
+    got = jax.jit(proposals.exponential(0.1).log_prob)(np.array([0.3]), u)
     np.testing.assert_allclose(got, stats.expon.logpdf(u[:, 0], scale=0.3), rtol=1e-9)
+
+
+beta_draws = jax.jit(proposals.beta(1).sample, static_argnums=2)
 
 
 @pytest.mark.parametrize("phi", [0.02, 0.2, 0.5, 0.7, 0.98])
 def test_beta_draws_are_betas(phi):
     """Rejection is exact; near the ends float32 and the margin coarsen the last millionth."""
-    u = proposals.beta(1).sample(jnp.array([phi]), jax.random.key(7), 20_000)
+    u = np.asarray(beta_draws(np.array([phi]), jax.random.key(7), 20_000))
     expected = stats.beta(2 * phi, 2 - 2 * phi)
     grid = np.array([0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99])
-    share = (np.asarray(u) <= grid).mean(axis=0)
+    share = (u <= grid).mean(axis=0)
     np.testing.assert_allclose(share, expected.cdf(grid), atol=4 * 0.5 / 20_000**0.5)
     assert float(u.mean()) == pytest.approx(phi, abs=0.012)
+
+
+@functools.cache
+def log_weights(bound):
+    """(phi, key) -> log-weights of draws, in one program."""
+    proposal = proposals.beta(1, bound)
+
+    @jax.jit
+    def of(phi, key):
+        u = proposal.sample(phi, key, 200_000)
+        return proposal.log_prob(proposal.phi0, u) - proposal.log_prob(phi, u)
+
+    return of
 
 
 @pytest.mark.parametrize("phi", [0.8, 0.95, 0.98])
@@ -103,15 +137,13 @@ def test_mean_weight_is_what_the_density_makes_it(phi, bound):
     f = stats.beta(2 * phi, 2 - 2 * phi)
     ends = f.cdf(0.02) / f.pdf(0.02) + f.sf(0.98) / f.pdf(0.98)
     expected = 1.0 if bound is None else ends + 0.96
-    proposal = proposals.beta(1, bound)
-    u = proposal.sample(jnp.array([phi]), jax.random.key(3), 200_000)
-    log_w = proposal.log_prob(proposal.phi0, u) - proposal.log_prob(jnp.array([phi]), u)
+    log_w = log_weights(bound)(np.array([phi]), jax.random.key(3))
     weights = np.exp(np.asarray(log_w, np.float64))
     assert weights.mean() == pytest.approx(expected, abs=5 * weights.std() / weights.size**0.5 + 1e-3)
 
 
 def test_draws_stay_off_the_ends():
-    u = proposals.beta(1).sample(jnp.array([0.98]), jax.random.key(4), 10_000)
+    u = np.asarray(beta_draws(np.array([0.98]), jax.random.key(4), 10_000))
     assert (u > 0).all()
     assert (u < 1).all()
 
@@ -137,7 +169,7 @@ def test_names_must_be_distinct():
 def test_a_task_far_from_the_prior_is_told(name, task, said):
     family = FAMILIES[name]
     line = tasks.far_off(
-        family, np.array([task, np.median(family.sample_prior(jax.random.key(1), 99), axis=0)])
+        family, np.array([task, np.median(prior_tasks(family, jax.random.key(1), 99), axis=0)])
     )
     if said is None:
         assert line is None
