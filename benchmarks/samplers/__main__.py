@@ -4,9 +4,9 @@
     python -m benchmarks.samplers --beds khazad_dum_ideas hopper_multitask_ideas
     python -m benchmarks.samplers --tables
 
-Trains every sampler on every test bed, a bed after the other, all seeds of a sampler in one program, and
-writes a compact result of each to benchmarks/results/samplers. A sampler with a result is skipped. Several
-processes of this command may run at once, one per core: each takes samplers that no other process works on.
+Trains every sampler on every test bed, a bed after the other, the seeds of a sampler in one program or two,
+and writes a compact result of each to benchmarks/results/samplers. What has a result is skipped. Several
+processes of this command may run at once, one per core: each takes what no other process works on.
 The frames of scoring passes count. The thresholds of doraemon and autodr come from the test returns of
 uniform, which therefore runs first. The beds that end in _ideas compare variants of RoML with it.
 
@@ -66,16 +66,19 @@ def _limits(results: Path, name: str) -> tuple[float, float]:
     return protocol.thresholds(protocol.ALL_BEDS[name], result.returns, result.about["episodes"])
 
 
-def _train(results: Path, name: str, sampler: str, console: Console) -> None:
-    """Trains a sampler on a bed, unless it has a result or another process works on it."""
-    with campaign.claimed(training.path(results, name, sampler)) as is_claimed:
-        if not is_claimed or training.path(results, name, sampler).is_file():
+def _train(results: Path, name: str, sampler: str, seeds: range, console: Console) -> None:
+    """Trains seeds of a sampler on a bed, unless they have a result or another process works on them."""
+    file = training.path(results, name, sampler, seeds)
+    with campaign.claimed(file) as is_claimed:
+        if not is_claimed or file.is_file():
             return
         bed = protocol.ALL_BEDS[name]
         limits = _limits(results, name) if sampler in protocol.WITH_THRESHOLDS else None
-        console.rule(f"{bed.title}: {sampler}")
-        result = training.attempt(bed, sampler, limits, lambda line: console.print(line, soft_wrap=True))
-        training.write(results, name, sampler, result)
+        console.rule(f"{bed.title}: {sampler}, seeds {seeds[0]} to {seeds[-1]}")
+        result = training.attempt(
+            bed, sampler, limits, seeds, lambda line: console.print(line, soft_wrap=True)
+        )
+        training.write(file, result)
 
 
 def _show(results: Path, beds: Sequence[str], console: Console) -> None:
@@ -123,7 +126,8 @@ def command(argv: Sequence[str]) -> None:
         needs_uniform = any(sampler in protocol.WITH_THRESHOLDS for sampler in samplers)
         first = ["uniform"] if needs_uniform and "uniform" not in samplers else []
         for sampler in [*first, *samplers]:
-            _train(args.results, name, sampler, console)
+            for seeds in protocol.ALL_BEDS[name].groups:
+                _train(args.results, name, sampler, seeds, console)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ class Bed(NamedTuple):
         title: for tables.
         env: name of the environment.
         agent: name of the agent.
-        seeds: number of seeds, all of one program.
+        seeds: number of seeds.
         frames: per seed, those of scoring passes included.
         unit: what the returns are, for the figures.
         first_only: whether a task's return is that of its first column (regression: minus the loss after one
@@ -61,6 +61,7 @@ class Bed(NamedTuple):
         options: training options, in addition to the environment's preset.
         samplers: those that are compared, with their options.
         baselines: those that the others' differences are taken from.
+        group: seeds of one program; None for all.
     """
 
     title: str
@@ -73,6 +74,13 @@ class Bed(NamedTuple):
     options: Mapping[str, Any] = {}
     samplers: Mapping[str, Mapping[str, Any]] = OPTIONS
     baselines: tuple[str, ...] = ("uniform", "cem")
+    group: int | None = None
+
+    @property
+    def groups(self) -> list[range]:
+        """The seeds of each program."""
+        size = self.group or self.seeds
+        return [range(first, min(first + size, self.seeds)) for first in range(0, self.seeds, size)]
 
     def by_task(self, returns: np.ndarray) -> np.ndarray:
         """Returns of tasks (...) from those of their episodes (..., K)."""
@@ -104,7 +112,7 @@ BEDS = {
     "cheetah_vel": Bed("half-cheetah velocity, VariBAD", "cheetah_vel", "varibad", 3, 2e6, options=_REPLAY),
 }
 
-_IDEAS = {"seeds": 20, "samplers": IDEAS, "baselines": ("cem",)}
+_IDEAS = {"seeds": 20, "samplers": IDEAS, "baselines": ("cem",), "group": 10}
 IDEA_BEDS = {
     f"{name}_ideas": BEDS[name]._replace(title=f"{BEDS[name].title}: variants of RoML", **_IDEAS)
     for name in ("khazad_dum", "hopper_multitask")

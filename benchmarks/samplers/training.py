@@ -48,14 +48,13 @@ class Result(NamedTuple):
     about: dict[str, Any]
 
 
-def path(results: Path, bed: str, sampler: str) -> Path:
-    """Where a result's description lies; its arrays lie beside it."""
-    return results / bed / f"{sampler}.json"
+def path(results: Path, bed: str, sampler: str, seeds: range) -> Path:
+    """Where the description of a result, or of a group of its seeds, lies; its arrays lie beside it."""
+    whole = len(seeds) == protocol.ALL_BEDS[bed].seeds
+    return results / bed / (f"{sampler}.json" if whole else f"{sampler}-{seeds[0]}.json")
 
 
-def read(results: Path, bed: str, sampler: str) -> Result | None:
-    """A result; None if there is none or the sampler was refused."""
-    file = path(results, bed, sampler)
+def _read(file: Path) -> Result | None:
     if not file.is_file():
         return None
     about = json.loads(file.read_text())
@@ -65,15 +64,29 @@ def read(results: Path, bed: str, sampler: str) -> Result | None:
         return Result(**arrays, names=tuple(about["names"]), about=about)
 
 
+def read(results: Path, bed: str, sampler: str) -> Result | None:
+    """A result of all seeds; None if one is missing or the sampler was refused."""
+    groups = [_read(path(results, bed, sampler, seeds)) for seeds in protocol.ALL_BEDS[bed].groups]
+    found = [group for group in groups if group is not None]
+    if len(found) < len(groups):
+        return None
+    first = found[0]
+    by_seed = {
+        name: np.concatenate([getattr(group, name) for group in found])
+        for name in ("returns", "mean", "cvar", "drawn")
+    }
+    seeds = sum(group.about["seeds"] for group in found)
+    return first._replace(**by_seed, about=first.about | {"seeds": seeds})
+
+
 def refusal(results: Path, bed: str, sampler: str) -> str | None:
     """Why a sampler was refused on a bed; None if it was not."""
-    file = path(results, bed, sampler)
+    file = path(results, bed, sampler, protocol.ALL_BEDS[bed].groups[0])
     return json.loads(file.read_text()).get("refused") if file.is_file() else None
 
 
-def write(results: Path, bed: str, sampler: str, result: Result | str) -> None:
-    """Writes a result, or the reason of a refusal."""
-    file = path(results, bed, sampler)
+def write(file: Path, result: Result | str) -> None:
+    """Writes a result, or the reason of a refusal; see ``path``."""
     file.parent.mkdir(parents=True, exist_ok=True)
     about = {"refused": result} if isinstance(result, str) else result.about | {"names": result.names}
     if isinstance(result, Result):
@@ -95,31 +108,34 @@ def _tasks_drawn(parts: experiment.Experiment, num_tasks: int) -> Callable[[Any,
     return drawn
 
 
-def configure(bed: protocol.Bed, sampler: str, limits: Limits) -> Config:
-    """The configuration of a sampler on a bed."""
+def configure(bed: protocol.Bed, sampler: str, limits: Limits, seeds: range) -> Config:
+    """The configuration of a sampler on a bed, for a group of its seeds."""
     if sampler in protocol.IDEAS:
         ideas.register()
     return config.make(
-        bed.env, sampler, bed.agent, frames=bed.frames, seeds=list(range(bed.seeds)),
+        bed.env, sampler, bed.agent, frames=bed.frames, seeds=list(seeds),
         **protocol.options(bed, sampler, limits),
     )  # fmt: skip
 
 
-def train(bed: protocol.Bed, sampler: str, limits: Limits, tell: Callable[[str], None]) -> Result:
-    """Trains and tests all seeds of a sampler on a bed.
+def train(
+    bed: protocol.Bed, sampler: str, limits: Limits, seeds: range, tell: Callable[[str], None]
+) -> Result:
+    """Trains and tests seeds of a sampler on a bed, all in one program.
 
     Args:
         bed: the test bed.
         sampler: name of the sampler.
         limits: thresholds; see ``protocol.options``.
+        seeds: a group of the bed's.
         tell: called with a line of progress after each evaluation.
 
     Raises:
         ConfigError: if the sampler does not fit the bed.
     """
-    chosen = configure(bed, sampler, limits)
+    chosen, count = configure(bed, sampler, limits, seeds), len(seeds)
     parts, began = experiment.make(chosen), time.monotonic()
-    several = bed.seeds > 1
+    several = count > 1
     vmap = jax.vmap if several else lambda f: f
     chunk = jax.jit(parts.train.chunk, donate_argnums=0)
     evaluate, test = jax.jit(parts.evaluate), jax.jit(parts.test)
@@ -128,11 +144,11 @@ def train(bed: protocol.Bed, sampler: str, limits: Limits, tell: Callable[[str],
     stops = np.unique(np.linspace(0, parts.num_iterations, _POINTS + 1).round().astype(int))
 
     def look(at: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        returns = bed.by_task(np.asarray(evaluate(state.learner).returns)).reshape(bed.seeds, -1)
+        returns = bed.by_task(np.asarray(evaluate(state.learner).returns)).reshape(count, -1)
         key = jax.random.key(at)
-        quantiles = drawn(state.sampler, jax.random.split(key, bed.seeds) if several else key)
+        quantiles = drawn(state.sampler, jax.random.split(key, count) if several else key)
         cvar = np.array([float(risk.cvar(jnp.asarray(one), chosen.alpha)) for one in returns])
-        return returns.mean(axis=1), cvar, np.asarray(quantiles).reshape(bed.seeds, len(QUANTILES), -1)
+        return returns.mean(axis=1), cvar, np.asarray(quantiles).reshape(count, len(QUANTILES), -1)
 
     looks, done = [look(0)], 0
     for stop in stops[1:]:
@@ -141,17 +157,17 @@ def train(bed: protocol.Bed, sampler: str, limits: Limits, tell: Callable[[str],
             state, _ = chunk(state, jnp.int32(n))
             done += n
         looks.append(look(done))
-        speed = bed.seeds * parts.frames.after(done) / (time.monotonic() - began)
+        speed = count * parts.frames.after(done) / (time.monotonic() - began)
         tell(
             f"{sampler}: {parts.frames.after(done):.3g} frames, mean {looks[-1][0].mean():.4g}, "
             f"CVaR {chosen.alpha:g} {looks[-1][1].mean():.4g}, {speed:,.0f} frames/s"
         )
     mean, cvar, quantiles = (np.stack(series, axis=1) for series in zip(*looks, strict=True))
     returns = np.asarray(test(state.learner).returns)  # (seeds, M, K), or (M, K) for one seed
-    by_task = bed.by_task(returns).reshape(bed.seeds, -1)
+    by_task = bed.by_task(returns).reshape(count, -1)
     tasks, _ = held_out.draw(parts.env.family, chosen.eval.test_tasks, chosen.eval.seed, "test")
     about = {
-        "bed": bed.title, "sampler": sampler, "alpha": chosen.alpha, "seeds": bed.seeds,
+        "bed": bed.title, "sampler": sampler, "alpha": chosen.alpha, "seeds": count,
         "iterations": parts.num_iterations, "frames": parts.frames.after(parts.num_iterations),
         "episodes": returns.shape[-1],
         "options": protocol.options(bed, sampler, limits),
@@ -164,10 +180,12 @@ def train(bed: protocol.Bed, sampler: str, limits: Limits, tell: Callable[[str],
     )  # fmt: skip
 
 
-def attempt(bed: protocol.Bed, sampler: str, limits: Limits, tell: Callable[[str], None]) -> Result | str:
+def attempt(
+    bed: protocol.Bed, sampler: str, limits: Limits, seeds: range, tell: Callable[[str], None]
+) -> Result | str:
     """A sampler's result on a bed, or the line in which the configuration is refused."""
     try:
-        experiment.make(configure(bed, sampler, limits))
+        experiment.make(configure(bed, sampler, limits, seeds))
     except ConfigError as error:
         return str(error)
-    return train(bed, sampler, limits, tell)
+    return train(bed, sampler, limits, seeds, tell)

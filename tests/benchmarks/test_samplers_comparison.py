@@ -19,7 +19,7 @@ def result(returns, alpha=0.5):
     returns = np.asarray(returns, float)
     seeds, tasks = returns.shape
     drawn = np.broadcast_to(np.array([0.1, 0.5, 0.9])[None, None, :, None], (seeds, 3, 3, 1))
-    about = {"alpha": alpha, "minutes": 1.0, "episodes": 2}
+    about = {"alpha": alpha, "minutes": 1.0, "episodes": 2, "seeds": seeds}
     return training.Result(
         np.linspace(0, 1, tasks)[:, None], returns, np.array([0, 1e5, 2e5]), np.zeros((seeds, 3)),
         np.zeros((seeds, 3)), drawn, ("noise",), about,
@@ -40,17 +40,20 @@ def results():
 def test_every_sampler_is_compared_and_every_bed_is_a_configuration():
     assert set(protocol.OPTIONS) == set(samplers.names())
     for bed in protocol.ALL_BEDS.values():
-        assert training.configure(bed, "cem", None).frames == bed.frames
-    regression = training.configure(protocol.BEDS["sine"], "plr", None)
+        for seeds in bed.groups:
+            made = training.configure(bed, "cem", None, seeds)
+            assert (made.frames, made.seeds) == (bed.frames, tuple(seeds))
+        assert [seed for seeds in bed.groups for seed in seeds] == list(range(bed.seeds))
+    regression = training.configure(protocol.BEDS["sine"], "plr", None, range(1))
     assert regression.sampler_options.score == "regret"  # maml has no critic
-    assert training.configure(BED, "plr", None).sampler_options.score == "value_loss"
+    assert training.configure(BED, "plr", None, range(1)).sampler_options.score == "value_loss"
 
 
 def test_thresholds_are_quantiles_of_the_scores_of_uniform():
     uniform = np.array([[0.0, 1.0, 2.0, 3.0], [2.0, 3.0, 4.0, 5.0]])  # means 1, 2, 3, 4
     assert protocol.thresholds(BED, uniform, episodes=3) == (1.75 * 3, 2.5 * 3)
     assert protocol.thresholds(protocol.BEDS["sine"], uniform, episodes=2) == (1.75, 2.5)
-    options = training.configure(BED, "autodr", (-1.5, -0.5)).sampler_options
+    options = training.configure(BED, "autodr", (-1.5, -0.5), range(1)).sampler_options
     assert (options.failure, options.success) == (-1.5, -0.5)
     with pytest.raises(ValueError, match="run uniform first"):
         protocol.options(BED, "doraemon", None)
@@ -95,16 +98,33 @@ def test_tables_and_figures_say_what_is_better(results, tmp_path):
 
 
 def test_a_result_is_read_as_written_and_a_refusal_is_kept(results, tmp_path):
-    training.write(tmp_path, "khazad_dum", "cem", results["cem"])
+    def path(bed, sampler):
+        return training.path(tmp_path, bed, sampler, protocol.BEDS[bed].groups[0])
+
+    training.write(path("khazad_dum", "cem"), results["cem"])
     again = training.read(tmp_path, "khazad_dum", "cem")
     np.testing.assert_array_equal(again.returns, results["cem"].returns)
     assert again.names == ("noise",)
-    refused = training.attempt(protocol.BEDS["sine"], "oracle", None, print)
+    refused = training.attempt(protocol.BEDS["sine"], "oracle", None, range(1), print)
     assert "needs one task dimension" in refused
-    training.write(tmp_path, "sine", "oracle", refused)
+    training.write(path("sine", "oracle"), refused)
     assert training.read(tmp_path, "sine", "oracle") is None
     assert training.refusal(tmp_path, "sine", "oracle") == refused
-    assert json.loads(training.path(tmp_path, "sine", "oracle").read_text()) == {"refused": refused}
+    assert json.loads(path("sine", "oracle").read_text()) == {"refused": refused}
+
+
+def test_groups_of_seeds_are_one_result_once_all_are_there(results, tmp_path):
+    bed, groups = "khazad_dum_ideas", protocol.IDEA_BEDS["khazad_dum_ideas"].groups
+    assert groups == [range(10), range(10, 20)]
+    for seeds, name in zip(groups, ("uniform", "cem"), strict=True):
+        assert training.read(tmp_path, bed, "pdts") is None
+        training.write(training.path(tmp_path, bed, "pdts", seeds), results[name])
+    assert {path.name for path in (tmp_path / bed).glob("*.json")} == {"pdts-0.json", "pdts-10.json"}
+    whole = training.read(tmp_path, bed, "pdts")
+    assert whole.about["seeds"] == 4
+    both = np.concatenate([results["uniform"].returns, results["cem"].returns])
+    np.testing.assert_array_equal(whole.returns, both)
+    assert (whole.tasks.shape, whole.drawn.shape[0]) == ((4, 1), 4)
 
 
 @pytest.mark.slow
@@ -112,7 +132,7 @@ def test_a_sampler_is_trained_tested_and_asked_for_its_tasks():
     small = {"chunk": 5, "eval.tasks": 8, "eval.test_tasks": 12, "sampler.batch_size": 20}
     bed = protocol.BEDS["sine"]._replace(seeds=2, frames=4000, options=small)
     said = []
-    made = training.train(bed, "cem", None, said.append)
+    made = training.train(bed, "cem", None, range(2), said.append)
     assert made.returns.shape == (2, 12)
     assert made.tasks.shape == (12, 3)
     assert made.frames.tolist() == [400 * i for i in range(11)]  # ten iterations of 400 frames
