@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from roml_jax import experiment, meta
 from roml_jax._version import __version__
 from roml_jax.config import Config, check_same, seed_plan
-from roml_jax.envs.door import programs
 from roml_jax.errors import ConfigError
 from roml_jax.run import best as best_learners
 from roml_jax.run import checkpoint, init_from, schedules, sharding
@@ -145,8 +144,7 @@ def _total(parts: experiment.Experiment, plan: Plan, about: Mapping[str, Any]) -
 
 def started(parts: experiment.Experiment, plan: Plan, taken: init_from.Inherited | None = None) -> State:
     """A new run's state, with what it takes over from another run's learner."""
-    # sixty draws of random numbers that run once: quickly compiled in half the time, equal but for rounding
-    state = programs.compiled(parts.train.init)(*seed_plan.leaves(plan.seeds))
+    state = jax.jit(parts.train.init)(*seed_plan.leaves(plan.seeds))
     if taken is not None:
         state = state._replace(learner=init_from.into(taken, state.learner))
     best = None
