@@ -120,8 +120,8 @@ class CompiledEnv:
 
 
 def _kinds(tree: Any) -> Any:
-    """Shape and type of every leaf."""
-    return jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+    """The structure, and shape and type of every leaf. As values, a NamedTuple and a tuple are equal."""
+    return jax.tree.structure(tree), [(x.shape, x.dtype) for x in jax.tree.leaves(tree)]
 
 
 def check_sizes(compiled: CompiledEnv) -> None:
@@ -204,8 +204,8 @@ def check_whole_tasks(compiled: CompiledEnv, episodes: int | None = None) -> Non
             assert not state.diverged.any(), "a task at a corner of the range diverged"
             if state.terms:
                 total = sum(np.asarray(term, float) for term in state.terms.values())
-                same = np.allclose(state.reward, total, rtol=1e-4, atol=1e-4)
-                assert same, "the terms must sum to the reward"
+                told = "the terms must sum to the reward"
+                np.testing.assert_allclose(state.reward, total, rtol=1e-4, atol=1e-4, err_msg=told)
         ended = np.array([state.done for state in states])
         assert (np.diff(ended.astype(int), axis=0) >= 0).all(), "an episode went on after it had ended"
         valid = np.array([state.valid for state in states])

@@ -7,6 +7,7 @@ docs/samplers.md.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -18,10 +19,10 @@ from roml_jax.cem import CemConfig, CemState
 from roml_jax.proposals import Proposal
 from roml_jax.samplers import cross_entropy, risk_network
 from roml_jax.samplers.base import TaskSampler, constant, drawn_from, returns_of
-from roml_jax.samplers.gdrm import GdrmConfig, softmax_weights
+from roml_jax.samplers.gdrm import GdrmConfig, gdrm
 from roml_jax.samplers.risk_network import RiskNetworkConfig, RiskState
 from roml_jax.tasks import TaskFamily
-from roml_jax.types import Array, Feedback, Metrics, TaskDraw, TaskWeights
+from roml_jax.types import Array, Feedback, Metrics, TaskDraw
 
 DEFAULTS = CemConfig()
 _WEIGHTS = GdrmConfig(eta=1.0, standardise=True)
@@ -32,15 +33,7 @@ _PRIOR_DRAWS = 1024  # predictions whose quantile stands for the prior's
 
 def cem_weighted(family: TaskFamily, alpha: float, config: CemConfig = DEFAULTS) -> TaskSampler:
     """The tasks of ``cem`` with the weights of ``gdrm``."""
-
-    def weights(
-        state: CemState, draw: TaskDraw, feedback: Feedback | Array, progress: Array | float = 1.0
-    ) -> TaskWeights:
-        del state, draw, progress
-        returns = returns_of(feedback)
-        return TaskWeights((~jnp.isnan(returns)).astype(returns.dtype), softmax_weights(returns, _WEIGHTS))
-
-    return cross_entropy.cem(family, alpha, config)._replace(weights=weights)
+    return cross_entropy.cem(family, alpha, config)._replace(weights=gdrm(family, alpha, _WEIGHTS).weights)
 
 
 def stratified(proposal: Proposal) -> Proposal:
@@ -194,7 +187,7 @@ def cem_control(family: TaskFamily, alpha: float, config: CemConfig = DEFAULTS) 
     if proposal.box is None:
         raise ValueError(f"sampler=cem_control needs numbers as tasks, not {', '.join(family.names)}")
     box, dtype = proposal.box, proposal.phi0.dtype
-    outside = CemConfig(**(vars(config) | {"ref_mode": "valid"}))
+    outside = dataclasses.replace(config, ref_mode="valid")
     network = risk_network.make(RiskNetworkConfig(), proposal.dims, dtype)
 
     def init(key: Array) -> ControlState:

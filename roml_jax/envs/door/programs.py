@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 from collections.abc import Callable
 from typing import Any
 
@@ -11,10 +10,6 @@ import jax
 import numpy as np
 
 _QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-# XLA's older emitters save a third of what is left. XLA rejects an option that it does not know, so later
-# versions keep their own.
-if importlib.metadata.version("jaxlib").startswith("0.10."):
-    _QUICK["xla_cpu_use_fusion_emitters"] = False
 
 
 def on_cpu() -> contextlib.AbstractContextManager[Any]:
