@@ -312,9 +312,13 @@ def top_of_unit_interval(alpha: float) -> Proposal:
     return Proposal(half, sample, log_prob, fit, half, one, 1, uniform_prior=True)
 
 
-def with_prior(proposal: Proposal, share: float) -> Proposal:
-    """A mixture that draws ``share`` of the tasks from the prior; no weight exceeds 1 / share."""
-    if not 0 < share < 1:
+def with_prior(proposal: Proposal, share: float | Array) -> Proposal:
+    """A mixture that draws ``share`` of the tasks from the prior; no weight exceeds 1 / share.
+
+    A share () that is an array may change between calls, and is not checked; 0 is the proposal itself.
+    """
+    log, log1p = (jnp.log, jnp.log1p) if isinstance(share, jax.Array) else (math.log, math.log1p)
+    if not isinstance(share, jax.Array) and not 0 < share < 1:
         raise ValueError(f"the prior's share must be in (0, 1), got {share}")
 
     def sample(phi: Array, key: Array, n: int) -> Array:
@@ -325,8 +329,8 @@ def with_prior(proposal: Proposal, share: float) -> Proposal:
 
     def log_prob(phi: Array, u: Array) -> Array:
         return jnp.logaddexp(
-            math.log(share) + proposal.log_prob(proposal.phi0.astype(phi.dtype), u),
-            math.log1p(-share) + proposal.log_prob(phi, u),
+            log(share) + proposal.log_prob(proposal.phi0.astype(phi.dtype), u),
+            log1p(-share) + proposal.log_prob(phi, u),
         )
 
     clipped = proposal.unclipped is not None

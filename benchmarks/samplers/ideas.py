@@ -91,24 +91,16 @@ def next_share(share: Array, tail_level: Array, alpha: Array | float, num_ref: i
 
 def cem_mixture(family: TaskFamily, alpha: float, config: CemConfig = DEFAULTS) -> TaskSampler:
     """As ``cem``, from a mixture with the prior whose share follows the tail level; weights are bounded."""
-    proposal = proposals.exact(family.proposal) if config.density == "exact" else family.proposal
+    proposal = family.proposal
 
     def init(key: Array) -> MixtureState:
         state = method.init(config, proposal, key)
         return MixtureState(state, jnp.zeros((), state.phi.dtype))
 
     def sample(state: MixtureState, key: Array, n: int) -> tuple[MixtureState, TaskDraw]:
-        draw_key, prior_key, which_key = jax.random.split(key, 3)
-        after, draw = method.sample(config, proposal, state.cem, draw_key, n)
-        phi0 = proposal.phi0.astype(after.phi.dtype)
-        prior = jax.random.bernoulli(which_key, state.share, (n,)) & ~draw.is_ref
-        u = jnp.where(prior[:, None], proposal.sample(phi0, prior_key, n), draw.u)
-        ratio = proposal.log_prob(phi0, u) - proposal.log_prob(after.phi, u)
-        # the mixture's density over the prior's: (1 - share) f_phi / f_phi0 + share
-        log_w = -jnp.logaddexp(jnp.log1p(-state.share) - ratio, jnp.log(state.share))
-        return state._replace(cem=after), TaskDraw(
-            u, family.decode(u), jnp.where(draw.is_ref, 0.0, log_w), draw.is_ref
-        )
+        mixture = proposals.with_prior(proposal, state.share)
+        after, draw = method.sample(config, mixture, state.cem, key, n)
+        return state._replace(cem=after), draw._replace(task=family.decode(draw.u))
 
     def update(
         state: MixtureState, draw: TaskDraw, feedback: Feedback | Array, key: Array,
