@@ -83,7 +83,7 @@ def draw(
 ) -> list[Path]:
     """Draws all figures as PNGs; returns their paths."""
     images.mkdir(parents=True, exist_ok=True)
-    rivals = {bed: one for bed, one in results.items() if bed in protocol.BEDS}
+    rivals = summary.rivals(results)
     made: dict[str, Figure | None] = {"samplers_gains": gains(beds, rivals)} if rivals else {}
     for bed, one in results.items():
         made[f"samplers_tasks_{bed}"] = tasks_over_time(beds[bed], one)

@@ -118,21 +118,15 @@ def cem_mixture(family: TaskFamily, alpha: float, config: CemConfig = DEFAULTS) 
 
 
 class ControlState(NamedTuple):
-    """State of ``cem_control``; W is the CEM's batch size.
+    """State of ``cem_control``.
 
     Attributes:
         cem: of the cross-entropy method.
         network: of the risk network.
-        u: (W, d) the latest tasks.
-        log_w: (W,) their log-weights.
-        score: (W,) their scores; NaN where there is none.
     """
 
     cem: CemState
     network: RiskState
-    u: Array
-    log_w: Array
-    score: Array
 
 
 def controlled_quantile(
@@ -175,7 +169,7 @@ def cem_control(family: TaskFamily, alpha: float, config: CemConfig = DEFAULTS) 
     Raises:
         ValueError: for tasks without a unit box.
     """
-    proposal = proposals.exact(family.proposal) if config.density == "exact" else family.proposal
+    proposal = family.proposal
     if proposal.box is None:
         raise ValueError(f"sampler=cem_control needs numbers as tasks, not {', '.join(family.names)}")
     box, dtype = proposal.box, proposal.phi0.dtype
@@ -184,11 +178,7 @@ def cem_control(family: TaskFamily, alpha: float, config: CemConfig = DEFAULTS) 
 
     def init(key: Array) -> ControlState:
         cem_key, network_key = jax.random.split(key)
-        state = method.init(outside, proposal, cem_key)
-        return ControlState(
-            state, network.init(network_key), jnp.zeros_like(state.u), jnp.zeros_like(state.log_w),
-            jnp.full_like(state.score, jnp.nan),
-        )  # fmt: skip
+        return ControlState(method.init(outside, proposal, cem_key), network.init(network_key))
 
     def sample(state: ControlState, key: Array, n: int) -> tuple[ControlState, TaskDraw]:
         after, draw = method.sample(outside, proposal, state.cem, key, n)
@@ -199,7 +189,7 @@ def cem_control(family: TaskFamily, alpha: float, config: CemConfig = DEFAULTS) 
         progress: Array | float = 1.0,
     ) -> tuple[ControlState, Metrics]:  # fmt: skip
         del progress
-        returns, size = returns_of(feedback), config.batch_size
+        returns = returns_of(feedback)
         fit_key, prior_key, cem_key = jax.random.split(key, 3)
         valid = ~jnp.isnan(returns)
         losses = -risk.standardised(returns, valid)
@@ -210,18 +200,19 @@ def cem_control(family: TaskFamily, alpha: float, config: CemConfig = DEFAULTS) 
             latent = fitted.posterior.mean[None]
             return mean - std * risk_network.decode(fitted.params, box.from_u(u), latent)[0]
 
-        u, log_w, score = (
-            jnp.concatenate([old, new.astype(old.dtype)])[-size:]
-            for old, new in zip(state[2:], (draw.u, draw.log_w, returns), strict=True)
+        held = state.cem  # its open batch, and what is new: the batch that closes, if one does
+        open_score = jnp.where(jnp.arange(config.batch_size) < held.cursor, held.score, jnp.nan)
+        u, log_w, score = map(
+            jnp.concatenate, ([held.u, draw.u], [held.log_w, draw.log_w], [open_score, returns])
         )
         many = proposal.sample(proposal.phi0, prior_key, _PRIOR_DRAWS)
         threshold = controlled_quantile(
             predict(u), score, method.weights_of(outside, log_w), predict(many), alpha
         )
-        told = state.cem._replace(outside=threshold.astype(dtype))
+        told = held._replace(outside=threshold.astype(dtype))
         after, metrics = method.update(outside, proposal, told, draw, returns, cem_key, alpha)
         named = metrics._asdict() | {"network_error": error}
-        return ControlState(after, fitted, u, log_w, score), named
+        return ControlState(after, fitted), named
 
     return TaskSampler(
         init, sample, update, phi=lambda state: state.cem.phi, batch_size=config.batch_size,

@@ -41,6 +41,11 @@ class Row(NamedTuple):
     improves: Interval | None
 
 
+def rivals(results: Mapping[str, Mapping[str, Result]]) -> dict[str, Mapping[str, Result]]:
+    """The results by bed without the beds of ideas, which are in no ranking."""
+    return {bed: one for bed, one in results.items() if bed in protocol.BEDS}
+
+
 def by_seed(result: Result) -> dict[str, np.ndarray]:
     """The figures (S,) of each seed: "mean", "cvar" at the bed's level, "worst"."""
     returns = result.returns

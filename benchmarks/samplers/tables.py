@@ -85,7 +85,7 @@ def all_tables(
     refused: Mapping[str, Mapping[str, str]],
 ) -> Sequence[tuple[str, str]]:  # fmt: skip
     """(name, text) of every table: "lead", then one per bed."""
-    rivals = {bed: one for bed, one in results.items() if bed in protocol.BEDS}
+    rivals = summary.rivals(results)
     tables = [("lead", lead_table(beds, rivals))] if rivals else []
     for bed, one in results.items():
         tables.append((bed, bed_table(beds[bed], one, refused[bed])))

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jitted import jitted
 
 from roml_jax import samplers, tasks
 from roml_jax.samplers.autodr import moved
@@ -21,9 +22,7 @@ move = jax.jit(moved, static_argnums=0)
 @functools.cache
 def compiled(config):
     """A sampler with each function in one program; one for all tests."""
-    sampler = samplers.autodr(FAMILY, 0.05, config)
-    init, update = jax.jit(sampler.init), jax.jit(sampler.update)
-    return sampler._replace(init=init, sample=jax.jit(sampler.sample, static_argnums=2), update=update)
+    return jitted(samplers.autodr(FAMILY, 0.05, config))
 
 
 def started(ends=((0.4, 0.3), (0.6, 0.9)), *, config=CONFIG, reached=True):

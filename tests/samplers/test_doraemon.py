@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jitted import jitted
 from scipy import optimize, special, stats
 
 from roml_jax import samplers, tasks
@@ -82,15 +83,10 @@ def test_draws_are_betas(phi):
         assert stats.kstest(column, stats.beta(first, second).cdf).pvalue > 1e-3
 
 
-def compiled(sampler):
-    """(init, sample, update) of a sampler, each in one program."""
-    return jax.jit(sampler.init), jax.jit(sampler.sample, static_argnums=2), jax.jit(sampler.update)
-
-
 def test_weights_are_the_exact_density_ratio():
-    init, sample, _ = compiled(samplers.doraemon(FAMILY, 0.05, CONFIG))
-    state = init(jax.random.key(0))._replace(phi=np.asarray([1.5, 1.2, 0.9, 1.3], np.float32))
-    draw = jax.device_get(sample(state, jax.random.key(1), 100_000)[1])
+    sampler = jitted(samplers.doraemon(FAMILY, 0.05, CONFIG))
+    state = sampler.init(jax.random.key(0))._replace(phi=np.asarray([1.5, 1.2, 0.9, 1.3], np.float32))
+    draw = jax.device_get(sampler.sample(state, jax.random.key(1), 100_000)[1])
     np.testing.assert_allclose(
         draw.log_w[:1000], -exact_log_prob(state.phi, np.asarray(draw.u, float)[:1000]), atol=2e-3
     )
@@ -256,13 +252,13 @@ def test_it_stays_where_half_succeed():
 
 def test_windows_close_after_so_many_tasks_that_did_not_diverge():
     options = samplers.DoraemonConfig(0.0, batch_size=20)
-    init, sample, update = compiled(samplers.doraemon(FAMILY, 0.05, options))
-    state, draw = sample(init(jax.random.key(0)), jax.random.key(1), 8)
+    sampler = jitted(samplers.doraemon(FAMILY, 0.05, options))
+    state, draw = sampler.sample(sampler.init(jax.random.key(0)), jax.random.key(1), 8)
     returns = np.asarray([1.0, np.nan, 1.0, 1.0, -1.0, 1.0, np.nan, 1.0], np.float32)
     seen = []
     for _ in range(4):
         before = state
-        state, metrics = update(state, draw, Feedback(returns), jax.random.key(0))
+        state, metrics = sampler.update(state, draw, Feedback(returns), jax.random.key(0))
         seen.append((int(state.cursor), int(state.updates), float(metrics["window_success"])))
     assert [(cursor, updates) for cursor, updates, _ in seen] == [(6, 0), (12, 0), (18, 0), (0, 1)]
     assert np.isnan([share for *_, share in seen[:3]]).all()
@@ -276,12 +272,12 @@ def test_windows_close_after_so_many_tasks_that_did_not_diverge():
 
 def test_a_prior_that_is_not_uniform_is_met_by_its_quantiles():
     noise = tasks.exponential("noise", 0.1)
-    init, sample, _ = compiled(samplers.make("doraemon", noise, 0.05, CONFIG))
-    state = init(jax.random.key(0))
-    _, draw = sample(state, jax.random.key(1), 4000)
+    sampler = jitted(samplers.make("doraemon", noise, 0.05, CONFIG))
+    state = sampler.init(jax.random.key(0))
+    _, draw = sampler.sample(state, jax.random.key(1), 4000)
     assert float(np.median(draw.task)) == pytest.approx(0.1 * np.log(2), rel=0.02)
     wide = state._replace(state=state.state._replace(phi=np.ones(2, np.float32)))
-    _, draw = sample(wide, jax.random.key(1), 4000)
+    _, draw = sampler.sample(wide, jax.random.key(1), 4000)
     assert stats.kstest(np.asarray(draw.task)[:, 0], stats.expon(scale=0.1).cdf).pvalue > 1e-3
     np.testing.assert_allclose(draw.log_w, 0.0, atol=1e-5)
 

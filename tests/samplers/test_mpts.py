@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jitted import jitted
 
 from roml_jax import samplers, tasks
 from roml_jax.samplers import risk_network
@@ -19,10 +20,7 @@ FAMILY, N = tasks.log_beta(("a", "b"), bound=None), 16
 @functools.cache
 def compiled(**options):
     """A sampler whose functions are jitted; one for all tests, so that they share its programs."""
-    made = samplers.mpts(FAMILY, 0.05, MptsConfig(**options))
-    init, update, phi = map(jax.jit, (made.init, made.update, made.phi))
-    sample = jax.jit(made.sample, static_argnums=2)
-    return made._replace(init=init, sample=sample, update=update, phi=phi)
+    return jitted(samplers.mpts(FAMILY, 0.05, MptsConfig(**options)))
 
 
 @functools.cache

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jitted import jitted
 from scipy import stats
 
 from roml_jax import cem, samplers, tasks, testing
@@ -26,21 +27,14 @@ OPTIONS = {  # for samplers whose defaults need more than returns, or more tasks
 }
 
 
-def compiled(sampler):
-    """The sampler with each function in one program."""
-    init, update, weights, phi = map(jax.jit, (sampler.init, sampler.update, sampler.weights, sampler.phi))
-    sample = jax.jit(sampler.sample, static_argnums=2)
-    return sampler._replace(init=init, sample=sample, update=update, weights=weights, phi=phi)
-
-
 def make(name, alpha, *options):
-    return compiled(samplers.make(name, EXACT, alpha, *options))
+    return jitted(samplers.make(name, EXACT, alpha, *options))
 
 
 @functools.cache
 def made(name, **options):
     """One for all tests, so that they share its programs."""
-    return compiled(testing.make_sampler(name, EXACT, ALPHA, **options))
+    return jitted(testing.make_sampler(name, EXACT, ALPHA, **options))
 
 
 def hardness(draw):

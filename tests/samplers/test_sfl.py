@@ -5,6 +5,7 @@ import functools
 import jax
 import numpy as np
 import pytest
+from jitted import jitted
 from scipy import stats
 
 from roml_jax import samplers, tasks
@@ -19,14 +20,7 @@ OPTIONS = samplers.SflConfig(candidates=40, rollouts=4, top=6, share=0.5)
 @functools.cache
 def compiled():
     """The sampler with each function in one program; one for all tests."""
-    sampler = samplers.make("sfl", FAMILY, 0.2, OPTIONS)
-    propose, scored = map(jax.jit, (sampler.scoring.propose, sampler.scoring.scored))
-    return sampler._replace(
-        init=jax.jit(sampler.init),
-        sample=jax.jit(sampler.sample, static_argnums=2),
-        weights=jax.jit(sampler.weights),
-        scoring=sampler.scoring._replace(propose=propose, scored=scored),
-    )
+    return jitted(samplers.make("sfl", FAMILY, 0.2, OPTIONS))
 
 
 def passed(returns_of):
