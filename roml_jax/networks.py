@@ -116,18 +116,6 @@ def _gru_step(kernel: Array, bias: Array, hidden: Array, projected: Array) -> tu
     return new + update * (hidden - new), _Gates(reset, update, new, new_h)
 
 
-def _gru_forward(
-    kernel: Array, bias: Array, start: Array, projected: Array, valid: Array
-) -> tuple[Array, _Gates]:
-    def step(hidden: Array, now: tuple[Array, Array]) -> tuple[Array, tuple[Array, _Gates]]:
-        x, valid = now
-        after, gates = _gru_step(kernel, bias, hidden, x)
-        hidden = jnp.where(valid[:, None], after, hidden)
-        return hidden, (hidden, gates)
-
-    return jax.lax.scan(step, start, (projected, valid))[1]
-
-
 @jax.custom_vjp
 def _gru_unroll(
     kernel: Array, bias: Array, start: Array, projected: Array, valid: Array, cut: Array
@@ -138,15 +126,29 @@ def _gru_unroll(
     it as one product over all steps.
     """
     del cut
-    return _gru_forward(kernel, bias, start, projected, valid)[0]
+
+    def step(hidden: Array, now: tuple[Array, Array]) -> tuple[Array, Array]:
+        x, valid = now
+        hidden = jnp.where(valid[:, None], _gru_step(kernel, bias, hidden, x)[0], hidden)
+        return hidden, hidden
+
+    return jax.lax.scan(step, start, (projected, valid))[1]
 
 
 def _gru_unroll_forward(
     kernel: Array, bias: Array, start: Array, projected: Array, valid: Array, cut: Array
 ) -> tuple[Array, tuple[Any, ...]]:
-    hidden, gates = _gru_forward(kernel, bias, start, projected, valid)
+    def step(hidden: Array, now: tuple[Array, Array]) -> tuple[Array, Array]:
+        x, valid = now
+        after, gates = _gru_step(kernel, bias, hidden, x)
+        hidden = jnp.where(valid[:, None], after, hidden)
+        return hidden, jnp.stack([hidden, *gates])
+
+    # one result, since on a GPU a loop writes each result with a kernel of its own
+    stacked = jax.lax.scan(step, start, (projected, valid))[1]
+    hidden, *gates = (stacked[:, i] for i in range(5))
     before = jnp.concatenate([start[None], hidden[:-1]])
-    return hidden, (kernel, before, gates, valid, cut)
+    return hidden, (kernel, before, _Gates(*gates), valid, cut)
 
 
 def _gru_unroll_backward(saved: tuple[Any, ...], gradient: Array) -> tuple[Array | None, ...]:
@@ -250,8 +252,11 @@ def choose_action(
     action: Discrete | Continuous, distribution: distrax.Distribution, key: Array, greedy: Array | bool
 ) -> Array:
     """A sampled action, or the distribution's mode where ``greedy``; (..., A) floats."""
-    drawn = jnp.where(greedy, distribution.mode(), distribution.sample(seed=key))
-    return drawn[..., None].astype(jnp.result_type(float)) if isinstance(action, Discrete) else drawn
+    if isinstance(action, Discrete):
+        logits = cast(distrax.Categorical, distribution).logits
+        drawn = jnp.where(greedy, logits.argmax(axis=-1), jax.random.categorical(key, logits))
+        return drawn[..., None].astype(jnp.result_type(float))
+    return jnp.where(greedy, distribution.mode(), distribution.sample(seed=key))
 
 
 def action_log_prob(

@@ -79,28 +79,36 @@ class _Carry(NamedTuple):
     belief: Any
 
 
-class _Step(NamedTuple):
-    """Results of a step; after an episode (H, N, ...). ``seen`` is None if it is not recorded.
+class _Seen(NamedTuple):
+    """What a rollout keeps of a step: what was before it, and the action.
 
-    ``privileged`` is that of the state before the step; None if not recorded, or if there is none.
+    After an episode, (H + 1, N, ...) for ``obs`` and ``privileged``, (H, N, ...) for the others. The next
+    observation is that of the following step, so it is stored once.
     """
+
+    obs: Array
+    privileged: Array | None
+    action: Array
+    extras: Any
+
+
+class _Step(NamedTuple):
+    """Results of a step; after an episode (H, N, ...). ``seen`` is None if it is not recorded."""
 
     reward: Array
     valid: Array
     terms: Mapping[str, Array]
-    seen: tuple[Transition, Any] | None
-    privileged: Array | None
+    seen: _Seen | None
 
 
 class _Episode(NamedTuple):
-    """Results of an episode, (N, ...); ``seen`` has axes (H, N, ...), ``privileged`` (H + 1, N, P)."""
+    """Results of an episode, (N, ...); ``steps``, those of its steps, is None if they are not recorded."""
 
     total: Array
     terms: Mapping[str, Array]
     length: Array
     diverged: Array
-    seen: tuple[Transition, Any] | None
-    privileged: Array | None
+    steps: _Step | None
 
 
 def env_action(spec: EnvSpec, action: Array) -> Array:
@@ -135,12 +143,18 @@ def _run_steps(
         next_obs = flagged(protocol, state.obs, last)
         seen = Transition(carry.obs, action, state.reward, next_obs, state.valid)
         belief = agent.observe(agent_state, carry.belief, seen)
-        whole = (seen, extras) if record else None
-        privileged = carry.env.privileged if record else None
-        result = _Step(state.reward, state.valid, state.terms, whole, privileged)
-        return _Carry(state, next_obs, belief), result
+        kept = _Seen(carry.obs, carry.env.privileged, action, extras) if record else None
+        return _Carry(state, next_obs, belief), _Step(state.reward, state.valid, state.terms, kept)
 
-    return jax.lax.scan(step, start, (jax.random.split(key, spec.horizon), last))
+    end, steps = jax.lax.scan(step, start, (jax.random.split(key, spec.horizon), last))
+    if steps.seen is None:
+        return end, steps
+    seen = steps.seen
+    obs, privileged = jax.tree.map(
+        lambda before, last: jnp.concatenate([before, last[None]]),
+        (seen.obs, seen.privileged), (end.obs, end.env.privileged),
+    )  # fmt: skip
+    return end, steps._replace(seen=seen._replace(obs=obs, privileged=privileged))
 
 
 def _outcome(total: Array, diverged: Array, terms: Mapping[str, Array], length: Array) -> Outcome:
@@ -150,24 +164,26 @@ def _outcome(total: Array, diverged: Array, terms: Mapping[str, Array], length: 
 
 def _rollout(episodes: _Episode, outcome: Outcome, tasks: Array) -> Rollout:
     """The rollout of recorded episodes, whose steps have axes (K, H, N, ...)."""
-    (seen, extras), privileged = jax.tree.map(
-        lambda x: jnp.moveaxis(x, 2, 0), (episodes.seen, episodes.privileged)
+    steps = jax.tree.map(lambda x: jnp.moveaxis(x, 2, 0), episodes.steps)
+    seen = steps.seen
+    return Rollout(
+        seen.obs, seen.action, steps.reward, steps.valid, seen.extras, outcome, tasks, seen.privileged
     )
-    obs = jnp.concatenate([seen.obs, seen.next_obs[:, :, -1:]], axis=2)
-    return Rollout(obs, seen.action, seen.reward, seen.valid, extras, outcome, tasks, privileged)
 
 
 def _adapted(agent: Agent, agent_state: Any, belief: Any, steps: _Step, key: Array) -> Any:
     """The belief after an episode: as it is, for an agent that does not adapt between episodes."""
     if agent.adapt is None:
         return belief
-    assert steps.seen is not None
-    return agent.adapt(agent_state, belief, steps.seen, key)
+    seen = steps.seen
+    assert seen is not None
+    done = Transition(seen.obs[:-1], seen.action, steps.reward, seen.obs[1:], steps.valid)
+    return agent.adapt(agent_state, belief, (done, seen.extras), key)
 
 
 def run_episodes(
     agent: Agent, env: Env, protocol: EpisodeProtocol, agent_state: Any, tasks: Array, key: Array, *,
-    greedy: Array, record: bool = True, constrain: Constrain = anywhere,
+    greedy: Array | None = None, record: bool = True, constrain: Constrain = anywhere,
 ) -> tuple[Rollout | None, Outcome]:  # fmt: skip
     """Runs K episodes of H steps on each of N tasks.
 
@@ -180,7 +196,7 @@ def run_episodes(
         agent_state: A, the agent's state.
         tasks: (N, d).
         key: randomness of resets, environments and actions.
-        greedy: (K,) bool, the episodes in which the agent takes its most likely action.
+        greedy: (K,) bool, the episodes in which the agent takes its most likely action; None for none.
         record: whether to return the rollout; otherwise only the outcome.
         constrain: sharding constraint on the task axis.
 
@@ -190,10 +206,11 @@ def run_episodes(
     spec, n = protocol.agent_spec(env.spec), tasks.shape[0]
 
     def episode(
-        carry: tuple[Array, Any], now: tuple[Array, Array, Array]
+        carry: tuple[Array, Any], now: tuple[Array, Array, Array | None]
     ) -> tuple[tuple[Array, Any], _Episode]:
         terminal_obs, belief = carry
         key, first, greedy = now
+        greedy = jnp.zeros((), bool) if greedy is None else greedy  # a constant: no mode is computed
         reset_key, act_key, adapt_key = jax.random.split(key, 3)
         state = jax.vmap(env.reset)(*constrain((jax.random.split(reset_key, n), tasks)))
         obs = flagged(protocol, state.obs, jnp.zeros((), bool))
@@ -206,12 +223,9 @@ def run_episodes(
         total, terms = jax.tree.map(
             lambda x: jnp.where(steps.valid, x, 0).sum(axis=0), (steps.reward, dict(steps.terms))
         )
-        seen, privileged = (steps.seen, steps.privileged) if record else (None, None)
-        if privileged is not None:
-            assert end.env.privileged is not None
-            privileged = jnp.concatenate([privileged, end.env.privileged[None]])
         length = steps.valid.sum(axis=0, dtype=jnp.int32)
-        return (end.obs, belief), _Episode(total, terms, length, end.env.diverged, seen, privileged)
+        kept = steps._replace(terms={}) if record else None
+        return (end.obs, belief), _Episode(total, terms, length, end.env.diverged, kept)
 
     begin_key, key = jax.random.split(key)
     belief = agent.begin(agent_state, begin_key, n)
@@ -222,7 +236,7 @@ def run_episodes(
     _, episodes = jax.lax.scan(episode, start, (jax.random.split(key, spec.episodes), first, greedy))
     by_task = (episodes.total, episodes.diverged, episodes.terms, episodes.length)
     outcome = _outcome(*jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), by_task))
-    if episodes.seen is None:
+    if episodes.steps is None:
         return None, outcome
     return constrain(_rollout(episodes, outcome, tasks)), outcome
 
@@ -258,10 +272,7 @@ def make_learner(
     """
 
     def collect(state: Any, tasks: Array, key: Array) -> tuple[Any, Rollout, Feedback]:
-        greedy = jnp.zeros(protocol.agent_spec(env.spec).episodes, bool)
-        experience, outcome = run_episodes(
-            agent, env, protocol, state, tasks, key, greedy=greedy, constrain=constrain
-        )
+        experience, outcome = run_episodes(agent, env, protocol, state, tasks, key, constrain=constrain)
         assert experience is not None
         value_score = None if agent.value_score is None else agent.value_score(state, experience)
         return (

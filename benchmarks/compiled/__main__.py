@@ -155,7 +155,8 @@ def command(argv: Sequence[str]) -> None:
         raise ConfigError(f"{args.out} has no results yet")
     text = table(list(results.values()))
     console.print(Markdown(text))
-    fill(_ROOT / "docs" / "scaling.md", "compiled", text)
+    if args.out == _OUT:
+        fill(_ROOT / "docs" / "scaling.md", "compiled", text)
 
 
 if __name__ == "__main__":

@@ -163,8 +163,9 @@ class KhazadDum:
 
         reaches = unresolved & self._is_at_goal(position)
         falls = unresolved & self._lies_in(self.abyss, position)
-        distance = jnp.abs(position - jnp.array(self.goal, position.dtype)).sum()
-        moving = jnp.maximum(-distance / 5, -1.0) - jnp.where(noisy, 3 * noise, 0.0) + 5.0 * reaches
+        along_x, along_y = jnp.abs(position - jnp.array(self.goal, position.dtype))
+        near = jnp.maximum(-(along_x + along_y) / 5, -1.0)
+        moving = near - jnp.where(noisy, 3 * noise, 0.0) + 5.0 * reaches
         resolved = jnp.where(walk.reached, 0.0, -1.0)
         reward = jnp.where(unresolved, moving, resolved) / self._horizon
         walk = Walk(position, walk.fallen | falls, walk.reached | reaches)
@@ -223,7 +224,8 @@ class KhazadDum:
         return (position[..., 1] > south) & (position[..., 1] < self.height - 1 - south)
 
     def _is_at_goal(self, position: Array) -> Array:
-        return (jnp.round(position).astype(jnp.int32) == jnp.array(self.goal)).all(axis=-1)
+        cell = jnp.round(position).astype(jnp.int32)
+        return (cell[..., 0] == self.goal[0]) & (cell[..., 1] == self.goal[1])
 
     @staticmethod
     def _lies_in(cells: np.ndarray, position: Array) -> Array:
