@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import re
 import sys
 from collections.abc import Iterator
@@ -43,11 +44,19 @@ def show_table(console: Console, table: Table) -> None:
     If that is not enough, it is printed in several parts, each with the first column. Columns that may wrap
     count with their longest word.
     """
-    if _width(console, table) > console.width:
-        for column in table.columns:
-            column.header = str(column.header).replace(" ", "\n")
-    for part in _parts(console, table):
-        console.print(part)
+    fits = _width(console, table) <= console.width
+    for part in [table] if fits else _parts(console, _heads(table, " ", "\n")):
+        short = _heads(part, "\n", " ")  # with fewer columns, the heads may fit into a line
+        console.print(short if _width(console, short) <= console.width else part)
+
+
+def _heads(table: Table, old: str, new: str) -> Table:
+    """The table with one string in its heads replaced."""
+    changed = copy.copy(table)
+    changed.columns = [
+        dataclasses.replace(column, header=str(column.header).replace(old, new)) for column in table.columns
+    ]
+    return changed
 
 
 def _width(console: Console, table: Table) -> int:

@@ -20,6 +20,7 @@ from roml_jax.run.folder import PROVENANCE
 from roml_jax.run.progress import duration
 
 _DPI = 160
+_COMMIT = 12  # digits of a commit
 _STYLE = """
 :root { color-scheme: light; }
 body { font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; color: #222; background: #fff;
@@ -33,7 +34,8 @@ th, td { padding: 4px 14px 4px 0; text-align: right; white-space: nowrap; }
 td { font-variant-numeric: tabular-nums; }
 th { border-bottom: 1.5px solid #444; font-weight: 600; vertical-align: bottom; }
 td { border-bottom: 1px solid #e4e4e4; }
-th:first-child, td:first-child, td.text { text-align: left; } td.text { white-space: normal; color: #555; }
+th:first-child, th.text, td:first-child, td.text { text-align: left; }
+td.text { white-space: normal; color: #555; }
 nav a { margin-right: 16px; } a { color: #0b5394; }
 """
 
@@ -71,16 +73,14 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], text_columns: Seq
         rows: cells of each row, as plain text.
         text_columns: indices of columns with long text, which is left-aligned and wrapped.
     """
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in heads)
-    body = "".join(
-        "<tr>"
-        + "".join(
-            f"<td{' class=text' if i in text_columns else ''}>{html.escape(cell)}</td>"
-            for i, cell in enumerate(row)
+
+    def line(kind: str, cells: Sequence[str]) -> str:
+        classes = (" class=text" if i in text_columns else "" for i in range(len(cells)))
+        return "".join(
+            f"<{kind}{name}>{html.escape(cell)}</{kind}>" for name, cell in zip(classes, cells, strict=True)
         )
-        + "</tr>"
-        for row in rows
-    )
+
+    head, body = line("th", heads), "".join(f"<tr>{line('td', row)}</tr>" for row in rows)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
@@ -142,32 +142,36 @@ def folders_table(group: Group) -> str:
     return table(["method", "seeds", "frames per seed", "folder"], rows, text_columns=(3,))
 
 
+def _text(session: Mapping[str, Any], name: str, form: str = "{}") -> str:
+    """An entry of a session; "" if it is not known, such as the end of a session that was killed."""
+    value = session.get(name)
+    return "" if value is None else form.format(value)
+
+
 def _session_cells(session: Mapping[str, Any]) -> list[str]:
-    """A session's cells; "" for what is not known, such as the end of a session that was killed."""
-
-    def text(name: str, form: str = "{}") -> str:
-        value = session.get(name)
-        return "" if value is None else form.format(value)
-
+    """A session's cells from its version on."""
     wall, commits = session.get("wall_seconds"), session.get("commits") or {}
-    commit = ", ".join(f"{name} {commit}" for name, commit in commits.items() if name != "roml_jax")
-    own = commits.get("roml_jax")
-    version = text("roml_jax") + (f", commit {own}" if own else "") + (f"; {commit}" if commit else "")
+    short = {name: commit[:_COMMIT] for name, commit in commits.items()}
+    own = f", commit {short.pop('roml_jax')}" if "roml_jax" in short else ""
+    others = "".join(f"; {name} {commit}" for name, commit in short.items())
     return [
-        text("started").replace("T", " "), version, text("jax"), text("device"), text("seeds"),
-        "" if wall is None else duration(wall), text("frames_per_second", "{:,.0f}"),
-        text("outcome") or "no end recorded", text("command"),
+        _text(session, "roml_jax") + own + others, _text(session, "jax"), _text(session, "device"),
+        _text(session, "seeds"), "" if wall is None else duration(wall),
+        _text(session, "frames_per_second", "{:,.0f}"), _text(session, "outcome") or "no end recorded",
     ]  # fmt: skip
 
 
 def provenance_table(group: Group) -> str:
-    """Table of the sessions in which the runs of a group were trained."""
-    heads = ["folder", "started", "version", "JAX", "device", "seeds", "wall time", "frames/s", "outcome"]
-    rows = []
+    """Tables of the sessions in which the runs of a group were trained: what ran, and by which commands."""
+    sessions, commands = [], []
     for folder in dict.fromkeys(seed.folder for method in group.methods for seed in method.seeds):
-        sessions = provenance.read(folder) or [{"outcome": f"not recorded in {PROVENANCE}"}]
-        rows += [[str(folder), *_session_cells(session)] for session in sessions]
-    return table([*heads, "command"], rows, text_columns=(0, 2, 8, 9))
+        for session in provenance.read(folder) or [{"outcome": f"not recorded in {PROVENANCE}"}]:
+            place = [str(folder), _text(session, "started").replace("T", " ")]
+            sessions.append([*place, *_session_cells(session)])
+            commands.append([*place, _text(session, "command")])
+    heads = ["folder", "started", "version", "JAX", "device", "seeds", "wall time", "frames/s", "outcome"]
+    text = table(heads, sessions, text_columns=(0, 1, 2, 8))
+    return text + table(["folder", "started", "command"], commands, text_columns=(0, 1, 2))
 
 
 def page(title: str, groups: Sequence[tuple[Group, Sequence[Section]]]) -> str:
