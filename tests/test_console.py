@@ -59,3 +59,13 @@ def test_a_table_fits_and_is_whole(columns, head, cell, parts):
     assert sum("of numbers" in line for line in lines) == 1
     for i in range(columns):
         assert any(str(i) in line.split() for line in lines)
+
+
+def test_a_part_with_room_has_its_heads_in_one_line():
+    wide = Table()
+    for head in ("alpha", "CVaR with its interval", "VaR with its interval", "tasks in the tail"):
+        wide.add_column(head, no_wrap=True)
+    wide.add_row("0.01 (the run's)", "-0.377 [-0.411, -0.344]", "-0.320 [-0.329, -0.310]", "10 of 1000")
+    lines = shown(lambda to: console.show_table(to, wide))
+    assert any("tasks in the tail" in line for line in lines)
+    assert max(map(len, lines)) <= 80
