@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -159,11 +159,21 @@ def train(
     if isinstance(init_from, Run):
         options = {"which": init_from._which, **options}
     source = init_from.folder if isinstance(init_from, Run) else init_from
-    config = configs.make(env, sampler, agent, seeds=list(seeds), out=folder, init_from=source, **options)
+    named = {"sampler": sampler, "agent": agent, "seeds": list(seeds)}
+    config = configs.make(env, out=folder, init_from=source, **named, **options)
     compile_cache.prepare(cache=config.compile_cache)
     custom_env = None if isinstance(env, str) else env
-    loop.run(config, Console(quiet=quiet), custom_env, on_chunk)
+    call = _call(env, named | ({} if source is None else {"init_from": str(source)}) | options)
+    loop.run(config, Console(quiet=quiet), custom_env, on_chunk, call)
     return Run(folder, custom_env, temporary=temporary)
+
+
+def _call(env: str | envs.Env, options: Mapping[str, Any]) -> str:
+    """The call of ``train`` as text, for ``provenance.json``."""
+    dotted = {name: value for name, value in options.items() if not name.isidentifier()}
+    parts = [f"{name}={value!r}" for name, value in options.items() if name not in dotted]
+    parts += [f"**{dotted!r}"] if dotted else []
+    return f"roml_jax.train({', '.join([repr(env) if isinstance(env, str) else type(env).__name__, *parts])})"
 
 
 def open(folder: Path | str, which: str = "last", env: envs.Env | None = None) -> Run:

@@ -52,14 +52,14 @@ def _shapes(parts: experiment.Experiment, config: configs.Config, mesh: Mesh | N
     return state, jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
 
 
-def _named(loops: list[hlo.Loop], horizon: int) -> dict[str, int]:
-    """Kernels of the parts of an iteration that its loops show, found by where they are in the program."""
+def _named(loops: list[hlo.Loop], horizon: int, minibatches: int) -> dict[str, int]:
+    """Kernels of the parts of an iteration that its loops show, by their place and their trips."""
     learning = [loop for loop in loops if loop.where.endswith("jit(learn)/while")]
     found = {
         "environment step": [
             loop for loop in loops if loop.trips == horizon and "jit(learn)" not in loop.where
         ],
-        "PPO minibatch": learning,
+        "PPO minibatch": [loop for loop in learning if loop.trips == minibatches],
         "GRU step": [loop for loop in loops if "gru" in loop.where.lower()],
     }
     return {name: max(loop.kernels for loop in some) for name, some in found.items() if some}
@@ -88,7 +88,8 @@ def measure(target: str, env: str, mesh_text: str, dump: Path | None = None) -> 
         dump.write_text(text)
     counts, memory = hlo.count(text), compiled.memory_analysis()
     costs = compiled.cost_analysis() or {}
-    spec = config.protocol.agent_spec(parts.env.spec)
+    spec, options = config.protocol.agent_spec(parts.env.spec), configs.to_mapping(config)
+    minibatches = options["ppo.epochs"] * options["ppo.minibatches"]
     return {
         "target": target, "env": env, "mesh": mesh_text, "seeds": seeds,
         "frames": parts.frames_per_iteration, "trace_s": round(traced - began, 1),
@@ -99,7 +100,7 @@ def measure(target: str, env: str, mesh_text: str, dump: Path | None = None) -> 
         "gbyte": round(costs.get("bytes accessed", 0.0) / 1e9, 3),
         "instructions": sum(map(len, hlo.parse(text)[0].values())),
         "kernels": counts.kernels,
-        "kernels_of": _named(counts.loops, spec.horizon),
+        "kernels_of": _named(counts.loops, spec.horizon, minibatches),
         "loops_of_unknown_length": sum(loop.trips is None for loop in counts.loops),
         "collectives": counts.collectives,
     }  # fmt: skip

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from roml_jax import experiment, meta
-from roml_jax.config import Config, seed_plan
+from roml_jax.config import Config, seed_plan, to_mapping
 from roml_jax.config.presets import read_yaml
 from roml_jax.config.values import as_mapping, flatten
 from roml_jax.errors import ConfigError
@@ -157,12 +157,14 @@ def _difference(
 
 
 def _cause(config: Config, options: Mapping[str, Any]) -> str:
-    """Those options of the agent that differ and may change shapes, as text."""
+    """Those options of the agent, the environment and the protocol that differ and may change shapes."""
+    agents = as_mapping(config.agent_options)
     differing = [
         f"{name} {options[name]} there, {value} here"
-        for name, value in as_mapping(config.agent_options).items()
-        if name in options and options[name] != value and not isinstance(value, float | bool)
-    ]
+        for name, value in to_mapping(config).items()
+        if (name in agents or name == "env" or name.startswith(("env.", "protocol.")))
+        and name in options and options[name] != value and not isinstance(value, float)
+    ]  # fmt: skip
     return f"; options that differ: {'; '.join(differing)}" if differing else ""
 
 

@@ -162,15 +162,15 @@ def run(
         RunError: if every seed diverged, or the last checkpoint could not be written.
     """
     options, num_seeds = to_mapping(config), len(config.plan)
-    distributed.check_same(options | {"mesh": config.mesh, "resume": str(config.resume)})
-    sinks.check(config.log)
+    _check(config, options)
     parts = experiment.make(config, env, sharding.placement(config))
     plan = Plan(config, options, config.eval.every(config.num_tasks, parts.num_iterations) > 0)
     shapes = start.shapes_of(parts, plan)
     _check_memory(config, parts, shapes)
     taken = start.inherited(parts, plan, shapes)
-    name = f"{config.env}-{config.sampler}"
-    folder = config.resume or distributed.shared_folder(lambda: run_folder.make(config.out, name, options))
+    folder = config.resume or distributed.shared_folder(
+        lambda: run_folder.make(config.out, f"{config.env}-{config.sampler}", options)
+    )
     with contextlib.ExitStack() as stack:
         if distributed.is_main():
             stack.enter_context(run_folder.locked(folder))
@@ -197,6 +197,13 @@ def run(
         _train_and_test(host._replace(session=session, on_chunk=on_chunk), programs, state)
     output.say(console, f"saved in {folder}")
     return folder
+
+
+def _check(config: Config, options: dict[str, Any]) -> None:
+    """Rejects what does not need the run's parts to be found."""
+    distributed.check_same(options | {"mesh": config.mesh, "resume": str(config.resume)})
+    sinks.check(config.log)
+    start.check_total(config)
 
 
 def _check_memory(config: Config, parts: experiment.Experiment, shapes: meta.MetaState) -> None:
@@ -251,8 +258,9 @@ def _train_and_test(host: _Host, programs: Programs, state: State) -> None:
             + f"resume with: python -m roml_jax.train --resume {host.folder}",
         )
     with console.status("testing ..."):
+        test = programs.test.result()
         began = time.monotonic()
-        final = result.summaries(programs.test.result()(state.meta.learner), config)
+        final = result.summaries(test(state.meta.learner), config)
         host.log("test/", final, state.done, state.seconds + time.monotonic() - began)
     output.show_table(console, result.table(config, final, stopped))
     if len(stopped) == len(config.plan):
@@ -276,10 +284,9 @@ def _stopped(parts: experiment.Experiment, state: meta.MetaState) -> dict[int, i
     return {place: int(iterations) for place, iterations in enumerate(iterations_done) if iterations >= 0}
 
 
-def _validated(host: _Host, programs: Programs, state: State) -> tuple[State, Rows]:
+def _validated(host: _Host, evaluate: Callable[[Any], Any], state: State) -> tuple[State, Rows]:
     """Evaluates the learners on the validation tasks and updates the best ones."""
-    assert programs.evaluate is not None
-    summaries = result.summaries(programs.evaluate.result()(state.meta.learner), host.config)
+    summaries = result.summaries(evaluate(state.meta.learner), host.config)
     host.log("eval/", summaries, state.done, state.seconds)
     mean, cvar = (np.array([row[name] for row in summaries], np.float32) for name in ("return_mean", "cvar"))
     acting = host.parts.learner.acting(state.meta.learner)
@@ -313,24 +320,23 @@ def _loop(host: _Host, programs: Programs, state: State, interrupts: interrupt.I
     config, parts = host.config, host.parts
     total, frames_after = parts.num_iterations, parts.frames.after
     interval, display = config.eval.every(config.num_tasks, total), host.shown
-    num_seeds, began, saved = len(config.plan), time.monotonic() - state.seconds, time.monotonic()
+    num_seeds, clock, saved = len(config.plan), progress.Clock(state.seconds), time.monotonic()
     episodes = units.episodes(config, parts.env)
     plot = display.plot if config.plot and progress.can_plot(host.console) else None
     with progress.ConsoleProgress(
-        host.console, frames_after(total), num_seeds, frames_after(state.done), plot
+        host.console, frames_after(total), num_seeds, frames_after(state.done), plot, clock
     ) as bar:
         while state.done < total:
-            started = time.monotonic()
+            started = clock.seconds()
             to_evaluation = interval - state.done % interval if interval else total
             # the first chunk has one iteration, so that progress appears early
             to_chunk = parts.train.chunk_length - state.done % parts.train.chunk_length
             n = min(to_chunk if state.done else 1, to_evaluation, total - state.done)
             after, rows = programs.chunk(state.meta, jnp.int32(n))
             latest = progress.mean_over_rows(jax.device_get(rows))
-            now = time.monotonic()
             frames = frames_after(state.done + n) - frames_after(state.done)
-            state = state._replace(meta=after, done=state.done + n, seconds=now - began)
-            speed = {"train/frames_per_second": frames / (now - started)}
+            state = state._replace(meta=after, done=state.done + n, seconds=clock.seconds())
+            speed = {"train/frames_per_second": frames / (state.seconds - started)}
             latest = [units.per_episode(row, episodes) | speed for row in latest]
             _report_diverged(host, display.latest, latest)
             if state.done == n:
@@ -339,12 +345,15 @@ def _loop(host: _Host, programs: Programs, state: State, interrupts: interrupt.I
             host.log("", latest, state.done, state.seconds)
             if host.session is not None:
                 host.session.trained(state.done, frames_after(state.done), state.seconds)
-            programs.begin()  # after the first metrics
+            with clock.stopped():
+                programs.begin()  # after the first metrics
             if host.on_chunk is not None:
                 host.on_chunk(state.done, latest)
             evaluated = bool(interval) and (state.done % interval == 0 or state.done >= total)
-            if evaluated:
-                state, held_out = _validated(host, programs, state)
+            if evaluated and programs.evaluate is not None:
+                with clock.stopped():
+                    evaluate = programs.evaluate.result()
+                state, held_out = _validated(host, evaluate, state)
                 display.evaluated(frames_after(state.done), held_out)
             bar.advance(frames, display.facts, evaluated)
             due = time.monotonic() - saved > 60 * config.checkpoint_minutes

@@ -1,16 +1,19 @@
-"""Averages of a chunk's metrics, and the console's progress display."""
+"""Averages of a chunk's metrics, training time, and the console's progress display."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from types import TracebackType
 
 import numpy as np
 from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
+
+from roml_jax import console as output
 
 _PLAIN_SECONDS = 10.0  # between lines if the output is not a terminal
 _REFRESH = 2.0  # seconds between two texts on a terminal
@@ -49,6 +52,31 @@ def can_plot(console: Console) -> bool:
     return console.is_terminal and not console.options.ascii_only
 
 
+class Clock:
+    """A run's training time: evaluations count, and waiting for a compiler does not.
+
+    Args:
+        seconds: training time before.
+    """
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self._began, self._stopped = time.monotonic() - seconds, math.inf
+
+    def seconds(self) -> float:
+        """Training time, in seconds."""
+        return min(time.monotonic(), self._stopped) - self._began
+
+    @contextlib.contextmanager
+    def stopped(self) -> Generator[None]:
+        """Context in which no training time passes."""
+        self._stopped = time.monotonic()
+        try:
+            yield
+        finally:
+            self._began += time.monotonic() - self._stopped
+            self._stopped = math.inf
+
+
 class ConsoleProgress:
     """The state of a run on the console: on a terminal a display that is renewed, else lines.
 
@@ -61,12 +89,15 @@ class ConsoleProgress:
         num_seeds: number of seeds.
         done: frames of a seed that are done before a resumed run starts.
         plot: (width) -> a plot to show below the display; None for no plot.
+        clock: of the training time, for the speed and the time left; None for one that starts now.
     """
 
     def __init__(
         self, console: Console, total: int, num_seeds: int = 1, done: int = 0,
-        plot: Callable[[int], Text] | None = None,
+        plot: Callable[[int], Text] | None = None, clock: Clock | None = None,
     ) -> None:  # fmt: skip
+        self._clock = clock or Clock()
+        self._trained = self._clock.seconds()
         self._console, self._total, self._before, self._num_seeds = console, total, done, num_seeds
         self._done, self._start, self._said, self._quarter = (
             done,
@@ -92,8 +123,8 @@ class ConsoleProgress:
 
     def _state(self) -> str:
         """Frames of a seed, time and speed as text."""
-        elapsed = time.monotonic() - self._start
-        rate = (self._done - self._before) / elapsed if elapsed else 0.0
+        elapsed, trained = time.monotonic() - self._start, self._clock.seconds() - self._trained
+        rate = (self._done - self._before) / trained if trained > 0 else 0.0
         left = duration((self._total - self._done) / rate) if rate else "?"
         unit = "frames per seed" if self._num_seeds > 1 else "frames"
         return (
@@ -132,5 +163,4 @@ class ConsoleProgress:
         if terminal and self._plot is not None:
             self._drawn = self._plot(min(self._console.width, _PLOT_WIDTH))
         if quarter or not terminal:
-            text = f"{self._percent()}  {self._state()}  {self._facts}"
-            self._console.print(text, soft_wrap=not terminal, highlight=False)
+            output.say(self._console, f"{self._percent()}  {self._state()}  {self._facts}", highlight=False)

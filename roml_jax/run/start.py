@@ -58,6 +58,24 @@ def shapes_of(parts: experiment.Experiment, plan: Plan) -> meta.MetaState:
     return jax.eval_shape(parts.train.init, *seed_plan.leaves(plan.seeds))
 
 
+def check_total(config: Config) -> None:
+    """Checks the total of frames of a run that is resumed, before anything is built for that total.
+
+    Raises:
+        ConfigError: if the total is less than what is done; one line.
+    """
+    path = checkpoint.latest(config.resume / run_folder.CHECKPOINT) if config.resume else None
+    try:
+        done = 0 if path is None else checkpoint.about(path).get("frames", 0)
+    except checkpoint.CheckpointError:
+        return  # ``restored`` says what is wrong with it
+    if config.frames < done:
+        raise ConfigError(
+            f"--frames {config.frames:,.0f} is less than the {done:,} frames per seed that are done; it is "
+            "the total, including what is done"
+        )
+
+
 def is_complete(plan: Plan, parts: experiment.Experiment, folder: Path) -> bool:
     """Whether a run was trained to its end and tested, and is not asked to go on to another total."""
     path = checkpoint.latest(folder / run_folder.CHECKPOINT)
@@ -100,8 +118,7 @@ def restored(
         The state, or None if there is no checkpoint; and lines for the user.
 
     Raises:
-        ConfigError: if the checkpoint is damaged, or has another configuration or version, or has more frames
-            than the run's total; one line.
+        ConfigError: if the checkpoint is damaged, or has another configuration or version; one line.
     """
     path, num_seeds, mesh = checkpoint.latest(folder), len(plan.seeds), parts.placement.mesh
     if path is None:
@@ -128,17 +145,8 @@ def restored(
 
 
 def _total(parts: experiment.Experiment, plan: Plan, about: Mapping[str, Any]) -> list[str]:
-    """A line if the run's total of frames has changed since its checkpoint.
-
-    Raises:
-        ConfigError: if the new total is less than what is done; one line.
-    """
+    """A line if the run's total of frames has changed since its checkpoint."""
     done, before, frames = about["iteration"], about["config"]["frames"], plan.config.frames
-    if parts.num_iterations < done:
-        raise ConfigError(
-            f"--frames {frames:,.0f} is less than the {about['frames']:,} frames per seed that are done; it "
-            "is the total, including what is done"
-        )
     return [schedules.rebased(plan.config, parts, done, before)] if frames != before else []
 
 

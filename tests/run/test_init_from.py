@@ -132,6 +132,10 @@ WRONG = [
         "{}/source has no policy.params.actor_1.bias, which this run's learner has"
         "; options that differ: ppo.layers [32] there, [32, 32] here",
     ),
+    (
+        ["--init-from", "source", "--protocol.no-end-flag"],
+        "but this run needs (1, 32); options that differ: protocol.end_flag True there, False here",
+    ),
     (["--init-from", "damaged"], "the checkpoint {}/damaged/checkpoint/15 "),
 ]
 

@@ -1,14 +1,16 @@
 """What a run shows while it trains: frames of a seed, time, returns, the tasks drawn, and a plot."""
 
 import io
+import json
 import re
 
 import numpy as np
 import pytest
+import small_runs
 from rich.console import Console
 
-from roml_jax import config, samplers, tasks, testing
-from roml_jax.run import plot, progress, shown
+from roml_jax import config, samplers, tasks, testing, train
+from roml_jax.run import plot, programs, progress, shown
 
 
 def output(terminal, width=80):
@@ -45,6 +47,47 @@ def test_lines_count_a_seeds_frames_and_come_every_ten_seconds_and_every_quarter
     ]  # fmt: skip
     (line, *_) = advanced(output(terminal=False), steps, monkeypatch, num_seeds=1).splitlines()
     assert " 100/4,000 frames, 50/s " in line
+
+
+def test_a_line_in_a_pipe_is_wrapped_at_80_columns(monkeypatch):
+    to = output(terminal=False)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: 0.0)
+    with progress.ConsoleProgress(to, 4000, 3) as bar:
+        bar.advance(4000, lambda: "train 1.25  held-out mean 1.5  CVaR 0.05 -0.25  mass 1.00 -> 1.42")
+    lines = to.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert " ".join(lines).split()[-5:] == ["-0.25", "mass", "1.00", "->", "1.42"]
+
+
+def test_waiting_for_a_compiler_counts_neither_for_the_speed_nor_for_the_time_left(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    clock, to = progress.Clock(50.0), output(terminal=False)
+    with progress.ConsoleProgress(to, 4000, clock=clock) as bar:
+        now[0] = 10.0
+        with clock.stopped():
+            now[0] = 70.0
+            assert clock.seconds() == 60.0
+        now[0] = 80.0
+        bar.advance(2000, str)
+    assert "100/s  1m20s elapsed, 20s left" in to.file.getvalue()
+
+
+def test_the_seconds_of_a_run_leave_out_what_the_compiler_takes(tmp_path, monkeypatch):
+    real, late = progress.time.monotonic, [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: real() + late[0])
+    begin = programs.Later.begin
+
+    def slow(later):
+        late[0] += 1000.0
+        return begin(later)
+
+    monkeypatch.setattr(programs.Later, "begin", slow)
+    assert train.main([*small_runs.TINY, "--sampler", "uniform", "--out", str(tmp_path / "run")]) == 0
+    assert late[0] > 1000.0
+    assert all(row["seconds"] < 1000.0 for row in small_runs.rows(tmp_path / "run"))
+    (session,) = json.loads((tmp_path / "run" / "provenance.json").read_text())
+    assert session["training_seconds"] < 1000.0 < session["wall_seconds"]
 
 
 def test_a_terminal_has_a_bar_within_its_width_and_keeps_the_evaluations(monkeypatch):

@@ -209,7 +209,7 @@ def _without_numbers(run):
         (lambda run: None, ["--ppo.gamma", "0.8"], "ppo.gamma was 0.9, now 0.8; use --config"),
         (lambda run: None, ["--frames", "1e9", "--seed", "1"], "but seeds was [3, 4], now [1]; use --config"),
         (lambda run: None, ["--frames", "256"], "error: --frames 256 is less than the "),
-        (lambda run: None, ["--frames", "1e2"], "frames=100 is less than one iteration of 128 frames"),
+        (lambda run: None, ["--frames", "1e2"], "error: --frames 100 is less than the "),
         (lambda run: None, ["--init-from", "other"], "init_from was None, now "),
         (lambda run: None, ["--out", "elsewhere"], "leave out --out"),
         (lambda run: None, ["--config", "other.yaml"], "leave out --config"),
