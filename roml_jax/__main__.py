@@ -37,9 +37,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(PROGRAM)
         return 0
     if arguments[0] not in COMMANDS:
-        print(f"error: {unknown('command', arguments[0], COMMANDS)}", file=sys.stderr)
+        print(f"error: {_no_command(arguments[0])}", file=sys.stderr)
         return 2
     return importlib.import_module(COMMANDS[arguments[0]][0]).main(arguments[1:])
+
+
+def _no_command(name: str) -> str:
+    """Why a word is no command, in one line."""
+    from roml_jax import envs  # only here: it takes a second
+
+    if name in envs.names():
+        return f"{name} is an environment, not a command: roml-jax train --env {name}"
+    return str(unknown("command", name, COMMANDS))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from roml_jax import __main__ as commands
 from roml_jax import config, testing
 from roml_jax.agents import base as agents_base
 from roml_jax.config import command_line, values
+from roml_jax.run import provenance
 from roml_jax.samplers import base as samplers_base
 
 OPTIONS = command_line.options(TINY, config.make("probe_memory", "cem"))
@@ -52,6 +53,11 @@ def test_an_environment_of_ones_own_is_trained_and_its_run_opened(result, tmp_pa
     assert [done for done, _ in chunks][-1] == 15
     assert all(len(rows) == 2 for _, rows in chunks)  # a row per seed
     folder = trained.save(tmp_path / "cart")
+    (session,) = provenance.read(folder)
+    call = (
+        f"roml_jax.train({type(CART).__name__}, sampler='cem', agent='multitask', seeds=[0, 1], alpha=0.05, "
+    )
+    assert session["command"].startswith(call)
     with pytest.raises(roml.ConfigError, match="exists; nothing is overwritten"):
         trained.save(folder)
     run = roml.open(folder, which="best_cvar")
@@ -138,6 +144,8 @@ def test_the_entry_point_lists_its_commands_and_names_the_nearest(capsys):
     assert all(name in capsys.readouterr().out for name in ("train",))
     assert commands.main(["trian"]) == 2
     assert "did you mean 'train'" in capsys.readouterr().err
+    assert commands.main(["khazad_dum"]) == 2
+    assert "is an environment, not a command: roml-jax train --env khazad_dum" in capsys.readouterr().err
     listed = subprocess.run([sys.executable, "-m", "roml_jax"], capture_output=True, text=True, check=True)
     assert all(name in listed.stdout for name in commands.COMMANDS)
 

@@ -64,13 +64,14 @@ def parse_task(family: TaskFamily, given: Sequence[str], drawn: np.ndarray | Non
 
     Args:
         family: the task family.
-        given: ``NAME=VALUE`` for some dimensions, or one value for each dimension in order. Dimensions that
-            are not named have the prior's median.
+        given: ``NAME=VALUE`` for some dimensions, or one value for each dimension in order; commas may stand
+            between them. Dimensions that are not named have the prior's median.
         drawn: ``prior_draws(family)``; None to make them here, if a dimension is not named.
 
     Raises:
         ConfigError: for an unknown name, or a value that is not a number or out of range; one line.
     """
+    given = [text for word in given for text in word.split(",") if text]
     named = [text.partition("=") for text in given]
     if given and not any(equals for _, equals, _ in named):
         if len(given) != len(family.names):

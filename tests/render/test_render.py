@@ -63,7 +63,13 @@ def test_two_policies_meet_the_same_starts(run_of_cheetah, cheetah):
 
 @pytest.mark.parametrize(
     ("given", "wanted"),
-    [([], [1.0, 1.0, 1.0]), (["mass=2"], [2.0, 1.0, 1.0]), (["0.5", "1.5", "2"], [0.5, 1.5, 2.0])],
+    [
+        ([], [1.0, 1.0, 1.0]),
+        (["mass=2"], [2.0, 1.0, 1.0]),
+        (["0.5", "1.5", "2"], [0.5, 1.5, 2.0]),
+        (["mass=2,damping=0.5"], [2.0, 0.5, 1.0]),
+        (["0.5,1.5,", "2"], [0.5, 1.5, 2.0]),
+    ],
 )
 def test_tasks_are_named_or_in_order(given, wanted):
     family = roml_jax.envs.make("cheetah_body").family
