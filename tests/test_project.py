@@ -170,3 +170,12 @@ def test_the_navigation_has_every_page():
     own = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
     assert set(pages) == own | set(SITE.PAGES.values())
     assert json.loads(NOTEBOOK.NOTEBOOK.read_text())["nbformat"] == 4
+
+
+def test_every_benchmark_has_a_row():
+    folder = ROOT / "benchmarks"
+    alone = [path.stem for path in folder.glob("*.py") if '__name__ == "__main__"' in path.read_text()]
+    packages = [path.parent.name for path in folder.glob("*/__main__.py")]
+    page = (folder / "README.md").read_text()
+    assert len(packages) >= 3
+    assert [name for name in alone + packages if f"python -m benchmarks.{name}" not in page] == []
