@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import optax
 
 from roml_jax import checks
-from roml_jax.agents.common import as_vectors
 from roml_jax.networks import TrunkInit
 from roml_jax.registry import leaf
 from roml_jax.types import Array, Metrics
@@ -228,13 +227,11 @@ def update(
     size = total // config.minibatches
     transform = optimiser(config)
     grad = jax.value_and_grad(loss, has_aux=True)
-    flat = as_vectors(params, opt_state)
 
     def minibatch(carry: tuple[Any, Any], index: Array) -> tuple[tuple[Any, Any], Metrics]:
         params, opt_state = carry
         part = jax.tree.map(lambda x: x[index], batch)
-        (_, metrics), grads = grad(flat.params_of(params), judge, part, config, entropy_coef)
-        grads = flat.ravel(grads)
+        (_, metrics), grads = grad(params, judge, part, config, entropy_coef)
         updates, opt_state = transform.update(grads, opt_state, params)
         params = optax.apply_updates(params, jax.tree.map(lambda u: -lr * u, updates))
         return (params, opt_state), metrics | {"grad_norm": optax.global_norm(grads)}
@@ -242,6 +239,5 @@ def update(
     keys = jax.random.split(key, config.epochs)
     order = jax.vmap(lambda k: jax.random.permutation(k, total))(keys)
     index = order.reshape(config.epochs * config.minibatches, size)
-    (params, opt_state), metrics = jax.lax.scan(minibatch, (flat.params, flat.opt_state), index)
-    averaged = jax.tree.map(lambda m: m.mean(axis=0), metrics)
-    return flat.params_of(params), flat.opt_state_of(opt_state), averaged
+    (params, opt_state), metrics = jax.lax.scan(minibatch, (params, opt_state), index)
+    return params, opt_state, jax.tree.map(lambda m: m.mean(axis=0), metrics)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, cast
 
@@ -11,7 +11,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jax.flatten_util import ravel_pytree
 
 from roml_jax import checks
 from roml_jax.agents.history import HistoryConfig, Recurrent, Trajectory
@@ -338,18 +337,6 @@ def clip_parts(config: VaeConfig, decoders: Decoders) -> optax.GradientTransform
     clip = optax.clip_by_global_norm(config.max_grad_norm)
     labels = {"encoder": "encoder", "decoder": {name: name for name in decoders}}
     return optax.partition({"encoder": clip} | {name: clip for name in decoders}, labels)
-
-
-def ravel(params: Any) -> tuple[Any, Callable[[Any], Any]]:
-    """The encoder's and each decoder's parameters as a vector, and the function back (``common.Ravel``)."""
-    encoder, encoder_of = ravel_pytree(params["encoder"])
-    decoders = {name: ravel_pytree(tree) for name, tree in params["decoder"].items()}
-
-    def back(vectors: Any) -> Any:
-        decoder = {name: of(vectors["decoder"][name]) for name, (_, of) in decoders.items()}
-        return {"encoder": encoder_of(vectors["encoder"]), "decoder": decoder}
-
-    return {"encoder": encoder, "decoder": {name: vector for name, (vector, _) in decoders.items()}}, back
 
 
 def optimiser(config: VaeConfig, decoders: Decoders) -> optax.GradientTransformation:

@@ -153,25 +153,22 @@ def update_belief(
     """One gradient step on the VAE for each of the batches ``trajectories`` (updates, B, ...)."""
     transform = vae.optimiser(config.vae, networks.decoders)
     grad = jax.value_and_grad(vae.negative_elbo, has_aux=True)
-    flat = common.as_vectors(state.belief, state.belief_opt, vae.ravel)
 
     def step(carry: tuple[Any, Any], now: tuple[Trajectory, Array]) -> tuple[tuple[Any, Any], Metrics]:
-        vectors, opt_state = carry
-        params = flat.params_of(vectors)
+        params, opt_state = carry
         trajectory, key = now
         draws = vae.draw(config.vae, key, *trajectory.reward.shape, trajectory.reward.dtype)
         (loss, metrics), grads = grad(params, networks.encoder, networks.decoders, trajectory, draws)
-        grads = flat.ravel(grads)
-        updates, opt_state = transform.update(grads, opt_state, vectors)
-        vectors = optax.apply_updates(vectors, jax.tree.map(lambda u: -state.rates["vae.lr"] * u, updates))
+        updates, opt_state = transform.update(grads, opt_state, params)
+        params = optax.apply_updates(params, jax.tree.map(lambda u: -state.rates["vae.lr"] * u, updates))
         norm = optax.global_norm(grads)
-        return (vectors, opt_state), metrics | {"loss": loss, "grad_norm": norm}
+        return (params, opt_state), metrics | {"loss": loss, "grad_norm": norm}
 
     keys = jax.random.split(key, config.vae.updates)
-    start = (flat.params, flat.opt_state)
-    (vectors, belief_opt), metrics = jax.lax.scan(step, start, (trajectories, keys))
-    state = state._replace(belief=flat.params_of(vectors), belief_opt=flat.opt_state_of(belief_opt))
-    return state, jax.tree.map(lambda m: m.mean(axis=0), metrics)
+    (belief, belief_opt), metrics = jax.lax.scan(step, (state.belief, state.belief_opt), (trajectories, keys))
+    return state._replace(belief=belief, belief_opt=belief_opt), jax.tree.map(
+        lambda m: m.mean(axis=0), metrics
+    )
 
 
 def _update(

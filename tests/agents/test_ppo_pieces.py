@@ -7,7 +7,7 @@ import pytest
 import toys
 
 from roml_jax import envs, rollout
-from roml_jax.agents import base, common, on_policy, ppo, statistics, varibad
+from roml_jax.agents import base, on_policy, ppo, statistics, varibad
 
 RNG = np.random.default_rng(0)
 LATENT = 2 * toys.SIZES["latent"]
@@ -45,23 +45,6 @@ def test_statistics_are_of_all_that_actions_were_chosen_from(x64):
         np.testing.assert_allclose(got.mean, every.mean(axis=0), rtol=1e-6)
         np.testing.assert_allclose(got.std, np.sqrt(every.var(axis=0) + 1e-8), rtol=1e-6)
     assert 0 < stats.obs.mean[-1] < 1
-
-
-def test_an_optimiser_on_vectors_takes_the_steps_of_one_on_leaves(x64):
-    """Adam after a clip by the norm of all; the state that is stored has the shapes of the parameters."""
-    shape = {"a": {"kernel": (3, 4), "bias": (4,)}, "b": (2,)}
-    drawn = lambda: jax.tree.map(lambda s: RNG.normal(size=s), shape, is_leaf=lambda s: type(s) is tuple)  # noqa: E731
-    params, transform = drawn(), ppo.optimiser(ppo.PpoConfig())
-    state = transform.init(params)
-    for _ in range(3):
-        grads = drawn()
-        flat = common.as_vectors(params, state)
-        assert flat.params.shape == (18,)
-        moved, new = transform.update(flat.ravel(grads), flat.opt_state, flat.params)
-        expected, state = transform.update(grads, state, params)
-        for got, wanted in ((flat.params_of(moved), expected), (flat.opt_state_of(new), state)):
-            assert jax.tree.structure(got) == jax.tree.structure(wanted)
-            jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-12), got, wanted)
 
 
 @pytest.mark.parametrize("normalise_latent", [True, False])
