@@ -116,6 +116,15 @@ def _gru_step(kernel: Array, bias: Array, hidden: Array, projected: Array) -> tu
     return new + update * (hidden - new), _Gates(reset, update, new, new_h)
 
 
+def _gru_step_if_valid(
+    kernel: Array, bias: Array, hidden: Array, now: tuple[Array, Array]
+) -> tuple[Array, _Gates]:
+    """A step on (projected (B, 3 * features), valid (B,)) that leaves the state unchanged where not valid."""
+    projected, valid = now
+    after, gates = _gru_step(kernel, bias, hidden, projected)
+    return jnp.where(valid[:, None], after, hidden), gates
+
+
 @jax.custom_vjp
 def _gru_unroll(
     kernel: Array, bias: Array, start: Array, projected: Array, valid: Array, cut: Array
@@ -128,8 +137,7 @@ def _gru_unroll(
     del cut
 
     def step(hidden: Array, now: tuple[Array, Array]) -> tuple[Array, Array]:
-        x, valid = now
-        hidden = jnp.where(valid[:, None], _gru_step(kernel, bias, hidden, x)[0], hidden)
+        hidden, _ = _gru_step_if_valid(kernel, bias, hidden, now)
         return hidden, hidden
 
     return jax.lax.scan(step, start, (projected, valid))[1]
@@ -139,9 +147,7 @@ def _gru_unroll_forward(
     kernel: Array, bias: Array, start: Array, projected: Array, valid: Array, cut: Array
 ) -> tuple[Array, tuple[Any, ...]]:
     def step(hidden: Array, now: tuple[Array, Array]) -> tuple[Array, Array]:
-        x, valid = now
-        after, gates = _gru_step(kernel, bias, hidden, x)
-        hidden = jnp.where(valid[:, None], after, hidden)
+        hidden, gates = _gru_step_if_valid(kernel, bias, hidden, now)
         return hidden, jnp.stack([hidden, *gates])
 
     # one result, since on a GPU a loop writes each result with a kernel of its own
@@ -248,14 +254,18 @@ class ActorCritic(Network):
         return distrax.MultivariateNormalDiag(mean, jnp.broadcast_to(std, mean.shape))
 
 
+def choose_category(logits: Array, key: Array, greedy: Array | bool) -> Array:
+    """A sampled category, or the most likely one where ``greedy``; (...) integers for logits (..., n)."""
+    return jnp.where(greedy, logits.argmax(axis=-1), jax.random.categorical(key, logits))
+
+
 def choose_action(
     action: Discrete | Continuous, distribution: distrax.Distribution, key: Array, greedy: Array | bool
 ) -> Array:
     """A sampled action, or the distribution's mode where ``greedy``; (..., A) floats."""
     if isinstance(action, Discrete):
-        logits = cast(distrax.Categorical, distribution).logits
-        drawn = jnp.where(greedy, logits.argmax(axis=-1), jax.random.categorical(key, logits))
-        return drawn[..., None].astype(jnp.result_type(float))
+        logits = cast(Array, cast(distrax.Categorical, distribution).logits)
+        return choose_category(logits, key, greedy)[..., None].astype(jnp.result_type(float))
     return jnp.where(greedy, distribution.mode(), distribution.sample(seed=key))
 
 

@@ -22,7 +22,7 @@ import optax
 
 from roml_jax import checks
 from roml_jax.agents.ppo import weighted_mean
-from roml_jax.networks import Network, dense
+from roml_jax.networks import Network, choose_category, dense
 from roml_jax.registry import leaf
 from roml_jax.types import Array, Continuous, Discrete, Metrics
 
@@ -160,7 +160,7 @@ class Networks(NamedTuple):
         """Actions (N, A) for the environment: sampled, or the distribution's mode where ``greedy``."""
         if isinstance(self.action, Discrete):
             (logits,) = self.policy.apply(policy, self.actor_sees(obs), latent)
-            chosen = jnp.where(greedy, logits.argmax(axis=-1), jax.random.categorical(key, logits))
+            chosen = choose_category(logits, key, greedy)
             return chosen[..., None].astype(obs.dtype)
         mean, std = self._gaussian(policy, obs, latent)
         middle, half = self._scale

@@ -350,7 +350,8 @@ def _loop(host: _Host, programs: Programs, state: State, interrupts: interrupt.I
             if host.on_chunk is not None:
                 host.on_chunk(state.done, latest)
             evaluated = bool(interval) and (state.done % interval == 0 or state.done >= total)
-            if evaluated and programs.evaluate is not None:
+            if evaluated:
+                assert programs.evaluate is not None
                 with clock.stopped():
                     evaluate = programs.evaluate.result()
                 state, held_out = _validated(host, evaluate, state)
