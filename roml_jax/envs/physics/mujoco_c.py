@@ -21,7 +21,7 @@ import mujoco
 import numpy as np
 from mujoco.batch import MODEL_FIELDS, Batch, SimulationError
 
-from roml_jax.envs.physics import carried, compiled_flags, fields, host_call, warned
+from roml_jax.envs.physics import carried, compiled_flags, fields, host_call, untimed, warned
 from roml_jax.envs.physics import readings as reading
 from roml_jax.envs.physics.base import (
     Contacts,
@@ -264,7 +264,7 @@ class _Host(NamedTuple):
             n = math.prod(state.shape[:-1])
             tasks = None if leaves is None else leaves.reshape(n, -1)
             rows = take(n, tasks)
-            with warned.quiet():
+            with warned.quiet(), untimed.untimed():
                 if tasks is not None:
                     rows.set_tasks(self.leaves, tasks)
                 self.run(rows, state.reshape(n, -1), out.reshape(n, -1))
