@@ -111,6 +111,12 @@ def _score_if_due(learner: MetaLearner, scoring: Scoring, state: MetaState) -> M
     return state._replace(sampler=sampler_state, key=key)
 
 
+def _strongly_typed(x: Any) -> Array:
+    """A leaf whose type is its own: Python's floats would make the second chunk a program of its own."""
+    x = jnp.asarray(x)
+    return x.astype(x.dtype)
+
+
 def make_train(
     learner: MetaLearner,
     sampler: TaskSampler,
@@ -144,7 +150,8 @@ def make_train(
         for i, state in enumerate(states):
             its_settings = {k: value for k, value in settings.items() if k in registry.tunable(state)}
             states[i] = registry.tune(state, its_settings) if its_settings else state
-        return MetaState(*states, key, jnp.full((), -1, jnp.int32), jnp.zeros((), jnp.int32))
+        state = MetaState(*states, key, jnp.full((), -1, jnp.int32), jnp.zeros((), jnp.int32))
+        return jax.tree.map(_strongly_typed, state)
 
     def init(keys: Array, settings: Mapping[str, Array] | None = None) -> MetaState:
         per_seed = (keys, dict(settings or {}))

@@ -86,6 +86,20 @@ def test_tasks_change_and_nothing_recompiles():
     assert int(state.iteration) == 6
 
 
+def test_a_second_chunk_has_the_program_of_the_first(parts):
+    """Python's numbers in a component's initial state must not give it types that a chunk does not return."""
+
+    def init(key):
+        whole = parts.sampler.init(key)
+        return whole._replace(state=whole.state._replace(outside=-1e9))
+
+    train = meta.make_train(parts.learner, parts.sampler._replace(init=init), num_tasks=8, num_iterations=40)
+    start = jax.eval_shape(train.init, keys(0))
+    after, _ = jax.eval_shape(train.chunk, start, jnp.int32(1))
+    for leaf in jax.tree.leaves((start, after)):
+        assert not leaf.weak_type
+
+
 @pytest.mark.slow
 def test_seeds_in_one_program_are_the_single_runs():
     """A vmapped seed is its own run but for the order of float additions; four iterations in float64."""
