@@ -18,6 +18,8 @@ from roml_jax.networks import Network, default_dense, fan_in_uniform
 from roml_jax.registry import leaf
 from roml_jax.types import Array, Metrics
 
+_WHOLE, _BLOCK = 25_000, 10_000  # predictions: up to so many are made at once, and else so many per block
+
 
 @dataclass(frozen=True)
 class VaeConfig(HistoryConfig):
@@ -278,19 +280,60 @@ def _targets(trajectory: Trajectory, name: str) -> Array:
     return after.reshape(*trajectory.reward.shape, after.shape[-1])
 
 
-def _step_error(
+def _decodes(trajectory: Trajectory, steps: Array | None) -> int:
+    """D, the steps that are decoded from each latent."""
+    return trajectory.reward.shape[1] if steps is None else steps.shape[2]
+
+
+def _blocks(x: Array, count: int) -> Array:
+    """Cuts x (B, E, ...) into blocks of latents, (count, B, size, ...), filled up with zeros."""
+    size = -(-x.shape[1] // count)
+    filled = jnp.pad(x, [(0, 0), (0, count * size - x.shape[1]), *[(0, 0)] * (x.ndim - 2)])
+    return jnp.moveaxis(filled.reshape(x.shape[0], count, size, *x.shape[2:]), 1, 0)
+
+
+def step_error(
     params: Any, decoder: StepDecoder, trajectory: Trajectory, target: Array, z: Array, steps: Array | None
 ) -> Array:
-    """Squared errors (B, E, D) of latents (B, E, L) at steps (B, E, D), mean over outputs, 0 if not valid."""
+    """Squared errors of latents (B, E, L) at steps (B, E, D), mean over outputs, summed to (B,).
+
+    Many errors are summed block by block, and the derivative computes a block's values again. On a CPU a
+    block fits into the cache, which is several times faster than arrays of all values.
+
+    Args:
+        params: the decoder's.
+        decoder: module.
+        trajectory: leaves (B, ...); errors of steps that are not valid are 0.
+        target: (B, T, outputs).
+        z: latents.
+        steps: of each latent; None for all T.
+    """
     latent_part = decoder.apply(params, z, method="latent_part")
     step_part = decoder.apply(params, trajectory, method="step_part")
-    latents, width = z.shape[1], target.shape[-1]
-    first = _at_steps(step_part, steps, latents) + latent_part[:, :, None]
-    predicted = decoder.apply(params, first, method="decode")
-    target_and_valid = jnp.concatenate([target, trajectory.valid[..., None].astype(predicted.dtype)], axis=-1)
-    target_and_valid = _at_steps(target_and_valid, steps, latents)
-    error = jnp.square(predicted - target_and_valid[..., :width]).mean(axis=-1)
-    return error * target_and_valid[..., width]
+    (batch, latents, _), width = z.shape, target.shape[-1]
+    target_and_valid = jnp.concatenate([target, trajectory.valid[..., None].astype(z.dtype)], axis=-1)
+
+    def summed(latent_part: Array, steps: Array | None, counts: Array | None = None) -> Array:
+        n = latent_part.shape[1]
+        first = _at_steps(step_part, steps, n) + latent_part[:, :, None]
+        predicted = decoder.apply(params, first, method="decode")
+        seen = _at_steps(target_and_valid, steps, n)
+        error = jnp.square(predicted - seen[..., :width]).mean(axis=-1) * seen[..., width]
+        if counts is not None:
+            error = error * counts[..., None]
+        return error.reshape(batch, -1).sum(axis=1)
+
+    values = batch * latents * _decodes(trajectory, steps)
+    if values <= _WHOLE:
+        return summed(latent_part, steps)
+    count = -(-latents // max(1, latents * _BLOCK // values))
+    counts = jnp.ones((batch, latents), z.dtype)
+    blocks = jax.tree.map(lambda x: _blocks(x, count), (latent_part, steps, counts))
+
+    def add(total: Array, block: tuple[Array, Array | None, Array]) -> tuple[Array, None]:
+        return total + jax.checkpoint(summed)(*block), None
+
+    return jax.lax.scan(add, jnp.zeros(batch, z.dtype), blocks)[0]
 
 
 def negative_elbo(
@@ -316,19 +359,22 @@ def negative_elbo(
     z = posterior.mean + jnp.exp(0.5 * posterior.logvar) * draws.noise
     z = jnp.take_along_axis(z, draws.latents[..., None], axis=1)
     total, metrics = jnp.zeros((), z.dtype), {}
+    latents, decodes = draws.latents.shape[1], _decodes(trajectory, draws.steps)
     for name, decoder in decoders.items():
         weights = params["decoder"][name]
         if isinstance(decoder, TaskDecoder):
             assert trajectory.task is not None, "trajectory_of(..., with_task=True) has the target"
-            error = jnp.square(decoder.apply(weights, z) - trajectory.task[:, None]).mean(axis=-1)
+            errors = jnp.square(decoder.apply(weights, z) - trajectory.task[:, None]).mean(axis=-1)
+            summed, values = errors.sum(axis=1).mean(), latents
         else:
-            error = _step_error(weights, decoder, trajectory, _targets(trajectory, name), z, draws.steps)
-        summed = error.reshape(error.shape[0], -1).sum(axis=1).mean()
+            target = _targets(trajectory, name)
+            errors = step_error(weights, decoder, trajectory, target, z, draws.steps)
+            summed, values = errors.mean(), latents * decodes
         total = total + getattr(config, f"{name}_weight") * summed
         label = "reconstruction" if name == "reward" else f"{name}_reconstruction"
-        metrics[label] = summed / error[0].size
+        metrics[label] = summed / values
     kl = jnp.take_along_axis(kl_chain(posterior), draws.latents, axis=1).sum(axis=1).mean()
-    metrics["kl"] = kl / draws.latents.shape[1]
+    metrics["kl"] = kl / latents
     return total + config.kl_weight * kl, metrics
 
 

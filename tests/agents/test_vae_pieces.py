@@ -1,5 +1,6 @@
 """The pieces of VariBAD's belief by themselves: networks, KL, draws, optimiser, what is kept and seen."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -93,6 +94,29 @@ def test_without_a_number_to_draw_every_belief_is_decoded_at_every_step(x64):
     assert float(got[0]) == pytest.approx(float(expected[0]), rel=1e-10)
     for name, value in got[1].items():
         assert float(value) == pytest.approx(float(expected[1][name]), rel=1e-10), name
+
+
+@pytest.mark.parametrize("sizes", [{}, {"latents": 5, "decodes": 4}], ids=["every step", "drawn steps"])
+def test_errors_in_blocks_are_those_of_all_at_once(x64, monkeypatch, sizes):
+    """Value and gradient, also where the last block is not full."""
+    config = vae.VaeConfig(**toys.SIZES | sizes)
+    encoder, decoders, params, trajectory = _encoder_and_decoder(config)
+    draws = DRAW(config, jax.random.key(0), toys.N, toys.T, jnp.float64)
+
+    def compiled():
+        function = jax.value_and_grad(
+            lambda params: vae.negative_elbo(params, encoder, decoders, trajectory, draws), has_aux=True
+        )
+        return jax.jit(function).lower(params).compile()
+
+    whole = compiled()
+    monkeypatch.setattr(vae, "_WHOLE", 0)
+    latents, decodes = draws.latents.shape[1], sizes.get("decodes", toys.T)
+    monkeypatch.setattr(vae, "_BLOCK", 2 * toys.N * decodes)  # two latents a block
+    blocks = compiled()
+    assert latents % 2  # so the last block has one
+    assert blocks.as_text().count("while(") > whole.as_text().count("while(")
+    chex.assert_trees_all_close(blocks(params), whole(params), rtol=1e-9, atol=1e-12)
 
 
 def test_the_grus_inputs_are_relu_embeddings_of_action_next_observation_and_reward(x64):
