@@ -120,8 +120,8 @@ class _Rows:
         self.tasks: np.ndarray | None = None
 
     def holds(self, tasks: np.ndarray | None) -> bool:
-        """Whether these tasks are written into the batch; True if they are not known."""
-        return tasks is None or (self.tasks is not None and np.array_equal(self.tasks, tasks))
+        """Whether these tasks (n, L) are written into the batch; True if they are not known."""
+        return tasks is None or (self.tasks is not None and bool((self.tasks == tasks).all()))
 
     def _part(self, name: str) -> np.ndarray:
         """A part of the state; for one that is carried exactly, its two halves (n, 2, ...)."""
@@ -166,8 +166,11 @@ class _Rows:
                 failed |= self._failed(lambda: self.batch.step(live, nstep=count - 1))
             self._on_request.compute(range(self.batch.nsim) if live is None else live)
         failed |= self._failed(lambda: self.batch.step(live, nstep=last or count))
-        warned.say(self.batch.warning, self._host.said)
-        return failed | warned.blown_up(self.batch.warning)
+        warnings = self.batch.warning
+        if warnings.any():  # nearly never
+            warned.say(warnings, self._host.said)
+            failed |= warned.blown_up(warnings)
+        return failed
 
     def _failed(self, call: Callable[[], None]) -> np.ndarray:
         failed = np.zeros(self.batch.nsim, bool)
@@ -180,8 +183,6 @@ class _Rows:
     def set_tasks(self, names: tuple[str, ...], values: np.ndarray) -> None:
         """Writes the rows whose leaves, flattened and concatenated in (n, L), have changed."""
         changed = np.ones(len(values), bool) if self.tasks is None else (self.tasks != values).any(axis=1)
-        if not changed.any():
-            return
         rows, leaves, at = np.flatnonzero(changed).astype(np.int32), {}, 0
         for name in names:
             field = field_of(self._model, name)
@@ -245,8 +246,8 @@ class _Host(NamedTuple):
         idle: list[_Rows] = []  # the latest last
         made: Counter[int] = Counter()  # batches, by size
 
-        def take(n: int, tasks: np.ndarray | None) -> _Rows:
-            """A batch of n for this call alone; if possible one into which its tasks are written already.
+        def take(n: int, tasks: np.ndarray | None) -> tuple[_Rows, bool]:
+            """(a batch of n for this call alone, whether it holds its tasks already: if possible, it does).
 
             Devices call at the same time, and each has tasks of its own: so there may be a batch per device.
             """
@@ -255,17 +256,17 @@ class _Host(NamedTuple):
                 same = [rows for rows in fits if rows.holds(tasks)]
                 if not fits or (not same and made[n] < jax.local_device_count()):
                     made[n] += 1
-                    return _Rows(self, n)
+                    return _Rows(self, n), tasks is None
                 rows = same[-1] if same else fits[0]
                 idle.remove(rows)
-                return rows
+                return rows, bool(same)
 
         def run(out: np.ndarray, state: np.ndarray, leaves: np.ndarray | None = None) -> None:
             n = math.prod(state.shape[:-1])
             tasks = None if leaves is None else leaves.reshape(n, -1)
-            rows = take(n, tasks)
+            rows, holds = take(n, tasks)
             with warned.quiet(), untimed.untimed():
-                if tasks is not None:
+                if tasks is not None and not holds:
                     rows.set_tasks(self.leaves, tasks)
                 self.run(rows, state.reshape(n, -1), out.reshape(n, -1))
             with lock:
