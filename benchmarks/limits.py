@@ -5,8 +5,8 @@
 A part's work is counted in its program: floating-point operations of matrix products, and steps of the
 physics engine. The machine's ceilings are measured: the best speed of a large matrix product, and that of the
 C engine alone at the best of several batch sizes. A part that ran at its ceilings would take ``limit ms``;
-``share`` is that over the time that it takes. Element-wise operations are counted, too, but have no price:
-their ceiling is the memory's, which depends on what XLA fuses.
+``share`` is that over the time that it takes. What a derivative computes again counts as work. Element-wise
+operations are counted, too, but have no price: their ceiling is the memory's, which depends on XLA's fusions.
 """
 
 from __future__ import annotations
@@ -70,6 +70,8 @@ def count(jaxpr: Any) -> Work:
     """
     total = Work(0.0, 0.0)
     for eqn in jaxpr.eqns:
+        if not eqn.outvars:
+            continue
         name, out = eqn.primitive.name, eqn.outvars[0].aval
         inner = [count(part) for part in _inner(eqn)]
         if name == "dot_general":
@@ -182,6 +184,7 @@ def main(argv: list[str] | None = None) -> int:
             configs.make(env)
     except configs.ConfigError as error:
         parser.error(str(error))
+    machine.keep_memory()
     console, products_per_s = Console(), product_ceiling(args.repeats)
     rows = []
     for env in args.env:

@@ -197,6 +197,7 @@ def measure(
     if "learning_starts" in configs.to_mapping(configs.make(env, "cem", agent)):
         options = {"learning_starts": 0} | options
     config = configs.make(env, "cem", agent, **options)
+    machine.keep_memory()
     devices.for_run(config)
     parts = experiment.make(config, placement=sharding.placement(config))
     layers = _layers(parts, config, which)

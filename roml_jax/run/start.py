@@ -17,6 +17,14 @@ from roml_jax.run import best as best_learners
 from roml_jax.run import checkpoint, init_from, schedules, sharding
 from roml_jax.run import folder as run_folder
 
+# jaxlib 0.11 has no such option; JAX 0.10 has no other way to it
+_QUICKLY = {"xla_cpu_use_fusion_emitters": False} if jax.__version_info__ < (0, 11) else None
+
+
+def _once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A program that runs once: on a CPU, with kernels that compile faster and are slower; the same bits."""
+    return jax.jit(function, compiler_options=_QUICKLY if jax.default_backend() == "cpu" else None)
+
 
 class Plan(NamedTuple):
     """The part of a run's configuration that determines its state.
@@ -152,14 +160,14 @@ def _total(parts: experiment.Experiment, plan: Plan, about: Mapping[str, Any]) -
 
 def started(parts: experiment.Experiment, plan: Plan, taken: init_from.Inherited | None = None) -> State:
     """A new run's state, with what it takes over from another run's learner."""
-    state = jax.jit(parts.train.init)(*seed_plan.leaves(plan.seeds))
+    state = _once(parts.train.init)(*seed_plan.leaves(plan.seeds))
     if taken is not None:
         state = state._replace(learner=init_from.into(taken, state.learner))
     best = None
     if plan.validates:
         num_seeds = len(plan.seeds)
 
-        @jax.jit
+        @_once
         def start(acting: Any) -> best_learners.Best:
             # copy: the next chunk overwrites the state's buffers
             copied = best_learners.start(jax.tree.map(jnp.copy, acting), num_seeds)
