@@ -298,7 +298,7 @@ def step_error(
     """Squared errors of latents (B, E, L) at steps (B, E, D), mean over outputs, summed to (B,).
 
     Many errors are summed block by block, and the derivative computes a block's values again. On a CPU a
-    block fits into the cache, which is several times faster than arrays of all values.
+    block fits into the cache, and arrays of all values do not.
 
     Args:
         params: the decoder's.
