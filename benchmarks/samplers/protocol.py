@@ -31,6 +31,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "doraemon": {},
     "autodr": {},
 }
+# On a robot, sfl's first scoring pass of the default size would take two thirds of a million frames.
+ROBOTS = OPTIONS | {
+    "sfl": {"sampler.candidates": 64, "sampler.rollouts": 3, "sampler.top": 16, "sampler.every": 30}
+}
 # Variants of RoML (benchmarks.samplers.ideas), beside what they are compared with.
 IDEAS: dict[str, dict[str, Any]] = {
     "cem": {},
@@ -93,6 +97,12 @@ class Bed(NamedTuple):
 
 _REPLAY = {"vae.buffer_trajectories": 1000}
 
+
+def _robot(title: str, env: str, agent: str, seeds: int = 5, frames: float = 1e6) -> Bed:
+    options = _REPLAY if agent == "varibad" else {}
+    return Bed(title, env, agent, seeds, frames, options=options, samplers=ROBOTS)
+
+
 BEDS = {
     "khazad_dum": Bed("KhazadDum, VariBAD", "khazad_dum", "varibad", 10, 2e6, options=_REPLAY),
     "sine": Bed(
@@ -105,11 +115,11 @@ BEDS = {
         first_only=True,
         options={"eval.test_tasks": 2000},
     ),
-    "hopper_multitask": Bed("hopper, multitask", "hopper_dynamics", "multitask", 5, 1e6),
-    "walker2d_multitask": Bed("walker2d, multitask", "walker2d_dynamics", "multitask", 5, 1e6),
-    "hopper_varibad": Bed("hopper, VariBAD", "hopper_dynamics", "varibad", 5, 1e6, options=_REPLAY),
-    "walker2d_varibad": Bed("walker2d, VariBAD", "walker2d_dynamics", "varibad", 5, 1e6, options=_REPLAY),
-    "cheetah_vel": Bed("half-cheetah velocity, VariBAD", "cheetah_vel", "varibad", 3, 2e6, options=_REPLAY),
+    "hopper_multitask": _robot("hopper, multitask", "hopper_dynamics", "multitask"),
+    "walker2d_multitask": _robot("walker2d, multitask", "walker2d_dynamics", "multitask"),
+    "hopper_varibad": _robot("hopper, VariBAD", "hopper_dynamics", "varibad"),
+    "walker2d_varibad": _robot("walker2d, VariBAD", "walker2d_dynamics", "varibad"),
+    "cheetah_vel": _robot("half-cheetah velocity, VariBAD", "cheetah_vel", "varibad", 3, 2e6),
 }
 
 _IDEAS = {"seeds": 20, "samplers": IDEAS, "baselines": ("cem",), "group": 10}
