@@ -189,7 +189,7 @@ def run(
         with waiting(console), interrupt.raised():
             began = time.monotonic()
             placed = sharding.placed_shapes(parts.placement.mesh, shapes, num_seeds)
-            programs, state = compiled(parts, placed, pool, prepared.make, plan.validates)
+            programs, state = compiled(parts, placed, pool, prepared.begin, plan.validates)
         console.print(f"compiled in {progress.duration(time.monotonic() - began)}")
         host = stack.enter_context(_host(config, parts, folder, console, state.done))
         if taken is not None:

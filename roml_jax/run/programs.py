@@ -84,20 +84,23 @@ class Programs(NamedTuple):
 
 def compiled(
     parts: experiment.Experiment, shapes: meta.MetaState, pool: concurrent.futures.Executor,
-    start: Callable[[], State], validates: bool,
+    begin: Callable[[concurrent.futures.Executor, meta.MetaState], Callable[[], State]], validates: bool,
 ) -> tuple[Programs, State]:  # fmt: skip
-    """Compiles the training chunk and meanwhile builds the state.
+    """Compiles the training chunk and the state's programs, and makes the state.
+
+    The state's programs compile while the chunk is traced, which is in the main thread (see ``Later``).
 
     Args:
         parts: the run's functions.
-        shapes: of its state.
+        shapes: of its state, with their shardings.
         pool: runs the compiler.
-        start: builds the state.
+        begin: see ``start.Prepared``.
         validates: whether the run is evaluated during training.
     """
     with _uncollected():
+        make = begin(pool, shapes)
         chunk = pool.submit(jax.jit(parts.train.chunk, donate_argnums=0).lower(shapes, jnp.int32(0)).compile)
-        state = start()
+        state = make()
     # only the returns, so that the compiler drops what else an outcome holds
     evaluate = Later(pool, lambda s: parts.evaluate(s).returns, shapes.learner) if validates else None
     test = Later(pool, lambda s: parts.test(s).returns, shapes.learner)

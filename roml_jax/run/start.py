@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,9 +22,15 @@ from roml_jax.run import folder as run_folder
 _QUICKLY = {"xla_cpu_use_fusion_emitters": False} if jax.__version_info__ < (0, 11) else None
 
 
-def _once(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A program that runs once: on a CPU, with kernels that compile faster and are slower; the same bits."""
-    return jax.jit(function, compiler_options=_QUICKLY if jax.default_backend() == "cpu" else None)
+def _begun(
+    pool: concurrent.futures.Executor, function: Callable[..., Any], *args: Any
+) -> concurrent.futures.Future[Callable[..., Any]]:
+    """Traces a program that runs once, and begins to compile it.
+
+    On a CPU its kernels compile faster and are slower; they have the same bits.
+    """
+    jitted = jax.jit(function, compiler_options=_QUICKLY if jax.default_backend() == "cpu" else None)
+    return pool.submit(jitted.lower(*args).compile)
 
 
 class Plan(NamedTuple):
@@ -158,23 +165,40 @@ def _total(parts: experiment.Experiment, plan: Plan, about: Mapping[str, Any]) -
     return [schedules.rebased(plan.config, parts, done, before)] if frames != before else []
 
 
-def started(parts: experiment.Experiment, plan: Plan, taken: init_from.Inherited | None = None) -> State:
-    """A new run's state, with what it takes over from another run's learner."""
-    state = _once(parts.train.init)(*seed_plan.leaves(plan.seeds))
-    if taken is not None:
-        state = state._replace(learner=init_from.into(taken, state.learner))
-    best = None
-    if plan.validates:
-        num_seeds = len(plan.seeds)
+def started(
+    parts: experiment.Experiment, plan: Plan, shapes: meta.MetaState, pool: concurrent.futures.Executor,
+    taken: init_from.Inherited | None = None,
+) -> Callable[[], State]:  # fmt: skip
+    """Traces the programs that make a new run's state, and begins to compile them.
 
-        @_once
-        def start(acting: Any) -> best_learners.Best:
-            # copy: the next chunk overwrites the state's buffers
-            copied = best_learners.start(jax.tree.map(jnp.copy, acting), num_seeds)
-            return sharding.place_seeds(parts.placement.mesh, copied, num_seeds)
+    Args:
+        parts: the run's functions.
+        plan: the run's plan.
+        shapes: of the run's MetaState, with their shardings.
+        pool: runs the compiler.
+        taken: what the run takes over from another run's learner.
 
-        best = start(parts.learner.acting(state.learner))
-    return State(state, best, 0, 0.0)
+    Returns:
+        A function that makes the state, as soon as the programs are compiled.
+    """
+    leaves, num_seeds = seed_plan.leaves(plan.seeds), len(plan.seeds)
+
+    def snapshots(acting: Any) -> best_learners.Best:
+        # copy: the next chunk overwrites the state's buffers
+        copied = best_learners.start(jax.tree.map(jnp.copy, acting), num_seeds)
+        return sharding.place_seeds(parts.placement.mesh, copied, num_seeds)
+
+    init = _begun(pool, parts.train.init, *leaves)
+    best = _begun(pool, snapshots, parts.learner.acting(shapes.learner)) if plan.validates else None
+
+    def make() -> State:
+        state = init.result()(*leaves)
+        if taken is not None:
+            state = state._replace(learner=init_from.into(taken, state.learner))
+        first = best.result()(parts.learner.acting(state.learner)) if best else None
+        return State(state, first, 0, 0.0)
+
+    return make
 
 
 class Prepared(NamedTuple):
@@ -182,12 +206,13 @@ class Prepared(NamedTuple):
 
     Attributes:
         restored: the state of a run that is resumed; None for one that starts.
-        make: () -> the state.
+        begin: (pool that runs the compiler, shapes of the MetaState with their shardings) -> a function that
+            makes the state; see ``started``.
         lines: for the user.
     """
 
     restored: State | None
-    make: Callable[[], State]
+    begin: Callable[[concurrent.futures.Executor, meta.MetaState], Callable[[], State]]
     lines: list[str]
 
 
@@ -200,6 +225,6 @@ def prepared(
     if plan.config.resume:
         state, more = restored(parts, plan, shapes, folder)
         if state is not None:
-            return Prepared(state, lambda: state, more)
+            return Prepared(state, lambda pool, placed: lambda: state, more)
         lines = [*more, *lines]
-    return Prepared(None, lambda: started(parts, plan, taken), lines)
+    return Prepared(None, lambda pool, placed: started(parts, plan, placed, pool, taken), lines)

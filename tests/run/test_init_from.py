@@ -1,5 +1,6 @@
 """A run starts from another run's learner, and then needs that run no more."""
 
+import concurrent.futures
 import os
 import shutil
 import signal
@@ -30,8 +31,10 @@ def begun(*options):
     made = config.parse([*SMALL, *map(str, options)])
     parts = experiment.make(made)
     plan = start.Plan(made, config.to_mapping(made), True)
-    taken = start.inherited(parts, plan, start.shapes_of(parts, plan))
-    return taken, start.started(parts, plan, taken)
+    shapes = start.shapes_of(parts, plan)
+    taken = start.inherited(parts, plan, shapes)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        return taken, start.started(parts, plan, shapes, pool, taken)()
 
 
 def leaves(state, *parts):

@@ -1,5 +1,7 @@
 """A new run's state, which is compiled quickly, is the one of the training's own function."""
 
+import concurrent.futures
+
 import jax
 import numpy as np
 
@@ -13,7 +15,8 @@ def test_a_state_that_was_compiled_quickly_has_the_same_bits():
     parts = experiment.make(chosen)
     seeds = seed_plan.leaves(chosen.plan)
     plan = start.Plan(chosen, {}, validates=True)
-    quick = start.started(parts, plan)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        quick = start.started(parts, plan, start.shapes_of(parts, plan), pool)()
     usual = jax.jit(parts.train.init)(*seeds)
     for one, other in zip(
         jax.tree.leaves(checkpoint.plain(quick.meta)), jax.tree.leaves(checkpoint.plain(usual)), strict=True
