@@ -87,8 +87,8 @@ def test_it_goes_on_without_the_other_run(source, tmp_path, monkeypatch, capfd):
     shutil.rmtree(elsewhere)
     monkeypatch.chdir(source)
 
-    def goes_on(parts, shapes, pool, make_state, validates):
-        raise loop.RunError(f"from iteration {make_state().done}")
+    def goes_on(parts, shapes, pool, begin, validates):
+        raise loop.RunError(f"from iteration {begin(pool, shapes)().done}")
 
     monkeypatch.setattr(loop, "compiled", goes_on)
     assert train.main(["--resume", str(folder)]) == 1
