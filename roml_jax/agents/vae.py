@@ -292,7 +292,7 @@ def _blocks(x: Array, count: int) -> Array:
     return jnp.moveaxis(filled.reshape(x.shape[0], count, size, *x.shape[2:]), 1, 0)
 
 
-def step_error(
+def _step_error(
     params: Any, decoder: StepDecoder, trajectory: Trajectory, target: Array, z: Array, steps: Array | None
 ) -> Array:
     """Squared errors of latents (B, E, L) at steps (B, E, D), mean over outputs, summed to (B,).
@@ -368,7 +368,7 @@ def negative_elbo(
             summed, values = errors.sum(axis=1).mean(), latents
         else:
             target = _targets(trajectory, name)
-            errors = step_error(weights, decoder, trajectory, target, z, draws.steps)
+            errors = _step_error(weights, decoder, trajectory, target, z, draws.steps)
             summed, values = errors.mean(), latents * decodes
         total = total + getattr(config, f"{name}_weight") * summed
         label = "reconstruction" if name == "reward" else f"{name}_reconstruction"
