@@ -7,16 +7,14 @@ engine then reads the clock dozens of times in a step, for timings that nobody r
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
 import sys
-import threading
-from collections.abc import Generator
+from collections.abc import Callable
 
 import mujoco
 
-_lock, _depth, _kept = threading.Lock(), 0, None
+from roml_jax.envs.physics.held import Held
 
 
 @functools.cache
@@ -29,22 +27,18 @@ def _clock() -> ctypes.c_void_p | None:
         return None
 
 
-@contextlib.contextmanager
-def untimed() -> Generator[None]:
-    """Keeps MuJoCo from reading its clock, in all threads; afterwards the clock is the one of before."""
-    global _depth, _kept
+def _stop() -> Callable[[], None]:
     clock = _clock()
     if clock is None:
-        yield
-        return
-    with _lock:
-        if not _depth:
-            _kept, clock.value = clock.value, None
-        _depth += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _depth -= 1
-            if not _depth and clock.value is None:
-                clock.value = _kept
+        return lambda: None
+    kept, clock.value = clock.value, None
+
+    def restore() -> None:
+        if clock.value is None:
+            clock.value = kept
+
+    return restore
+
+
+untimed = Held(_stop)
+"""Keeps MuJoCo from reading its clock, in all threads; afterwards the clock is the one of before."""

@@ -2,40 +2,37 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import threading
-from collections.abc import Generator
+from collections.abc import Callable
 
 import mujoco
 import numpy as np
+
+from roml_jax.envs.physics.held import Held
 
 _KINDS = [kind for name, kind in mujoco.mjtWarning.__members__.items() if name != "mjNWARNING"]
 _UNSTABLE = [
     int(getattr(mujoco.mjtWarning, f"mjWARN_{name}")) for name in ("BADQPOS", "BADQVEL", "BADQACC", "BADCTRL")
 ]
-_lock, _depth = threading.Lock(), 0
 
 
 def _ignore(_: str) -> None:
     pass
 
 
-@contextlib.contextmanager
-def quiet() -> Generator[None]:
-    """Keeps MuJoCo from printing warnings and from writing MUJOCO_LOG.TXT; a caller's own handler stays."""
-    global _depth
-    with _lock:
-        if not _depth and mujoco.get_mju_user_warning() is None:
-            mujoco.set_mju_user_warning(_ignore)
-        _depth += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _depth -= 1
-            if not _depth and mujoco.get_mju_user_warning() is _ignore:
-                mujoco.set_mju_user_warning(None)
+def _silence() -> Callable[[], None]:
+    if mujoco.get_mju_user_warning() is None:
+        mujoco.set_mju_user_warning(_ignore)
+
+    def restore() -> None:
+        if mujoco.get_mju_user_warning() is _ignore:
+            mujoco.set_mju_user_warning(None)
+
+    return restore
+
+
+quiet = Held(_silence)
+"""Keeps MuJoCo from printing warnings and from writing MUJOCO_LOG.TXT; a caller's own handler stays."""
 
 
 def blown_up(counts: np.ndarray) -> np.ndarray:
