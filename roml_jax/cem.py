@@ -11,12 +11,13 @@ Tasks of an unfinished batch stay in the state with the weights they were drawn 
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from roml_jax import proposals, risk
+from roml_jax import proposals, risk, stacked
 from roml_jax.cem_state import CemConfig, CemHistory, CemMetrics, CemState, RefMode
 from roml_jax.proposals import Proposal
 from roml_jax.types import Array, TaskDraw
@@ -78,7 +79,6 @@ def init(config: CemConfig, proposal: Proposal, key: Array) -> CemState:
     """
     size, dtype = config.batch_size, proposal.phi0.dtype
     unknown = jnp.full((), jnp.nan, dtype)
-    past = jnp.full(config.history, jnp.nan, dtype)
     return CemState(
         phi=jnp.array(proposal.phi0),  # a copy: training donates its state
         u=jnp.zeros((size, proposal.dims), dtype),
@@ -93,8 +93,7 @@ def init(config: CemConfig, proposal: Proposal, key: Array) -> CemState:
         q_ref=unknown,
         outside=jnp.full((), -jnp.inf, dtype),
         history=CemHistory(
-            jnp.full((config.history, proposal.phi0.size), jnp.nan, dtype),
-            CemMetrics(*(jnp.array(past) for _ in CemMetrics._fields)),
+            jnp.full((config.history, proposal.phi0.size + len(CemMetrics._fields)), jnp.nan, dtype)
         ),
     )
 
@@ -258,7 +257,8 @@ def _close(
     weights, valid = weights_of(config, batch.log_w), ~jnp.isnan(batch.score)
     score = jnp.where(valid, risk.finite(batch.score), jnp.inf)
     order = risk.order(score, jax.random.uniform(key, score.shape))
-    ordered = _Sorted(batch.score[order], score[order], weights[order], batch.is_ref[order], valid[order])
+    columns = stacked.pack(_Sorted(batch.score, score, weights, batch.is_ref, valid))
+    ordered = stacked.unpack(dataclasses.replace(columns, floats=columns.floats[order]))
     q_int = risk.quantile(ordered.finite, config.effective_min_share, ordered.valid, assume_sorted=True)
     q_ref = _reference_quantile(config, ordered, alpha, state.outside)
     if config.quantile_soft:
@@ -273,40 +273,32 @@ def _close(
     return new_phi, _figures(ordered, chosen, q_int, q_ref, alpha)
 
 
-def _empty_metrics(state: CemState) -> CemMetrics:
-    return CemMetrics(*(jnp.full((), jnp.nan, state.phi.dtype) for _ in CemMetrics._fields))
-
-
 def _append(
     config: CemConfig, proposal: Proposal, state: CemState, new: _Entries, alpha: Array | float, key: Array
 ) -> tuple[CemState, CemMetrics]:
     """Adds up to ``batch_size`` entries to the open batch and closes it if it is full."""
     size, n = config.batch_size, new.score.shape[0]
-    held = _Entries(state.u, state.log_w, state.is_ref, state.score)
-
-    def place(old: Array, added: Array) -> Array:
-        room = jnp.concatenate([old, jnp.zeros((n, *old.shape[1:]), old.dtype)])
-        return jax.lax.dynamic_update_slice_in_dim(room, added.astype(old.dtype), state.cursor, axis=0)
-
-    room = jax.tree.map(place, held, new)
+    # one array each for the batch, the metrics and the history: each array would be kernels of its own
+    entries = _Entries(state.u, state.log_w, state.is_ref, state.score)
+    held = stacked.pack(entries)
+    added = stacked.pack(jax.tree.map(lambda x, like: x.astype(like.dtype), new, entries))
+    room = jnp.concatenate([held.floats, jnp.zeros((n, held.floats.shape[1]), held.floats.dtype)])
+    room = jax.lax.dynamic_update_slice_in_dim(room, added.floats, state.cursor, axis=0)
     closes = (n >= size) | (state.cursor + n >= size)  # n >= size is static; if True, XLA removes the branch
-    full = jax.tree.map(lambda x: x[:size], room)
-    phi, metrics = jax.lax.cond(
-        closes,
-        lambda: _close(config, proposal, state, full, alpha, key),
-        lambda: (state.phi, _empty_metrics(state)),
-    )
 
-    def keep(x: Array) -> Array:
-        leftover = jnp.concatenate([x[size:], jnp.zeros((size - n, *x.shape[1:]), x.dtype)])
-        return jnp.where(closes, leftover, x[:size])
+    def close() -> tuple[Array, Array]:
+        full = stacked.unpack(dataclasses.replace(held, floats=room[:size]))
+        phi, metrics = _close(config, proposal, state, full, alpha, key)
+        return phi, jnp.stack(metrics)
 
-    def note(past: Array, value: Array) -> Array:
-        row = state.batch % config.history
-        return past.at[row].set(jnp.where(closes, value, past[row]))
-
-    open_batch = jax.tree.map(keep, room)
-    shift = jnp.where(closes, size, 0)
+    unknown = jnp.full(len(CemMetrics._fields), jnp.nan, state.phi.dtype)
+    phi, figures = jax.lax.cond(closes, close, lambda: (state.phi, unknown))
+    leftover = jnp.concatenate([room[size:], jnp.zeros((size - n, room.shape[1]), room.dtype)])
+    open_batch = stacked.unpack(dataclasses.replace(held, floats=jnp.where(closes, leftover, room[:size])))
+    row = state.batch % config.history
+    past = state.history.rows
+    noted = jnp.where(closes, jnp.concatenate([state.phi, figures]), past[row])
+    metrics, shift = CemMetrics(*figures), jnp.where(closes, size, 0)
     return state._replace(
         phi=phi,
         **open_batch._asdict(),
@@ -314,7 +306,7 @@ def _append(
         drawn=state.drawn - shift,
         batch=state.batch + closes,
         q_ref=jnp.where(closes, metrics.q_ref, state.q_ref),
-        history=jax.tree.map(note, state.history, CemHistory(state.phi, metrics)),
+        history=CemHistory(past.at[row].set(noted)),
     ), metrics
 
 
@@ -345,7 +337,7 @@ def update(
     n, size = score.shape[0], config.batch_size
     entries, proposal = _Entries(draw.u, draw.log_w, draw.is_ref, score), _family(config, proposal)
     whole = n // size
-    metrics = _empty_metrics(state)
+    metrics = CemMetrics(*(jnp.full((), jnp.nan, state.phi.dtype) for _ in CemMetrics._fields))
 
     def append(state: CemState, now: tuple[_Entries, Array]) -> tuple[CemState, CemMetrics]:
         return _append(config, proposal, state, now[0], alpha, now[1])
@@ -357,6 +349,8 @@ def update(
     if n % size:
         rest = jax.tree.map(lambda x: x[whole * size :], entries)
         state, latest = append(state, (rest, jax.random.fold_in(key, n)))
+        if not whole:
+            return state, latest
         closed = ~jnp.isnan(latest.selected_share)
         metrics = jax.tree.map(lambda new, old: jnp.where(closed, new, old), latest, metrics)
     return state, metrics

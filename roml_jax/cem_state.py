@@ -117,10 +117,23 @@ class CemHistory(NamedTuple):
     """The latest batches: phi (history, p) that each was drawn with, and its metrics (history,).
 
     Batch k is in row k % history; rows not yet written are NaN.
+
+    Attributes:
+        rows: (history, p + number of metrics), one array, since an update writes each with a kernel.
     """
 
-    phi: Array
-    metrics: CemMetrics
+    rows: Array
+
+    @property
+    def phi(self) -> Array:
+        """The parameters (history, p)."""
+        return self.rows[..., : -len(CemMetrics._fields)]
+
+    @property
+    def metrics(self) -> CemMetrics:
+        """The metrics, (history,) each."""
+        first = self.rows.shape[-1] - len(CemMetrics._fields)
+        return CemMetrics(*(self.rows[..., first + i] for i in range(len(CemMetrics._fields))))
 
 
 class CemState(NamedTuple):

@@ -29,9 +29,13 @@ def draw(family: TaskFamily, n: int, seed: int, purpose: Purpose) -> tuple[Array
     Returns:
         (tasks (n, d), random key of the environments).
     """
-    key = jax.random.fold_in(jax.random.key(seed), _PURPOSES.index(purpose))
-    task_key, run_key = jax.random.split(key)
-    return family.sample_prior(task_key, n), run_key
+
+    def drawn(key: Array) -> tuple[Array, Array]:
+        task_key, run_key = jax.random.split(jax.random.fold_in(key, _PURPOSES.index(purpose)))
+        return family.sample_prior(task_key, n), run_key
+
+    # as one program: its thirty operations would be compiled one by one
+    return jax.jit(drawn)(jax.random.key(seed))
 
 
 def make_evaluate(
@@ -52,7 +56,7 @@ def make_evaluate(
 
     @functools.cache
     def drawn() -> tuple[Array, Array]:
-        with jax.ensure_compile_time_eval():  # small programs that the first metrics need not wait for
+        with jax.ensure_compile_time_eval():  # a small program that the first metrics need not wait for
             return draw(family, n, seed, purpose)
 
     def evaluate(state: Any) -> Outcome:

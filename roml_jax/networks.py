@@ -16,6 +16,7 @@ Init = Callable[..., Array]
 TrunkInit = Literal["normc", "orthogonal"]
 _MIN_STD = 1e-6
 _TANH_GAIN = 5 / 3
+_UNROLL = 2  # steps in one turn of a GRU's loop: on a GPU, its results and its counter are launches
 
 
 class Network(nn.Module):
@@ -56,6 +57,31 @@ def default_dense(features: int, fan_in: int, name: str | None = None) -> nn.Den
     """A linear layer with PyTorch's default initialisation."""
     init = fan_in_uniform(fan_in)
     return dense(features, kernel_init=init, bias_init=init, name=name)
+
+
+class Linear(Network):
+    """A linear layer as ``default_dense``, whose parameters a module that owns several can join.
+
+    Attributes:
+        features: outputs.
+        inputs: their number, which the initialisation depends on.
+    """
+
+    features: int
+    inputs: int
+
+    def setup(self) -> None:
+        """Creates the parameters."""
+        init, dtype = fan_in_uniform(self.inputs), jnp.result_type(float)
+        self.kernel = self.param("kernel", init, (self.inputs, self.features), dtype)
+        self.bias = self.param("bias", init, (self.features,), dtype)
+
+
+def joined(layers: Sequence[Linear], x: Array) -> Array:
+    """The outputs of layers of the same input x (..., inputs) in sequence, by one product."""
+    kernel = jnp.concatenate([layer.kernel for layer in layers], axis=-1)
+    bias = jnp.concatenate([layer.bias for layer in layers])
+    return x @ kernel + bias
 
 
 class Gru(Network):
@@ -140,7 +166,7 @@ def _gru_unroll(
         hidden, _ = _gru_step_if_valid(kernel, bias, hidden, now)
         return hidden, hidden
 
-    return jax.lax.scan(step, start, (projected, valid))[1]
+    return jax.lax.scan(step, start, (projected, valid), unroll=_UNROLL)[1]
 
 
 def _gru_unroll_forward(
@@ -151,33 +177,34 @@ def _gru_unroll_forward(
         return hidden, jnp.stack([hidden, *gates])
 
     # one result, since on a GPU a loop writes each result with a kernel of its own
-    stacked = jax.lax.scan(step, start, (projected, valid))[1]
+    stacked = jax.lax.scan(step, start, (projected, valid), unroll=_UNROLL)[1]
     hidden, *gates = (stacked[:, i] for i in range(5))
     before = jnp.concatenate([start[None], hidden[:-1]])
     return hidden, (kernel, before, _Gates(*gates), valid, cut)
 
 
 def _gru_unroll_backward(saved: tuple[Any, ...], gradient: Array) -> tuple[Array | None, ...]:
-    kernel, before, gates, valid, cut = saved
+    kernel, before, (reset, update, new, new_h), valid, cut = saved
+    # what a step does is linear in its gradient; the factors are those of all steps at once
+    by_new = (1 - update) * (1 - new * new)
+    by_reset = by_new * new_h * reset * (1 - reset)
+    by_update = (before - new) * update * (1 - update)
+    by_recurrent = jnp.concatenate([by_reset, by_update, by_new * reset], axis=-1)
+    transposed = jax.lax.optimization_barrier(kernel.T)  # else every step transposes it
 
-    def step(carried: Array, now: tuple[Array, Array, _Gates, Array, Array]) -> tuple[Array, Array]:
-        outer, hidden, (reset, update, new, new_h), valid, cut = now
+    def step(carried: Array, now: tuple[Array, ...]) -> tuple[Array, Array]:
+        outer, by_recurrent, update, valid, cut = now
         valid = valid[:, None]
         total = carried + outer
         after = jnp.where(valid, total, 0.0)
-        in_new = after * (1 - update) * (1 - new * new)
-        in_reset = in_new * new_h * reset * (1 - reset)
-        in_update = after * (hidden - new) * update * (1 - update)
-        in_recurrent = jnp.concatenate([in_reset, in_update, in_new * reset], axis=-1)
-        back = jnp.where(valid, after * update + in_recurrent @ kernel.T, total)
-        return jnp.where(cut, 0.0, back), jnp.concatenate([in_reset, in_update, in_new], axis=-1)
+        in_recurrent = jnp.tile(after, 3) * by_recurrent
+        back = jnp.where(valid, in_recurrent @ transposed, total) + after * update
+        return jnp.where(cut, 0.0, back), after
 
-    # one result, since a loop writes each of them with a kernel of its own
-    start, projected = jax.lax.scan(
-        step, jnp.zeros_like(before[0]), (gradient, before, gates, valid, cut), reverse=True
-    )
-    first, new = jnp.split(projected, [2 * before.shape[-1]], axis=-1)
-    recurrent = jnp.concatenate([first, new * gates.reset], axis=-1)
+    sequence = (gradient, by_recurrent, update, valid, cut)
+    start, after = jax.lax.scan(step, jnp.zeros_like(before[0]), sequence, reverse=True, unroll=_UNROLL)
+    projected = jnp.tile(after, 3) * jnp.concatenate([by_reset, by_update, by_new], axis=-1)
+    recurrent = jnp.tile(after, 3) * by_recurrent
     kernel_gradient = jnp.einsum("tbh,tbg->hg", before, recurrent)
     return kernel_gradient, recurrent.sum(axis=(0, 1)), start, projected, None, None
 

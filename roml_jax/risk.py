@@ -51,6 +51,18 @@ def _latest(where: Array) -> Array:
     return jax.lax.cummax(jnp.where(where, position, jnp.argmax(where)))
 
 
+def _interpolated(x: Array | float, xs: Array, ys: Array) -> Array:
+    """As ``jnp.interp`` for a scalar x and ascending xs (n,), which it compares at once.
+
+    ``jnp.interp`` searches in a loop, which on a GPU launches kernels in every turn.
+    """
+    above = jnp.clip((xs <= x).sum(), 1, xs.shape[0] - 1)
+    low, high, y_low, y_high = xs[above - 1], xs[above], ys[above - 1], ys[above]
+    apart = high - low
+    y = y_low + jnp.where(apart > 0, (x - low) / jnp.where(apart > 0, apart, 1) * (y_high - y_low), 0)
+    return jnp.where(x < xs[0], ys[0], jnp.where(x > xs[-1], ys[-1], y))
+
+
 def quantile(x: Array, q: Array | float, where: Array | None = None, *, assume_sorted: bool = False) -> Array:
     """The q-quantile with linear interpolation, as ``numpy.percentile(x[where], 100 * q)``.
 
@@ -116,7 +128,7 @@ def weighted_quantile(
     midpoint = midpoint - midpoint[0]
     total = midpoint[-1]
     level = jnp.where(total > 0, midpoint / jnp.where(total > 0, total, 1), 0)
-    return jnp.where(where.any(), jnp.interp(q, level, x[latest]), jnp.inf)
+    return jnp.where(where.any(), _interpolated(q, level, x[latest]), jnp.inf)
 
 
 def cvar(
@@ -188,5 +200,5 @@ def tail_level(mean: Array, returns: Array, where: Array, *, assume_sorted: bool
         returns, where = _ascending(returns, where)
     counted, latest = jnp.cumsum(where), _latest(where)
     running = jnp.cumsum(jnp.where(where, returns, 0))[latest] / jnp.maximum(counted[latest], 1)
-    level = jnp.interp(mean, running, counted[latest] / jnp.maximum(counted[-1], 1))
+    level = _interpolated(mean, running, counted[latest] / jnp.maximum(counted[-1], 1))
     return jnp.where(counted[-1] > 0, level, jnp.nan)

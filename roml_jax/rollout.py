@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from roml_jax import checks
+from roml_jax import checks, stacked
 from roml_jax.agents.base import Agent, MetaLearner
 from roml_jax.envs.base import Env, EnvState
 from roml_jax.types import (
@@ -82,8 +82,7 @@ class _Carry(NamedTuple):
 class _Seen(NamedTuple):
     """What a rollout keeps of a step: what was before it, and the action.
 
-    After an episode, (H + 1, N, ...) for ``obs`` and ``privileged``, (H, N, ...) for the others. The next
-    observation is that of the following step, so it is stored once.
+    The next observation is that of the following step, so it is stored once.
     """
 
     obs: Array
@@ -93,7 +92,7 @@ class _Seen(NamedTuple):
 
 
 class _Step(NamedTuple):
-    """Results of a step; after an episode (H, N, ...). ``seen`` is None if it is not recorded."""
+    """Results of a step, (N, ...). ``seen`` is None if it is not recorded."""
 
     reward: Array
     valid: Array
@@ -101,14 +100,21 @@ class _Step(NamedTuple):
     seen: _Seen | None
 
 
+class _Recorded(NamedTuple):
+    """The steps of an episode, packed, (H, N, ...), and the last (observation, privileged part), (N, ...)."""
+
+    steps: stacked.Packed
+    last: tuple[Array, Array | None]
+
+
 class _Episode(NamedTuple):
-    """Results of an episode, (N, ...); ``steps``, those of its steps, is None if they are not recorded."""
+    """Results of an episode, (N, ...); ``recorded`` is None if its steps are not recorded."""
 
     total: Array
     terms: Mapping[str, Array]
     length: Array
     diverged: Array
-    steps: _Step | None
+    recorded: _Recorded | None
 
 
 def env_action(spec: EnvSpec, action: Array) -> Array:
@@ -131,12 +137,12 @@ def flagged(protocol: EpisodeProtocol, obs: Array, ended: Array) -> Array:
 def _run_steps(
     agent: Agent, env: Env, protocol: EpisodeProtocol, agent_state: Any, start: _Carry, key: Array,
     greedy: Array, record: bool,
-) -> tuple[_Carry, _Step]:  # fmt: skip
-    """Runs the H steps of an episode from its first observation and belief."""
+) -> tuple[_Carry, stacked.Packed]:  # fmt: skip
+    """Runs the H steps of an episode from its first observation and belief; the ``_Step``s are packed."""
     spec = protocol.agent_spec(env.spec)
     last = jnp.arange(spec.horizon) == spec.horizon - 1
 
-    def step(carry: _Carry, now: tuple[Array, Array]) -> tuple[_Carry, _Step]:
+    def step(carry: _Carry, now: tuple[Array, Array]) -> tuple[_Carry, stacked.Packed]:
         key, last = now
         action, extras = agent.act(agent_state, carry.belief, carry.obs, key, greedy)
         state = jax.vmap(env.step)(carry.env, env_action(spec, action))
@@ -144,17 +150,10 @@ def _run_steps(
         seen = Transition(carry.obs, action, state.reward, next_obs, state.valid)
         belief = agent.observe(agent_state, carry.belief, seen)
         kept = _Seen(carry.obs, carry.env.privileged, action, extras) if record else None
-        return _Carry(state, next_obs, belief), _Step(state.reward, state.valid, state.terms, kept)
+        result = _Step(state.reward, state.valid, state.terms, kept)
+        return _Carry(state, next_obs, belief), stacked.pack(result)
 
-    end, steps = jax.lax.scan(step, start, (jax.random.split(key, spec.horizon), last))
-    if steps.seen is None:
-        return end, steps
-    seen = steps.seen
-    obs, privileged = jax.tree.map(
-        lambda before, last: jnp.concatenate([before, last[None]]),
-        (seen.obs, seen.privileged), (end.obs, end.env.privileged),
-    )  # fmt: skip
-    return end, steps._replace(seen=seen._replace(obs=obs, privileged=privileged))
+    return jax.lax.scan(step, start, (jax.random.split(key, spec.horizon), last))
 
 
 def _outcome(total: Array, diverged: Array, terms: Mapping[str, Array], length: Array) -> Outcome:
@@ -162,22 +161,31 @@ def _outcome(total: Array, diverged: Array, terms: Mapping[str, Array], length: 
     return Outcome(jnp.where(diverged, total.min(axis=0), total), diverged, terms, length)
 
 
-def _rollout(episodes: _Episode, outcome: Outcome, tasks: Array) -> Rollout:
+def _with_last(axis: int, before: Any, last: Any) -> Any:
+    """Observations before each step and the last one, joined along the steps' axis: H + 1."""
+    join = lambda x, end: jnp.concatenate([x, jnp.expand_dims(end, axis)], axis)  # noqa: E731
+    return jax.tree.map(join, before, last)
+
+
+def _rollout(recorded: _Recorded, outcome: Outcome, tasks: Array) -> Rollout:
     """The rollout of recorded episodes, whose steps have axes (K, H, N, ...)."""
-    steps = jax.tree.map(lambda x: jnp.moveaxis(x, 2, 0), episodes.steps)
+    steps: _Step = stacked.unpack(recorded.steps)
     seen = steps.seen
-    return Rollout(
-        seen.obs, seen.action, steps.reward, steps.valid, seen.extras, outcome, tasks, seen.privileged
-    )
+    assert seen is not None
+    obs, privileged = _with_last(1, (seen.obs, seen.privileged), recorded.last)
+    kept = (obs, seen.action, steps.reward, steps.valid, seen.extras, privileged)
+    *of_steps, privileged = jax.tree.map(lambda x: jnp.moveaxis(x, 2, 0), kept)
+    return Rollout(*of_steps, outcome, tasks, privileged)
 
 
-def _adapted(agent: Agent, agent_state: Any, belief: Any, steps: _Step, key: Array) -> Any:
+def _adapted(agent: Agent, agent_state: Any, belief: Any, steps: _Step, last_obs: Array, key: Array) -> Any:
     """The belief after an episode: as it is, for an agent that does not adapt between episodes."""
     if agent.adapt is None:
         return belief
     seen = steps.seen
     assert seen is not None
-    done = Transition(seen.obs[:-1], seen.action, steps.reward, seen.obs[1:], steps.valid)
+    obs = _with_last(0, seen.obs, last_obs)
+    done = Transition(obs[:-1], seen.action, steps.reward, obs[1:], steps.valid)
     return agent.adapt(agent_state, belief, (done, seen.extras), key)
 
 
@@ -218,14 +226,15 @@ def run_episodes(
             obs = jnp.where(first, obs, terminal_obs)
         start = constrain(_Carry(state, obs, belief))
         needs_steps = record or agent.adapt is not None
-        end, steps = _run_steps(agent, env, protocol, agent_state, start, act_key, greedy, needs_steps)
-        belief = _adapted(agent, agent_state, end.belief, steps, adapt_key)
+        end, packed = _run_steps(agent, env, protocol, agent_state, start, act_key, greedy, needs_steps)
+        steps: _Step = stacked.unpack(packed)
+        belief = _adapted(agent, agent_state, end.belief, steps, end.obs, adapt_key)
         total, terms = jax.tree.map(
             lambda x: jnp.where(steps.valid, x, 0).sum(axis=0), (steps.reward, dict(steps.terms))
         )
         length = steps.valid.sum(axis=0, dtype=jnp.int32)
-        kept = steps._replace(terms={}) if record else None
-        return (end.obs, belief), _Episode(total, terms, length, end.env.diverged, kept)
+        recorded = _Recorded(packed, (end.obs, end.env.privileged)) if record else None
+        return (end.obs, belief), _Episode(total, terms, length, end.env.diverged, recorded)
 
     begin_key, key = jax.random.split(key)
     belief = agent.begin(agent_state, begin_key, n)
@@ -236,9 +245,9 @@ def run_episodes(
     _, episodes = jax.lax.scan(episode, start, (jax.random.split(key, spec.episodes), first, greedy))
     by_task = (episodes.total, episodes.diverged, episodes.terms, episodes.length)
     outcome = _outcome(*jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), by_task))
-    if episodes.steps is None:
+    if episodes.recorded is None:
         return None, outcome
-    return constrain(_rollout(episodes, outcome, tasks)), outcome
+    return constrain(_rollout(episodes.recorded, outcome, tasks)), outcome
 
 
 def run_test(

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "roml_jax"
 # A module imports what stands in its own line or above it, never below.
 ORDER = (
     ("_version", "console", "errors", "quiet", "types"),
-    ("checks", "registry", "users_code"),
+    ("checks", "registry", "stacked", "users_code"),
     ("risk", "proposals"),
     ("tasks",),
     ("cem_state", "cem"),

@@ -2,8 +2,8 @@
 
 Every instruction that is not a parameter, a constant or a view of another result is one launch of a kernel
 (or one copy). A loop multiplies its body by its number of trips, where XLA knows it or where the loop's
-condition compares a counter with a constant; otherwise the body counts once. A fusion is one kernel, whatever
-it contains.
+condition compares a counter with a constant; otherwise the body counts once. Where XLA knows the trips, the
+condition is never run. A fusion is one kernel, whatever it contains.
 """
 
 from __future__ import annotations
@@ -144,6 +144,12 @@ class _Counter:
         self._computations = computations
         self._kernels: dict[str, int] = {}
 
+    def of_a_trip(self, loop: Instruction) -> int:
+        """Kernels of one trip of a loop. XLA does not run the condition of a loop whose trips it knows."""
+        called = _called(loop)
+        condition = 0 if _TRIPS.search(loop.text) else self.kernels(called["condition"])
+        return self.kernels(called["body"]) + condition
+
     def kernels(self, name: str) -> int:
         """Kernels of one run of a computation."""
         if name not in self._kernels:
@@ -156,9 +162,7 @@ class _Counter:
             return 0
         called = _called(instruction)
         if opcode == "while":
-            return (self.trips(instruction) or 1) * (
-                self.kernels(called["body"]) + self.kernels(called["condition"])
-            )
+            return (self.trips(instruction) or 1) * self.of_a_trip(instruction)
         if opcode == "call":
             return self.kernels(called["to_apply"])
         if opcode == "conditional":
@@ -179,8 +183,8 @@ class _Counter:
             called, opcode = _called(instruction), instruction.opcode
             if opcode == "while":
                 trips, where = self.trips(instruction), _WHERE.search(instruction.text)
-                body = self.kernels(called["body"]) + self.kernels(called["condition"])
-                loops.append(Loop(depth, trips, body, runs, where[1] if where else ""))
+                in_a_trip = self.of_a_trip(instruction)
+                loops.append(Loop(depth, trips, in_a_trip, runs, where[1] if where else ""))
                 inside = [called["body"], called["condition"]]
                 results = [self.walk(one, runs * (trips or 1), depth + 1) for one in inside]
             elif opcode == "call":

@@ -95,8 +95,8 @@ def _updates(run: saved.Saved) -> Updates | None:
         return None
     path = checkpoint.latest(run.folder / run_folder.CHECKPOINT)
     sampler = jax.device_get(checkpoint.restore(path, "state", shapes)).sampler.state
-    phi, metrics = sampler.history
-    updates = Updates(phi, metrics.q_int, metrics.q_ref)
+    past = sampler.history
+    updates = Updates(past.phi, past.metrics.q_int, past.metrics.q_ref)
     if len(config.plan) == 1:
         updates = Updates(*(values[None] for values in updates))
     closed, stored = int(np.max(sampler.batch)), updates.q_int.shape[1]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 
+from roml_jax import stacked
 from roml_jax.registry import leaves
 from roml_jax.types import Array, Metrics, Rollout
 
@@ -24,6 +26,17 @@ def init_rates(config: Any) -> dict[str, Array]:
 def count_frames(frames: Array, rollout: Rollout) -> Array:
     """Number of frames after a rollout, limited to 2^30."""
     return jnp.minimum(frames + rollout.reward.size, _MANY_FRAMES)
+
+
+def packed(metrics: Metrics) -> stacked.Packed:
+    """Metrics of a gradient step, scalars, as one array, which a loop writes by one kernel."""
+    return stacked.pack(jax.tree.map(lambda m: m[None], metrics))
+
+
+def averaged(metrics: stacked.Packed) -> Metrics:
+    """Means over the steps of a loop, whose results are ``packed`` metrics."""
+    mean = dataclasses.replace(metrics, floats=metrics.floats[:, 0].mean(axis=0)[None])
+    return jax.tree.map(lambda m: m[0], stacked.unpack(mean))
 
 
 def when(

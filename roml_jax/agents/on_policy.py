@@ -58,7 +58,7 @@ def init_learned(
     params: Any, config: ppo.PpoConfig, stats: Statistics, rates: Mapping[str, Array]
 ) -> Learned:
     """The state before the first update."""
-    return Learned(params, ppo.optimiser(config).init(params), stats, rates)
+    return Learned(params, ppo.init_optimiser(config, params), stats, rates)
 
 
 def acting(state: Learned) -> Learned:

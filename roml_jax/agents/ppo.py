@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.flatten_util import ravel_pytree
 
-from roml_jax import checks
+from roml_jax import checks, stacked
+from roml_jax.agents import common
 from roml_jax.networks import TrunkInit
 from roml_jax.registry import leaf
 from roml_jax.types import Array, Metrics
@@ -119,15 +121,22 @@ def gae(reward: Array, value: Array, keep: Array, gamma: float, gae_lambda: floa
     """
     next_value = jnp.concatenate([value[..., 1:], jnp.zeros_like(value[..., :1])], axis=-1)
     delta = reward + gamma * next_value - value
+    return _sums_backward(delta * keep, gamma * gae_lambda * keep)
 
-    def backward(later: Array, now: tuple[Array, Array]) -> tuple[Array, Array]:
-        delta, keep = now
-        advantage = (delta + gamma * gae_lambda * later) * keep
-        return advantage, advantage
 
-    time_first = (jnp.moveaxis(delta, -1, 0), jnp.moveaxis(keep, -1, 0))
-    _, advantage = jax.lax.scan(backward, jnp.zeros_like(delta[..., 0]), time_first, reverse=True)
-    return jnp.moveaxis(advantage, 0, -1)
+def _sums_backward(x: Array, decay: Array) -> Array:
+    """Sums s (..., T) with s_t = x_t + decay_t * s_(t+1), for x and decay (..., T).
+
+    By doubling: after k rounds, a sum covers 2^k steps. On a GPU, a turn of a loop over steps is a launch.
+    """
+    steps, reach = x.shape[-1], 1
+
+    def later(y: Array) -> Array:
+        return jnp.concatenate([y[..., reach:], jnp.zeros_like(y[..., :reach])], axis=-1)
+
+    while reach < steps:
+        x, decay, reach = x + decay * later(x), decay * later(decay), 2 * reach
+    return x
 
 
 def gae_over_task(reward: Array, value: Array, valid: Array, gamma: float, gae_lambda: float) -> Array:
@@ -146,21 +155,12 @@ def gae_over_task(reward: Array, value: Array, valid: Array, gamma: float, gae_l
     Returns:
         (..., T) advantages, 0 where not valid.
     """
-
-    def backward(
-        later: tuple[Array, Array], now: tuple[Array, Array, Array]
-    ) -> tuple[tuple[Array, Array], Array]:
-        later_advantage, next_value = later
-        reward, value, valid = now
-        advantage = reward + gamma * next_value - value + gamma * gae_lambda * later_advantage
-        carry = jnp.where(valid, advantage, later_advantage), jnp.where(valid, value, next_value)
-        return carry, jnp.where(valid, advantage, 0.0)
-
-    time_first = (jnp.moveaxis(reward, -1, 0), jnp.moveaxis(value, -1, 0), jnp.moveaxis(valid, -1, 0))
-    zero = jnp.zeros_like(reward[..., 0])
-    start = (zero, zero)
-    _, advantage = jax.lax.scan(backward, start, time_first, reverse=True)
-    return jnp.moveaxis(advantage, 0, -1)
+    skip = jnp.where(valid, 0.0, 1.0).astype(value.dtype)
+    following = _sums_backward(jnp.where(valid, value, 0.0), skip)  # the next valid value, from here on
+    next_value = jnp.concatenate([following[..., 1:], jnp.zeros_like(value[..., :1])], axis=-1)
+    delta = reward + gamma * next_value - value
+    decay = jnp.where(valid, gamma * gae_lambda, 1.0).astype(value.dtype)
+    return jnp.where(valid, _sums_backward(jnp.where(valid, delta, 0.0), decay), 0.0)
 
 
 def weighted_mean(x: Array, weight: Array) -> Array:
@@ -207,6 +207,14 @@ def optimiser(config: PpoConfig) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.scale_by_adam(eps=1e-8))
 
 
+def init_optimiser(config: PpoConfig, params: Any) -> Any:
+    """The optimiser's state for parameters as one vector.
+
+    Leaf by leaf, an optimiser's operations would be a kernel for every leaf, to compile and to launch.
+    """
+    return optimiser(config).init(ravel_pytree(params)[0])
+
+
 def update(
     params: Any,
     opt_state: Any,
@@ -228,16 +236,20 @@ def update(
     transform = optimiser(config)
     grad = jax.value_and_grad(loss, has_aux=True)
 
-    def minibatch(carry: tuple[Any, Any], index: Array) -> tuple[tuple[Any, Any], Metrics]:
-        params, opt_state = carry
+    vector, params_of = ravel_pytree(params)
+
+    def minibatch(carry: tuple[Array, Any], index: Array) -> tuple[tuple[Array, Any], stacked.Packed]:
+        vector, opt_state = carry
         part = jax.tree.map(lambda x: x[index], batch)
-        (_, metrics), grads = grad(params, judge, part, config, entropy_coef)
-        updates, opt_state = transform.update(grads, opt_state, params)
-        params = optax.apply_updates(params, jax.tree.map(lambda u: -lr * u, updates))
-        return (params, opt_state), metrics | {"grad_norm": optax.global_norm(grads)}
+        (_, metrics), grads = grad(params_of(vector), judge, part, config, entropy_coef)
+        flat, _ = ravel_pytree(grads)
+        update, opt_state = transform.update(flat, opt_state, vector)
+        vector = vector - lr * cast(Array, update)
+        metrics = common.packed(metrics | {"grad_norm": optax.global_norm(flat)})
+        return (vector, opt_state), metrics
 
     keys = jax.random.split(key, config.epochs)
     order = jax.vmap(lambda k: jax.random.permutation(k, total))(keys)
     index = order.reshape(config.epochs * config.minibatches, size)
-    (params, opt_state), metrics = jax.lax.scan(minibatch, (params, opt_state), index)
-    return params, opt_state, jax.tree.map(lambda m: m.mean(axis=0), metrics)
+    (vector, opt_state), metrics = jax.lax.scan(minibatch, (vector, opt_state), index)
+    return params_of(vector), opt_state, common.averaged(metrics)

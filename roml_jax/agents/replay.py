@@ -53,13 +53,18 @@ def sample_indices(size: Array, key: Array, n: int) -> Array:
 
     If fewer than n rows are filled, every filled row is drawn and some are repeated.
     """
-    draws = jax.random.uniform(key, (n,))
-    chosen = jnp.full(n, -1, jnp.int32)
-    for i in range(n):
-        last = jnp.maximum(size - n + i, 0)
-        candidate = jnp.minimum((draws[i] * (last + 1)).astype(jnp.int32), last)
-        chosen = chosen.at[i].set(jnp.where((chosen == candidate).any(), last, candidate))
-    return chosen
+    last = jnp.maximum(size - n + jnp.arange(n), 0)
+    candidate = jnp.minimum((jax.random.uniform(key, (n,)) * (last + 1)).astype(jnp.int32), last)
+    # Floyd draws a candidate or, if it is drawn already, the last row. It is drawn already if it is an
+    # earlier candidate, or the last row of an earlier draw that drew that. All at once: on a GPU, a turn of a
+    # loop is a launch.
+    position = jnp.arange(n)
+    drawn = ((candidate[:, None] == candidate[None]) & (position[None] < position[:, None])).any(axis=1)
+    draw = candidate - (size - n)  # whose last row a candidate is
+    link = jnp.where((draw >= 0) & (draw < position), draw, position)
+    for _ in range(n.bit_length()):  # after k rounds, links over 2^k draws are followed
+        drawn, link = drawn | drawn[link], link[link]
+    return jnp.where(drawn, last, candidate)
 
 
 def sample(replay: Replay, key: Array, n: int) -> Any:

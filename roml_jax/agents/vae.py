@@ -10,11 +10,10 @@ import distrax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 
 from roml_jax import checks
 from roml_jax.agents.history import HistoryConfig, Recurrent, Trajectory
-from roml_jax.networks import Network, default_dense, fan_in_uniform
+from roml_jax.networks import Linear, Network, default_dense, fan_in_uniform, joined
 from roml_jax.registry import leaf
 from roml_jax.types import Array, Metrics
 
@@ -101,12 +100,16 @@ class Encoder(Recurrent[VaeConfig]):
     def setup(self) -> None:
         """Creates the layers."""
         super().setup()
-        self.mean = default_dense(self.config.latent, self.config.hidden)
-        self.logvar = default_dense(self.config.latent, self.config.hidden)
+        self.mean = Linear(self.config.latent, self.config.hidden)
+        self.logvar = Linear(self.config.latent, self.config.hidden)
 
     def posterior(self, hidden: Array) -> Posterior:
         """The posterior for a hidden state; for the zero state, the prior."""
-        return Posterior(self.mean(hidden), self.logvar(hidden))
+        return Posterior(*jnp.split(self.features(hidden), 2, axis=-1))
+
+    def features(self, hidden: Array) -> Array:
+        """The posterior's means and log-variances (..., 2L), the policy's latent."""
+        return joined((self.mean, self.logvar), hidden)
 
     def posteriors(self, trajectory: Trajectory) -> Posterior:
         """Posteriors (B, T + 1, L) along trajectories (B, ...); index 0 is the prior."""
@@ -376,15 +379,3 @@ def negative_elbo(
     kl = jnp.take_along_axis(kl_chain(posterior), draws.latents, axis=1).sum(axis=1).mean()
     metrics["kl"] = kl / latents
     return total + config.kl_weight * kl, metrics
-
-
-def clip_parts(config: VaeConfig, decoders: Decoders) -> optax.GradientTransformation:
-    """Clips the gradient norms of the encoder and of each decoder separately."""
-    clip = optax.clip_by_global_norm(config.max_grad_norm)
-    labels = {"encoder": "encoder", "decoder": {name: name for name in decoders}}
-    return optax.partition({"encoder": clip} | {name: clip for name in decoders}, labels)
-
-
-def optimiser(config: VaeConfig, decoders: Decoders) -> optax.GradientTransformation:
-    """Separate norm clipping and Adam without the learning rate, which is a leaf."""
-    return optax.chain(clip_parts(config, decoders), optax.scale_by_adam(eps=1e-8))

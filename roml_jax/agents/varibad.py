@@ -5,13 +5,14 @@ Source: Zintgraf et al. 2020, as RoML runs it. By default the policy's gradient 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.flatten_util import ravel_pytree
 
 from roml_jax import checks
 from roml_jax.agents import common, on_policy, ppo, vae
@@ -21,6 +22,7 @@ from roml_jax.agents.history import Trajectory, empty, trajectory_of
 from roml_jax.agents.ppo import PpoConfig
 from roml_jax.agents.vae import VaeConfig
 from roml_jax.networks import ActorCritic
+from roml_jax.stacked import Packed
 from roml_jax.types import Array, EnvSpec, Metrics, Rollout, TaskWeights, Transition
 
 
@@ -53,10 +55,9 @@ class VaribadState(NamedTuple):
 
 
 class VaribadBelief(NamedTuple):
-    """The encoder's hidden state (N, hidden) and its posterior (N, L)."""
+    """The encoder's hidden state (N, hidden), from which the posterior follows."""
 
     hidden: Array
-    posterior: vae.Posterior
 
 
 class Networks(NamedTuple):
@@ -97,14 +98,37 @@ def _init(key: Array, spec: EnvSpec, config: VaribadConfig, networks: Networks) 
     reached = {"policy": policy, "memory": belief["encoder"]} if config.ppo_reaches_belief else policy
     return VaribadState(
         policy=policy,
-        policy_opt=ppo.optimiser(config.ppo).init(reached),
+        policy_opt=ppo.init_optimiser(config.ppo, reached),
         belief=belief,
-        belief_opt=vae.optimiser(config.vae, networks.decoders).init(belief),
+        belief_opt=belief_optimiser(config.vae, networks.decoders).init(_ravel(belief)[0]),
         statistics=on_policy.init_statistics(spec.critic_size, 2 * config.vae.latent),
         replay=replays.init(config.vae.buffer_trajectories, stored),
         frames=jnp.zeros((), jnp.int32),
         rates=common.init_rates(config),
     )
+
+
+def _ravel(params: Any) -> tuple[Any, Callable[[Any], Any]]:
+    """The encoder's and each decoder's parameters as a vector, and the function back.
+
+    Leaf by leaf, an optimiser's operations would be a kernel for every leaf, to compile and to launch.
+    """
+    encoder, encoder_of = ravel_pytree(params["encoder"])
+    decoders = {name: ravel_pytree(tree) for name, tree in params["decoder"].items()}
+
+    def back(vectors: Any) -> Any:
+        decoder = {name: of(vectors["decoder"][name]) for name, (_, of) in decoders.items()}
+        return {"encoder": encoder_of(vectors["encoder"]), "decoder": decoder}
+
+    return {"encoder": encoder, "decoder": {name: vector for name, (vector, _) in decoders.items()}}, back
+
+
+def belief_optimiser(config: VaeConfig, decoders: vae.Decoders) -> optax.GradientTransformation:
+    """Separate norm clipping and Adam without the learning rate, a leaf; for what ``_ravel`` makes."""
+    clip = optax.clip_by_global_norm(config.max_grad_norm)
+    labels = {"encoder": "encoder", "decoder": {name: name for name in decoders}}
+    clip_parts = optax.partition({"encoder": clip} | {name: clip for name in decoders}, labels)
+    return optax.chain(clip_parts, optax.scale_by_adam(eps=1e-8))
 
 
 def update_policy(
@@ -151,24 +175,27 @@ def update_belief(
     state: VaribadState, networks: Networks, config: VaribadConfig, trajectories: Trajectory, key: Array
 ) -> tuple[VaribadState, Metrics]:
     """One gradient step on the VAE for each of the batches ``trajectories`` (updates, B, ...)."""
-    transform = vae.optimiser(config.vae, networks.decoders)
+    transform = belief_optimiser(config.vae, networks.decoders)
     grad = jax.value_and_grad(vae.negative_elbo, has_aux=True)
+    vectors, params_of = _ravel(state.belief)
 
-    def step(carry: tuple[Any, Any], now: tuple[Trajectory, Array]) -> tuple[tuple[Any, Any], Metrics]:
-        params, opt_state = carry
+    def step(carry: tuple[Any, Any], now: tuple[Trajectory, Array]) -> tuple[tuple[Any, Any], Packed]:
+        vectors, opt_state = carry
         trajectory, key = now
         draws = vae.draw(config.vae, key, *trajectory.reward.shape, trajectory.reward.dtype)
+        params = params_of(vectors)
         (loss, metrics), grads = grad(params, networks.encoder, networks.decoders, trajectory, draws)
-        updates, opt_state = transform.update(grads, opt_state, params)
-        params = optax.apply_updates(params, jax.tree.map(lambda u: -state.rates["vae.lr"] * u, updates))
-        norm = optax.global_norm(grads)
-        return (params, opt_state), metrics | {"loss": loss, "grad_norm": norm}
+        flat, _ = _ravel(grads)
+        updates, opt_state = transform.update(flat, opt_state, vectors)
+        vectors = optax.apply_updates(vectors, jax.tree.map(lambda u: -state.rates["vae.lr"] * u, updates))
+        metrics = metrics | {"loss": loss, "grad_norm": optax.global_norm(flat)}
+        return (vectors, opt_state), common.packed(metrics)
 
     keys = jax.random.split(key, config.vae.updates)
-    (belief, belief_opt), metrics = jax.lax.scan(step, (state.belief, state.belief_opt), (trajectories, keys))
-    return state._replace(belief=belief, belief_opt=belief_opt), jax.tree.map(
-        lambda m: m.mean(axis=0), metrics
-    )
+    start = (vectors, state.belief_opt)
+    (vectors, belief_opt), metrics = jax.lax.scan(step, start, (trajectories, keys))
+    state = state._replace(belief=params_of(vectors), belief_opt=belief_opt)
+    return state, common.averaged(metrics)
 
 
 def _update(
@@ -218,18 +245,14 @@ def make(spec: EnvSpec, num_tasks: int, config: VaribadConfig) -> Agent:
         )
     networks = make_networks(spec, config)
 
-    def posterior(state: VaribadState, hidden: Array) -> VaribadBelief:
-        belief = networks.encoder.apply(state.belief["encoder"], hidden, method="posterior")
-        return VaribadBelief(hidden, belief)
-
     def begin(state: VaribadState, key: Array, n: int) -> VaribadBelief:
-        del key
-        return posterior(state, jnp.zeros((n, config.vae.hidden)))
+        del state, key
+        return VaribadBelief(jnp.zeros((n, config.vae.hidden)))
 
     def act(
         state: VaribadState, belief: VaribadBelief, obs: Array, key: Array, greedy: Array
     ) -> tuple[Array, Array]:
-        latent = belief.posterior.features()
+        latent = networks.encoder.apply(state.belief["encoder"], belief.hidden, method="features")
         stats = state.statistics
         return on_policy.act(
             networks.policy, config.ppo, state.policy, stats, obs, latent, key, greedy
@@ -240,7 +263,7 @@ def make(spec: EnvSpec, num_tasks: int, config: VaribadConfig) -> Agent:
         hidden = networks.encoder.apply(
             state.belief["encoder"], belief.hidden, action, step.next_obs, step.reward, method="observe"
         )
-        return posterior(state, jnp.where(step.valid[:, None], hidden, belief.hidden))
+        return VaribadBelief(jnp.where(step.valid[:, None], hidden, belief.hidden))
 
     return Agent(
         init=lambda key: _init(key, spec, config, networks),

@@ -292,9 +292,9 @@ def widest(
         def of(task: np.ndarray) -> np.ndarray:
             return np.asarray(apply_task(jnp.asarray(task))[field])
 
-        middle = np.where(np.isfinite(high), (low + high) / 2, np.maximum(low, 1.0))
-        if apply_task(jnp.asarray(middle)).get(field) is None:
+        if field not in jax.eval_shape(apply_task, low):
             return {}
+        middle = np.where(np.isfinite(high), (low + high) / 2, np.maximum(low, 1.0))
         swapped = [np.where(np.arange(len(low)) == i, low, middle) for i in range(len(low))]
         matters = [i for i, task in enumerate(swapped) if not np.array_equal(of(task), of(middle))]
         corners = []

@@ -28,8 +28,9 @@ from jax.sharding import SingleDeviceSharding
 from roml_jax.run import memory
 
 ABOUT = "about"
-FORMAT = 2
-"""Format version of the saved state. Version 2 added the samplers' risk level."""
+FORMAT = 3
+"""Format version of the saved state. Version 2 added the samplers' risk level; in version 3, the states of
+optimisers and the history of the cross-entropy method are few arrays."""
 _PATIENCE = 10.0  # seconds to wait for orbax's remaining threads after a failed checkpoint
 
 

@@ -199,7 +199,7 @@ def test_each_epoch_takes_every_transition_once_in_another_order():
 
     @jax.jit
     def update(params, batch):
-        start, key = ppo.optimiser(options).init(params), jax.random.key(0)
+        start, key = ppo.init_optimiser(options, params), jax.random.key(0)
         return ppo.update(params, start, judge, batch, options, lr=1e-3, entropy_coef=0.0, key=key)
 
     update(jnp.zeros(()), _batch(np.arange(total), np.ones(total)))

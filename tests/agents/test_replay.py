@@ -26,3 +26,20 @@ def test_replay_writes_in_a_ring_and_draws_without_replacement():
 def test_replay_with_fewer_rows_than_asked_for_returns_them_all():
     index = np.asarray(replay.sample_indices(jnp.int32(3), jax.random.key(0), 5))
     assert set(index) <= {0, 1, 2}
+
+
+def test_rows_are_those_of_floyds_algorithm():
+    def floyd(size, key, n):
+        draws, chosen = np.asarray(jax.random.uniform(key, (n,))), []
+        for i in range(n):
+            last = max(size - n + i, 0)
+            candidate = min(int(draws[i] * np.float32(last + 1)), last)
+            chosen.append(last if candidate in chosen else candidate)
+        return chosen
+
+    draw = jax.jit(replay.sample_indices, static_argnums=2)
+    for n in (1, 2, 7, 20):
+        for size in (1, n - 1, n, n + 1, 2 * n, 50):
+            for seed in range(20):
+                key = jax.random.key(seed)
+                assert list(np.asarray(draw(jnp.int32(size), key, n))) == floyd(size, key, n)

@@ -195,14 +195,18 @@ def test_acting_forms_the_belief_that_is_learned_from(x64):
 
     @jax.jit
     def both(state):
+        def latent(belief):
+            obs = jnp.zeros((toys.N, toys.D))
+            return agent.act(state, belief, obs, jax.random.key(2), jnp.zeros((), bool))[1]
+
         def observe(belief, step):
             belief = agent.observe(state, belief, step)
-            return belief, belief.posterior.features()
+            return belief, latent(belief)
 
         start = agent.begin(state, jax.random.key(1), toys.N)
         _, later = jax.lax.scan(observe, start, steps)
         whole = encoder.apply(state.belief["encoder"], trajectory_of(seen, toys.SQUASHED)).features()
-        return jnp.concatenate([start.posterior.features()[None], later]), whole
+        return jnp.concatenate([latent(start)[None], later]), whole
 
     acting, learning = both(state)
     np.testing.assert_allclose(np.moveaxis(acting, 0, 1), learning, rtol=1e-9)
@@ -216,7 +220,7 @@ def test_encoder_and_decoders_are_clipped_apart_and_adam_follows(x64):
         "encoder": {"a": jnp.array([6.0, 0.0]), "b": jnp.array([[-8.0]])},  # norm 10
         "decoder": {"reward": {"a": jnp.array([0.1, -1e-8])}, "state": {"a": jnp.array([3.0, 4.0])}},
     }
-    transform = vae.optimiser(config, decoders)
+    transform = varibad.belief_optimiser(config, decoders)
     updates, (_, adam) = jax.jit(lambda g: transform.update(g, transform.init(g)))(gradients)
     clipped = jax.tree.map(lambda m: np.asarray(m) / 0.1, adam.mu)  # the mean after one step of decay 0.9
     np.testing.assert_allclose(clipped["encoder"]["a"], [0.6, 0], rtol=1e-9)

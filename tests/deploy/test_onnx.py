@@ -129,7 +129,7 @@ def test_the_signature_names_inputs_and_outputs(discrete, tmp_path):
     act = exported.signature["functions"]["act"]
     assert act["inputs"]["obs"] == {"shape": [1, 99], "dtype": "float32"}
     assert act["outputs"]["action"] == {"shape": [1], "dtype": "int32"}
-    assert act["inputs"]["memory.belief.posterior.mean"] == act["outputs"]["memory_out.belief.posterior.mean"]
+    assert act["inputs"]["memory.belief.hidden"] == act["outputs"]["memory_out.belief.hidden"]
     assert not [name for name in act["inputs"] if "key" in name]
     with pytest.raises(ConfigError, match="exists; nothing is overwritten"):
         onnx_policy.write(discrete, tmp_path / "policy.zip")

@@ -4,6 +4,7 @@ import contextlib
 import gc
 import json
 import logging
+import math
 import os
 import subprocess
 import sys
@@ -37,20 +38,23 @@ def disk(tmp_path):
 
 def fill(path):
     """Takes all that is left of a disk."""
-    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+    with path.open("ab", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(bytes(4096))
     assert os.statvfs(path).f_bavail == 0
 
 
 def full_between(monkeypatch, disk, first, last=None):
-    """Fills the disk after so many chunks, when a checkpoint is there, and makes room after so many more."""
+    """Fills the disk after so many chunks, when a checkpoint is there, and makes room after so many more.
+
+    It is filled again after every chunk between: a write that fails gives back what it had taken.
+    """
     advance, chunks, saved_in = progress.ConsoleProgress.advance, [], disk / "run" / "checkpoint"
 
     def meanwhile(self, frames, *more):
         advance(self, frames, *more)
         chunks.append(frames)
-        if len(chunks) == first:
+        if first <= len(chunks) < (last or math.inf):
             while checkpoint.latest(saved_in) is None:
                 time.sleep(0.01)
             fill(disk / "filler")
