@@ -8,10 +8,13 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
-from roml_jax import api, console, users_code
-from roml_jax import config as configs
-from roml_jax.errors import ConfigError
-from roml_jax.run import compile_cache, devices, distributed, interrupt, loop
+from roml_jax.garbage import uncollected
+
+with uncollected():
+    from roml_jax import api, console, users_code
+    from roml_jax import config as configs
+    from roml_jax.errors import ConfigError
+    from roml_jax.run import compile_cache, devices, distributed, interrupt, loop
 
 
 def main(argv: Sequence[str] | None = None) -> int:

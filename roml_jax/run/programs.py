@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import gc
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from roml_jax import experiment, meta
+from roml_jax.garbage import uncollected
 from roml_jax.run.start import State
 
 
@@ -24,18 +24,6 @@ def waiting(console: Console) -> contextlib.AbstractContextManager[Any]:
     shown = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     shown.add_task("")
     return shown
-
-
-@contextlib.contextmanager
-def _uncollected() -> Generator[None]:
-    """No cyclic garbage collection meanwhile: it takes a quarter of the time of tracing and finds nothing."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 class Later:
@@ -97,7 +85,7 @@ def compiled(
         begin: see ``start.Prepared``.
         validates: whether the run is evaluated during training.
     """
-    with _uncollected():
+    with uncollected():
         make = begin(pool, shapes)
         chunk = pool.submit(jax.jit(parts.train.chunk, donate_argnums=0).lower(shapes, jnp.int32(0)).compile)
         state = make()
