@@ -67,17 +67,19 @@ def test_five_iterations_on_a_mesh_are_those_of_one_device(probe):
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", MESHES)
 def test_so_they_are_on_every_mesh(probe_on_all, mesh):
-    assert_same(probe_on_all, mesh, 150, rtol=1e-9, atol=1e-9)
+    assert_same(probe_on_all, mesh, 100, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.slow
 def test_seeds_do_not_talk_while_they_train_and_no_replay_ever_moves(probe_on_all):
-    probe = probe_on_all
     """With a device per seed nothing but loop ends (and afterwards the metrics) crosses devices."""
+    probe = probe_on_all
     moved = {mesh: COLLECTIVE.findall(str(probe[f"{mesh}:program"])) for mesh in MESHES}
     assert all(moved.values())
     chunk = 10
-    assert {re.sub(r"\{.*", "", shape) for shape, _ in moved["seed=8"]} <= {"pred[]", f"f64[{chunk},8]"}
+    metrics = re.compile(rf"f64\[{chunk},8,\d+\]")  # of all names, in one array
+    shapes = {re.sub(r"\{.*", "", shape) for shape, _ in moved["seed=8"]}
+    assert {shape for shape in shapes if not metrics.fullmatch(shape)} <= {"pred[]"}
     rows = re.compile(r"\b37\b")  # the replay's capacity
     assert all(not rows.search(shape) for one in moved.values() for shape, _ in one)
 
@@ -104,7 +106,7 @@ def cheetah(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", MESHES)
 def test_a_cheetah_iteration_on_a_mesh_is_that_of_one_device(cheetah, mesh):
-    assert_same(cheetah, mesh, 150, rtol=2e-3, atol=2e-3)
+    assert_same(cheetah, mesh, 100, rtol=2e-3, atol=2e-3)
 
 
 @pytest.mark.parametrize(
