@@ -1,12 +1,14 @@
-"""Seconds from the command to the first metrics, with an empty and with a filled compile cache.
+r"""Seconds from the command to the first metrics, with an empty and with a filled compile cache.
 
     python -m benchmarks.startup [--env khazad_dum cheetah_mass] [--against CHECKOUT] [--out FILE]
-    python -m benchmarks.startup --env cheetah_mass --frames 3e5 --test-tasks 128 --cold-only
+    python -m benchmarks.startup --env cheetah_mass --frames 3e5 --test-tasks 128 --cold-only \
+        [--option eval.interval=12]
 
 Each round trains in a process of its own, with an empty cache ("cold") and then once more ("warm"). With
 ``--against``, another checkout of this repository takes turns with this one, on the same machine. Seconds end
 when ``metrics.jsonl`` has its first line. CPU seconds are those of the process, user and system; they are the
-figure to compare on a machine that others use, too. The second command is the first one of the README.
+figure to compare on a machine that others use, too. The second command is the first one of the README; with
+its option, a version from before the four evaluations of a short run does the same work.
 """
 
 from __future__ import annotations
@@ -32,11 +34,12 @@ HERE = Path(__file__).parent.parent
 
 
 class Run(NamedTuple):
-    """A training run: its length, and the tasks of its final test."""
+    """A training run: its length, the tasks of its final test, and more options as NAME=VALUE."""
 
     env: str
     frames: str
     test_tasks: int
+    options: tuple[str, ...] = ()
 
 
 def _cpu_seconds(pid: int) -> float:
@@ -71,6 +74,7 @@ def measure(run: Run, checkout: Path, cache: Path) -> dict[str, float]:
         command = [
             sys.executable, "-m", "roml_jax.train", "--env", run.env, "--sampler", "cem",
             "--out", str(folder), "--frames", run.frames, "--eval.test-tasks", str(run.test_tasks),
+            *(f"--{option}" for option in run.options),
         ]  # fmt: skip
         process = subprocess.Popen(command, cwd=checkout, env=env, stdout=subprocess.DEVNULL)
         metrics, first, first_cpu = folder / "metrics.jsonl", float("nan"), float("nan")
@@ -120,6 +124,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=1, help="rounds for the medians")
     parser.add_argument("--frames", default="64000", help="length of each run")
     parser.add_argument("--test-tasks", type=int, default=16, help="tasks of each run's final test")
+    parser.add_argument(
+        "--option", nargs="+", default=[], metavar="NAME=VALUE", help="more options of all runs"
+    )
     parser.add_argument("--cold-only", action="store_true", help="leave out the runs with a filled cache")
     parser.add_argument("--out", type=Path, help="JSON file for the results")
     args = parser.parse_args(argv)
@@ -132,7 +139,7 @@ def main(argv: list[str] | None = None) -> int:
         checkouts = {"before": args.against.resolve(), **checkouts}
     if args.rounds < 1:
         parser.error(f"--rounds must be at least 1, got {args.rounds}")
-    runs = [Run(env, args.frames, args.test_tasks) for env in args.env]
+    runs = [Run(env, args.frames, args.test_tasks, tuple(args.option)) for env in args.env]
     rows = compare(runs, checkouts, args.rounds, args.cold_only)
     table = Table("env", "cache", "checkout", "s to first metrics", "CPU s", "whole run, s", "CPU s")
     for row in rows:
@@ -143,7 +150,8 @@ def main(argv: list[str] | None = None) -> int:
         about = {
             "machine": machine.describe(),
             "commits": {name: _commit(path) for name, path in checkouts.items()},
-            "frames": args.frames, "test_tasks": args.test_tasks, "rounds": args.rounds,
+            "frames": args.frames, "test_tasks": args.test_tasks, "options": args.option,
+            "rounds": args.rounds,
         }  # fmt: skip
         args.out.write_text(json.dumps({**about, "results": rows}, indent=1) + "\n")
     return 0
