@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 
-from roml_jax import stacked
 from roml_jax.registry import leaves
-from roml_jax.types import Array, Metrics, Rollout
+from roml_jax.types import Array, Metrics, Rollout, Table
 
 _MANY_FRAMES = 2**30  # upper limit of the frame counter, which only gates learning and must not overflow
 
@@ -28,15 +26,9 @@ def count_frames(frames: Array, rollout: Rollout) -> Array:
     return jnp.minimum(frames + rollout.reward.size, _MANY_FRAMES)
 
 
-def packed(metrics: Metrics) -> stacked.Packed:
-    """Metrics of a gradient step, scalars, as one array, which a loop writes by one kernel."""
-    return stacked.pack(jax.tree.map(lambda m: m[None], metrics))
-
-
-def averaged(metrics: stacked.Packed) -> Metrics:
-    """Means over the steps of a loop, whose results are ``packed`` metrics."""
-    mean = dataclasses.replace(metrics, floats=metrics.floats[:, 0].mean(axis=0)[None])
-    return jax.tree.map(lambda m: m[0], stacked.unpack(mean))
+def averaged(metrics: Table) -> Metrics:
+    """Means over the steps of a loop, whose results are tables of metrics."""
+    return dict(jax.tree.map(lambda values: values.mean(axis=0), metrics))
 
 
 def when(

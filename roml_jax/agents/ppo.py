@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
-from roml_jax import checks, stacked
+from roml_jax import checks
 from roml_jax.agents import common
 from roml_jax.networks import TrunkInit
 from roml_jax.registry import leaf
-from roml_jax.types import Array, Metrics
+from roml_jax.types import Array, Metrics, Table
 
 Credit = Literal["episode", "task"]
 
@@ -238,14 +238,14 @@ def update(
 
     vector, params_of = ravel_pytree(params)
 
-    def minibatch(carry: tuple[Array, Any], index: Array) -> tuple[tuple[Array, Any], stacked.Packed]:
+    def minibatch(carry: tuple[Array, Any], index: Array) -> tuple[tuple[Array, Any], Table]:
         vector, opt_state = carry
         part = jax.tree.map(lambda x: x[index], batch)
         (_, metrics), grads = grad(params_of(vector), judge, part, config, entropy_coef)
         flat, _ = ravel_pytree(grads)
         update, opt_state = transform.update(flat, opt_state, vector)
         vector = vector - lr * cast(Array, update)
-        metrics = common.packed(metrics | {"grad_norm": optax.global_norm(flat)})
+        metrics = Table.of(metrics | {"grad_norm": optax.global_norm(flat)})
         return (vector, opt_state), metrics
 
     keys = jax.random.split(key, config.epochs)

@@ -22,8 +22,7 @@ from roml_jax.agents.history import Trajectory, empty, trajectory_of
 from roml_jax.agents.ppo import PpoConfig
 from roml_jax.agents.vae import VaeConfig
 from roml_jax.networks import ActorCritic
-from roml_jax.stacked import Packed
-from roml_jax.types import Array, EnvSpec, Metrics, Rollout, TaskWeights, Transition
+from roml_jax.types import Array, EnvSpec, Metrics, Rollout, Table, TaskWeights, Transition
 
 
 @dataclass(frozen=True)
@@ -179,7 +178,7 @@ def update_belief(
     grad = jax.value_and_grad(vae.negative_elbo, has_aux=True)
     vectors, params_of = _ravel(state.belief)
 
-    def step(carry: tuple[Any, Any], now: tuple[Trajectory, Array]) -> tuple[tuple[Any, Any], Packed]:
+    def step(carry: tuple[Any, Any], now: tuple[Trajectory, Array]) -> tuple[tuple[Any, Any], Table]:
         vectors, opt_state = carry
         trajectory, key = now
         draws = vae.draw(config.vae, key, *trajectory.reward.shape, trajectory.reward.dtype)
@@ -189,7 +188,7 @@ def update_belief(
         updates, opt_state = transform.update(flat, opt_state, vectors)
         vectors = optax.apply_updates(vectors, jax.tree.map(lambda u: -state.rates["vae.lr"] * u, updates))
         metrics = metrics | {"loss": loss, "grad_norm": optax.global_norm(flat)}
-        return (vectors, opt_state), common.packed(metrics)
+        return (vectors, opt_state), Table.of(metrics)
 
     keys = jax.random.split(key, config.vae.updates)
     start = (vectors, state.belief_opt)
