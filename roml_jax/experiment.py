@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -49,8 +50,8 @@ class Placement(NamedTuple):
         task_devices: number of devices that an iteration's tasks are divided among.
         seed_axis: mesh axis along which a vmap over seeds is sharded; None for one device.
         tasks: sharding constraint on pytrees with leaves (N, ...), N tasks.
-        output: (a function for any number of seeds, number of seeds) -> the function for all seeds, with its
-            results replicated on every device.
+        output: (a function of states, and of arguments that all seeds share, for any number of seeds; number
+            of seeds) -> the function for all seeds, with its results replicated on every device.
         train: (the training for any number of seeds, number of seeds) -> the training of all seeds, with its
             state sharded by seed.
         mesh: the device mesh, used to restore a state onto it; None for one device.
@@ -80,6 +81,7 @@ class Experiment(NamedTuple):
         evaluate: learner state -> Outcome, leaves (M, K), or (R, M, K) with R > 1 seeds, on the M validation
             tasks.
         test: the same on the tasks of the final test.
+        tested: (learner state, a batch of M held-out tasks) -> the same on those tasks.
         num_iterations: number of iterations of the whole run.
         frames: environment steps per seed.
         placement: the devices that the functions are built for.
@@ -92,6 +94,7 @@ class Experiment(NamedTuple):
     train: meta.Train
     evaluate: Callable[[Any], Outcome]
     test: Callable[[Any], Outcome]
+    tested: Callable[[Any, held_out.Batch], Outcome]
     num_iterations: int
     frames: Frames
     placement: Placement
@@ -257,6 +260,10 @@ def make(config: Config, env: envs.Env | None = None, placement: Placement = ONE
             lambda seeds: jax.vmap(one, spmd_axis_name=placement.seed_axis) if seeds > 1 else one, num_seeds
         )
 
+    def tested_of(seeds: int) -> Callable[[Any, held_out.Batch], Outcome]:
+        one = functools.partial(held_out.on_batch, learner)
+        return jax.vmap(one, (0, None), spmd_axis_name=placement.seed_axis) if seeds > 1 else one
+
     def train_of(seeds: int) -> meta.Train:
         return meta.make_train(
             learner, sampler, num_tasks=config.num_tasks, num_iterations=num_iterations, num_seeds=seeds,
@@ -271,6 +278,7 @@ def make(config: Config, env: envs.Env | None = None, placement: Placement = ONE
         train=placement.train(train_of, num_seeds),
         evaluate=on_held_out(config.eval.tasks, "validation"),
         test=on_held_out(config.eval.test_tasks, "test"),
+        tested=placement.output(tested_of, num_seeds),
         num_iterations=num_iterations,
         frames=frames,
         placement=placement,

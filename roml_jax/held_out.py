@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
-from roml_jax import risk
+from roml_jax import quickly, risk
 from roml_jax.agents.base import MetaLearner
 from roml_jax.tasks import TaskFamily
 from roml_jax.types import Array, Metrics, Outcome
 
 Purpose = Literal["validation", "test"]
 _PURPOSES = get_args(Purpose)
+_MOST_BATCHES = 8, 16  # of the smallest set of tasks, and of the largest
+_LITTLE = 0.02  # share of tasks that are tested twice, below which larger batches are better than fewer tasks
+
+
+class Batch(NamedTuple):
+    """Held-out tasks that are tested at once: all of a test, or some of them. In the host's memory.
+
+    Attributes:
+        tasks: (M, d).
+        key: numbers of the test's random key (``jax.random.key_data``), the same for all batches.
+        index: (M,) int32, the tasks' places in the test. With the key they decide the environments'
+            randomness, so that the returns do not depend on how a test is cut in batches.
+    """
+
+    tasks: np.ndarray
+    key: np.ndarray
+    index: np.ndarray
 
 
 def draw(family: TaskFamily, n: int, seed: int, purpose: Purpose) -> tuple[Array, Array]:
@@ -35,7 +54,7 @@ def draw(family: TaskFamily, n: int, seed: int, purpose: Purpose) -> tuple[Array
         return family.sample_prior(task_key, n), run_key
 
     # as one program: its thirty operations would be compiled one by one
-    return jax.jit(drawn)(jax.random.key(seed))
+    return quickly.jit(drawn)(jax.random.key(seed))
 
 
 def make_evaluate(
@@ -63,6 +82,58 @@ def make_evaluate(
         return learner.test(state, *drawn())
 
     return evaluate
+
+
+def on_batch(learner: MetaLearner, state: Any, batch: Batch) -> Outcome:
+    """The outcome of a learner's state, leaves (M, K), on a batch."""
+    tasks, key, index = map(jnp.asarray, batch)
+    return learner.test(state, tasks, jax.random.wrap_key_data(key), index)
+
+
+def whole(tasks: Array | np.ndarray, key: Array) -> Batch:
+    """A whole test as one batch: tasks (n, d), with the random key of their environments."""
+    return Batch(
+        np.asarray(tasks), np.asarray(jax.random.key_data(key)), np.arange(len(tasks), dtype=np.int32)
+    )
+
+
+def size_for(*sets: int, devices: int = 1) -> int:
+    """The size of batches for sets of n tasks: the largest of those that hardly test a task twice.
+
+    Args:
+        sets: numbers of tasks of one set or several.
+        devices: number of devices that a batch is divided among; it divides the size.
+    """
+    smallest, largest = _MOST_BATCHES
+    least, total = -(-max(sets) // largest), sum(sets)
+    wanted = (max(-(-min(sets) // pieces), least) for pieces in range(1, smallest + 1))
+    sizes = {-(-size // devices) * devices for size in wanted}
+    again = {size: sum(-n % size for n in sets) for size in sizes}
+    return max(size for size in sizes if again[size] <= max(_LITTLE * total, min(again.values())))
+
+
+def cut(test: Batch, size: int) -> list[Batch]:
+    """The tasks in batches of one size. The last one is filled up with the first tasks of the test."""
+    n = len(test.tasks)
+    places = np.arange(-(-n // size) * size, dtype=np.int32) % n
+    return [
+        test._replace(tasks=test.tasks[chosen], index=test.index[chosen])
+        for chosen in places.reshape(-1, size)
+    ]
+
+
+def joined(pieces: Sequence[Outcome], n: int) -> Outcome:
+    """The outcome of n tasks, of those of its batches, with leaves (..., M, K) and (..., n, K).
+
+    A diverged episode has the lowest return of its batch; here it gets that of all n tasks.
+    """
+
+    def join(*leaves: np.ndarray) -> np.ndarray:
+        return np.concatenate(leaves, axis=-2)[..., :n, :]
+
+    outcome = jax.tree.map(join, *(jax.device_get(one) for one in pieces))
+    lowest = outcome.returns.min(axis=-2, keepdims=True)
+    return outcome._replace(returns=np.where(outcome.diverged, lowest, outcome.returns))
 
 
 @jax.jit  # as one program: its forty operations would be compiled one by one

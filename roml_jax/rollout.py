@@ -189,9 +189,34 @@ def _adapted(agent: Agent, agent_state: Any, belief: Any, steps: _Step, last_obs
     return agent.adapt(agent_state, belief, (done, seen.extras), key)
 
 
+def _first_belief(agent: Agent, agent_state: Any, tasks: Array, key: Array) -> Any:
+    """The belief before the first episode; that of an agent that is told the tasks knows them."""
+    belief = agent.begin(agent_state, key, tasks.shape[0])
+    return belief if agent.inform is None else agent.inform(agent_state, belief, tasks)
+
+
+def _sums(steps: _Step) -> tuple[Array, Mapping[str, Array], Array]:
+    """(returns, sums of the reward terms, lengths) of an episode's valid steps, (N,)."""
+    total, terms = jax.tree.map(
+        lambda x: jnp.where(steps.valid, x, 0).sum(axis=0), (steps.reward, dict(steps.terms))
+    )
+    return total, terms, steps.valid.sum(axis=0, dtype=jnp.int32)
+
+
+def _of_places(key: Array, n: int, index: Array | None) -> Array:
+    """A random key (N,) for each of N tasks: for the places 0 to N - 1, those of ``jax.random.split``."""
+    return jax.random.split(key, n) if index is None else jax.vmap(jax.random.fold_in, (None, 0))(key, index)
+
+
+def _of_batch(key: Array, index: Array | None) -> Array:
+    """The key of an agent's randomness, which differs between batches; the first has that of a whole test."""
+    return key if index is None else jnp.where(index[0] == 0, key, jax.random.fold_in(key, index[0]))
+
+
 def run_episodes(
     agent: Agent, env: Env, protocol: EpisodeProtocol, agent_state: Any, tasks: Array, key: Array, *,
-    greedy: Array | None = None, record: bool = True, constrain: Constrain = anywhere,
+    greedy: Array | None = None, record: bool = True, index: Array | None = None,
+    constrain: Constrain = anywhere,
 ) -> tuple[Rollout | None, Outcome]:  # fmt: skip
     """Runs K episodes of H steps on each of N tasks.
 
@@ -206,6 +231,8 @@ def run_episodes(
         key: randomness of resets, environments and actions.
         greedy: (K,) bool, the episodes in which the agent takes its most likely action; None for none.
         record: whether to return the rollout; otherwise only the outcome.
+        index: (N,), the tasks' places among all tasks, of which these are a batch; None for 0 to N - 1. The
+            randomness of a task's environment depends on the key and on its place alone.
         constrain: sharding constraint on the task axis.
 
     Returns:
@@ -219,8 +246,9 @@ def run_episodes(
         terminal_obs, belief = carry
         key, first, greedy = now
         greedy = jnp.zeros((), bool) if greedy is None else greedy  # a constant: no mode is computed
-        reset_key, act_key, adapt_key = jax.random.split(key, 3)
-        state = jax.vmap(env.reset)(*constrain((jax.random.split(reset_key, n), tasks)))
+        reset_key, *of_agent = jax.random.split(key, 3)
+        act_key, adapt_key = (_of_batch(one, index) for one in of_agent)
+        state = jax.vmap(env.reset)(*constrain((_of_places(reset_key, n, index), tasks)))
         obs = flagged(protocol, state.obs, jnp.zeros((), bool))
         if protocol.boundary == "terminal":
             obs = jnp.where(first, obs, terminal_obs)
@@ -229,17 +257,12 @@ def run_episodes(
         end, packed = _run_steps(agent, env, protocol, agent_state, start, act_key, greedy, needs_steps)
         steps: _Step = stacked.unpack(packed)
         belief = _adapted(agent, agent_state, end.belief, steps, end.obs, adapt_key)
-        total, terms = jax.tree.map(
-            lambda x: jnp.where(steps.valid, x, 0).sum(axis=0), (steps.reward, dict(steps.terms))
-        )
-        length = steps.valid.sum(axis=0, dtype=jnp.int32)
+        total, terms, length = _sums(steps)
         recorded = _Recorded(packed, (end.obs, end.env.privileged)) if record else None
         return (end.obs, belief), _Episode(total, terms, length, end.env.diverged, recorded)
 
     begin_key, key = jax.random.split(key)
-    belief = agent.begin(agent_state, begin_key, n)
-    if agent.inform is not None:
-        belief = agent.inform(agent_state, belief, tasks)
+    belief = _first_belief(agent, agent_state, tasks, _of_batch(begin_key, index))
     start = (jnp.zeros((n, spec.obs_size)), belief)
     first = jnp.arange(spec.episodes) == 0
     _, episodes = jax.lax.scan(episode, start, (jax.random.split(key, spec.episodes), first, greedy))
@@ -252,7 +275,7 @@ def run_episodes(
 
 def run_test(
     agent: Agent, env: Env, protocol: EpisodeProtocol, agent_state: Any, tasks: Array, key: Array, *,
-    record: bool = False, constrain: Constrain = anywhere,
+    record: bool = False, index: Array | None = None, constrain: Constrain = anywhere,
 ) -> tuple[Rollout | None, Outcome]:  # fmt: skip
     """Runs the episodes of an evaluation or test.
 
@@ -262,7 +285,7 @@ def run_test(
     episodes = protocol.test_episodes or protocol.agent_spec(env.spec).episodes
     return run_episodes(
         agent, env, replace(protocol, episodes=episodes), agent_state, tasks, key,
-        greedy=jnp.arange(episodes) >= agent.exploring, record=record, constrain=constrain,
+        greedy=jnp.arange(episodes) >= agent.exploring, record=record, index=index, constrain=constrain,
     )  # fmt: skip
 
 
@@ -301,8 +324,8 @@ def make_learner(
         collected["train/diverged"] = outcome.diverged.any(axis=1).sum().astype(outcome.returns.dtype)
         return state, metrics | collected
 
-    def test(state: Any, tasks: Array, key: Array) -> Outcome:
-        return run_test(agent, env, protocol, state, tasks, key, constrain=constrain)[1]
+    def test(state: Any, tasks: Array, key: Array, index: Array | None = None) -> Outcome:
+        return run_test(agent, env, protocol, state, tasks, key, index=index, constrain=constrain)[1]
 
     reports = ("episode_returns", "diverged") + (("value_score",) if agent.value_score else ())
     return MetaLearner(

@@ -13,7 +13,7 @@ import roml_jax
 PACKAGE = Path(__file__).parent.parent / "roml_jax"
 # A module imports what stands in its own line or above it, never below.
 ORDER = (
-    ("_version", "console", "errors", "garbage", "quiet", "types"),
+    ("_version", "console", "errors", "garbage", "quickly", "quiet", "types"),
     ("checks", "registry", "stacked", "users_code"),
     ("risk", "proposals"),
     ("tasks",),

@@ -82,8 +82,12 @@ class Update(Protocol):
 class Test(Protocol):
     """Evaluates the learner without changing it."""
 
-    def __call__(self, state: Any, tasks: Array, key: Array) -> Outcome:
-        """Returns the outcome, leaves (M, K), of greedy behaviour on tasks (M, d)."""
+    def __call__(self, state: Any, tasks: Array, key: Array, index: Array | None = None) -> Outcome:
+        """Returns the outcome, leaves (M, K), of greedy behaviour on tasks (M, d).
+
+        ``index`` (M,) are the tasks' places among all tasks of a test that is done in batches; None for 0 to
+        M - 1. With the key, a task's place alone decides the randomness of its environment.
+        """
 
 
 class Acting(Protocol):
@@ -107,7 +111,7 @@ class MetaLearner(NamedTuple):
         init: (key) -> L.
         collect: (L, tasks (N, d), key) -> (L, experience, Feedback (N,)).
         update: (L, experience, TaskWeights (N,), key, progress) -> (L, metrics).
-        test: (L, tasks (M, d), key) -> Outcome, leaves (M, K).
+        test: (L, tasks (M, d), key, index (M,) or None) -> Outcome, leaves (M, K).
         acting: (L) -> L with the fields that ``test`` does not need left empty.
         storage: where L holds experience; None if it holds none.
         reports: names of the fields of ``Feedback`` that it fills, besides ``returns``.

@@ -98,8 +98,10 @@ class Examples(NamedTuple):
 _ADAM = optax.scale_by_adam(eps=1e-8)
 
 
-def _draw(problem: Regression, tasks: Array, key: Array, support: int, query: int) -> Examples:
-    """Draws every task's examples with a key of its own.
+def _draw(
+    problem: Regression, tasks: Array, key: Array, support: int, query: int, index: Array | None = None
+) -> Examples:
+    """Draws every task's examples with a key of its own, which its index decides; None for 0 to N - 1.
 
     The examples of a task do not depend on the number of tasks.
     """
@@ -110,7 +112,7 @@ def _draw(problem: Regression, tasks: Array, key: Array, support: int, query: in
             problem.examples(support_key, task, support), problem.examples(query_key, task, query)
         )
 
-    return jax.vmap(one)(jnp.arange(tasks.shape[0]), tasks)
+    return jax.vmap(one)(jnp.arange(tasks.shape[0]) if index is None else index, tasks)
 
 
 def _loss(network: Regressor, params: Any, examples: tuple[Array, Array]) -> Array:
@@ -182,8 +184,8 @@ def maml(problem: Regression, spec: EnvSpec, config: MamlRegressionConfig) -> Me
         metrics = {"maml/meta_loss": loss, "maml/grad_norm": optax.global_norm(grads)}
         return RegressionState(params, opt_state, state.rates), metrics
 
-    def test(state: RegressionState, tasks: Array, key: Array) -> Outcome:
-        examples = _draw(problem, tasks, key, spec.horizon, config.test_query)
+    def test(state: RegressionState, tasks: Array, key: Array, index: Array | None = None) -> Outcome:
+        examples = _draw(problem, tasks, key, spec.horizon, config.test_query, index)
         after = [
             losses_after(network, state.params, state.rates["inner_lr"], examples, steps)
             for steps in config.test_steps

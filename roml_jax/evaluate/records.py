@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from roml_jax.run.saved import Saved
 from roml_jax.types import Outcome
 
 SUFFIXES = (".csv", ".parquet")
-_BATCH = 1000  # tasks per call; the default size of a run's final test, which fits in memory
+_BATCH = 1000  # most tasks per call; the default size of a run's final test, which fits in memory
 
 Chosen = Literal["prior", "grid"]
 
@@ -68,17 +69,12 @@ class Records(NamedTuple):
 
 def _by_seed(saved: Saved, places: Sequence[int], tasks: jax.Array, key: jax.Array) -> Outcome:
     """Tests the learners of the given seeds; returns outcomes with leaves (R, M, K)."""
-    run = jax.jit(saved.parts.learner.test)
-
-    def whole(learner: Any) -> Outcome:
-        starts = range(0, len(tasks), _BATCH)
-        keys = [key, *jax.random.split(key, len(starts))[1:]]
-        pieces = [
-            jax.device_get(run(learner, tasks[i : i + _BATCH], k)) for i, k in zip(starts, keys, strict=True)
-        ]
-        return jax.tree.map(lambda *x: np.concatenate(x), *pieces)
-
-    outcomes = [whole(saved.one(place)) for place in places]
+    run = jax.jit(functools.partial(held_out.on_batch, saved.parts.learner))
+    n = len(tasks)
+    batches = held_out.cut(held_out.whole(tasks, key), -(-n // -(-n // _BATCH)))
+    outcomes = [
+        held_out.joined([run(learner, batch) for batch in batches], n) for learner in map(saved.one, places)
+    ]
     return jax.tree.map(lambda *x: np.stack(x), *outcomes)
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from roml_jax import quickly
 from roml_jax.types import Array
 
 
@@ -58,7 +59,7 @@ def _better(kept: Snapshot, score: Array, iteration: Array, acting: Any) -> Snap
     )
 
 
-@jax.jit
+@quickly.jit
 def update(best: Best, iteration: Array, mean: Array, cvar: Array, acting: Any) -> Best:
     """Replaces the snapshots of the seeds whose score improved. On a tie the earlier learner is kept.
 

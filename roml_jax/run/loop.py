@@ -189,7 +189,7 @@ def run(
         with waiting(console), interrupt.raised():
             began = time.monotonic()
             placed = sharding.placed_shapes(parts.placement.mesh, shapes, num_seeds)
-            programs, state = compiled(parts, placed, pool, prepared.begin, plan.validates)
+            programs, state = compiled(parts, config, placed, pool, prepared.begin)
         console.print(f"compiled in {progress.duration(time.monotonic() - began)}")
         host = stack.enter_context(_host(config, parts, folder, console, state.done))
         if taken is not None:
@@ -258,9 +258,9 @@ def _train_and_test(host: _Host, programs: Programs, state: State) -> None:
             + f"resume with: python -m roml_jax.train --resume {host.folder}",
         )
     with console.status("testing ..."):
-        test = programs.test.result()
+        programs.tests.ready()
         began = time.monotonic()
-        final = result.summaries(test(state.meta.learner), config)
+        final = result.summaries(programs.tests.returns(state.meta.learner, "test"), config)
         host.log("test/", final, state.done, state.seconds + time.monotonic() - began)
     output.show_table(console, result.table(config, final, stopped))
     if len(stopped) == len(config.plan):
@@ -284,9 +284,9 @@ def _stopped(parts: experiment.Experiment, state: meta.MetaState) -> dict[int, i
     return {place: int(iterations) for place, iterations in enumerate(iterations_done) if iterations >= 0}
 
 
-def _validated(host: _Host, evaluate: Callable[[Any], Any], state: State) -> tuple[State, Rows]:
+def _validated(host: _Host, programs: Programs, state: State) -> tuple[State, Rows]:
     """Evaluates the learners on the validation tasks and updates the best ones."""
-    summaries = result.summaries(evaluate(state.meta.learner), host.config)
+    summaries = result.summaries(programs.tests.returns(state.meta.learner, "validation"), host.config)
     host.log("eval/", summaries, state.done, state.seconds)
     mean, cvar = (np.array([row[name] for row in summaries], np.float32) for name in ("return_mean", "cvar"))
     acting = host.parts.learner.acting(state.meta.learner)
@@ -346,15 +346,14 @@ def _loop(host: _Host, programs: Programs, state: State, interrupts: interrupt.I
             if host.session is not None:
                 host.session.trained(state.done, frames_after(state.done), state.seconds)
             with clock.stopped():
-                programs.begin()  # after the first metrics
+                programs.tests.begin()  # after the first metrics
             if host.on_chunk is not None:
                 host.on_chunk(state.done, latest)
             evaluated = bool(interval) and (state.done % interval == 0 or state.done >= total)
             if evaluated:
-                assert programs.evaluate is not None
                 with clock.stopped():
-                    evaluate = programs.evaluate.result()
-                state, held_out = _validated(host, evaluate, state)
+                    programs.tests.ready()
+                state, held_out = _validated(host, programs, state)
                 display.evaluated(frames_after(state.done), held_out)
             bar.advance(frames, display.facts, evaluated)
             due = time.monotonic() - saved > 60 * config.checkpoint_minutes

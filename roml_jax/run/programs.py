@@ -1,4 +1,4 @@
-"""A run's compiled programs: the training chunk at once, evaluation and test while it trains."""
+"""A run's compiled programs: the training chunk at once, that of evaluations and test while it trains."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from roml_jax import experiment, meta
+from roml_jax import experiment, held_out, meta
+from roml_jax.config import Config
 from roml_jax.garbage import uncollected
 from roml_jax.run.start import State
+from roml_jax.types import Outcome
 
 
 def waiting(console: Console) -> contextlib.AbstractContextManager[Any]:
@@ -26,70 +29,89 @@ def waiting(console: Console) -> contextlib.AbstractContextManager[Any]:
     return shown
 
 
-class Later:
-    """A function of a learner's state that is compiled in the background.
+class Tests:
+    """The tests of a run while and after it trains, by one program that is compiled in the background.
 
     Args:
         pool: runs the compiler.
-        function: (learner's state) -> Any.
+        parts: the run's functions.
+        config: the run's configuration.
         shapes: of the learner's state.
     """
 
     def __init__(
-        self, pool: concurrent.futures.Executor, function: Callable[[Any], Any], shapes: Any
+        self, pool: concurrent.futures.Executor, parts: experiment.Experiment, config: Config, shapes: Any
     ) -> None:
-        self._pool, self._function, self._shapes = pool, jax.jit(function), shapes
-        self._compiled: concurrent.futures.Future[Callable[[Any], Any]] | None = None
+        self._pool, self._parts, self._config, self._shapes = pool, parts, config, shapes
+        options, total = config.eval, parts.num_iterations
+        self._tasks: dict[held_out.Purpose, int] = {"test": options.test_tasks}
+        if options.every(config.num_tasks, total) > 0:
+            self._tasks["validation"] = options.tasks
+        self._size = held_out.size_for(*self._tasks.values(), devices=parts.placement.task_devices)
+        self._batches: dict[held_out.Purpose, list[held_out.Batch]] = {}
+        self._compiled: concurrent.futures.Future[Callable[..., Outcome]] | None = None
 
-    def begin(self) -> concurrent.futures.Future[Callable[[Any], Any]]:
-        """Traces the function and starts to compile it, unless that was done before.
+    def _drawn(self, purpose: held_out.Purpose) -> list[held_out.Batch]:
+        family, seed = self._parts.env.family, self._config.eval.seed
+        test = held_out.whole(*held_out.draw(family, self._tasks[purpose], seed, purpose))
+        return held_out.cut(test, self._size)
+
+    def begin(self) -> concurrent.futures.Future[Callable[..., Outcome]]:
+        """Draws the tasks, traces the program and starts to compile it, unless that was done before.
 
         Must be called in the main thread: tracing may use Python's ``ast``, which can fail in Python 3.11 if
         two threads use it at once.
         """
         if self._compiled is None:
-            self._compiled = self._pool.submit(self._function.lower(self._shapes).compile)
+            self._batches = {purpose: self._drawn(purpose) for purpose in self._tasks}
+
+            def tested(learner: Any, batch: held_out.Batch) -> Outcome:
+                outcome = self._parts.tested(learner, batch)
+                return Outcome(outcome.returns, outcome.diverged, {})  # the compiler drops the rest
+
+            lowered = jax.jit(tested).lower(self._shapes, self._batches["test"][0])
+            self._compiled = self._pool.submit(lowered.compile)
         return self._compiled
 
-    def result(self) -> Callable[[Any], Any]:
-        """The compiled function."""
-        return self.begin().result()
+    def ready(self) -> None:
+        """Begins, unless that was done before, and waits until the program is compiled."""
+        self.begin().result()
+
+    def returns(self, learner: Any, purpose: held_out.Purpose) -> np.ndarray:
+        """Returns (M, K), or (R, M, K) of R > 1 seeds, of the learner's state on the M tasks of a test.
+
+        After ``ready``.
+        """
+        assert self._compiled is not None
+        test = self._compiled.result()
+        pieces = [test(learner, batch) for batch in self._batches[purpose]]
+        return np.asarray(held_out.joined(pieces, self._tasks[purpose]).returns)
 
 
 class Programs(NamedTuple):
-    """Compiled functions; ``evaluate`` is None for a run without evaluations."""
+    """The compiled training chunk, and the tests."""
 
     chunk: Callable[..., Any]
-    evaluate: Later | None
-    test: Later
-
-    def begin(self) -> None:
-        """Starts to compile the functions that the first metrics do not need."""
-        for program in (self.evaluate, self.test):
-            if program is not None:
-                program.begin()
+    tests: Tests
 
 
 def compiled(
-    parts: experiment.Experiment, shapes: meta.MetaState, pool: concurrent.futures.Executor,
-    begin: Callable[[concurrent.futures.Executor, meta.MetaState], Callable[[], State]], validates: bool,
+    parts: experiment.Experiment, config: Config, shapes: meta.MetaState, pool: concurrent.futures.Executor,
+    begin: Callable[[concurrent.futures.Executor, meta.MetaState], Callable[[], State]],
 ) -> tuple[Programs, State]:  # fmt: skip
     """Compiles the training chunk and the state's programs, and makes the state.
 
-    The state's programs compile while the chunk is traced, which is in the main thread (see ``Later``).
+    The state's programs compile while the chunk is traced, which is in the main thread (see ``Tests.begin``).
 
     Args:
         parts: the run's functions.
+        config: the run's configuration.
         shapes: of its state, with their shardings.
         pool: runs the compiler.
         begin: see ``start.Prepared``.
-        validates: whether the run is evaluated during training.
     """
     with uncollected():
         make = begin(pool, shapes)
         chunk = pool.submit(jax.jit(parts.train.chunk, donate_argnums=0).lower(shapes, jnp.int32(0)).compile)
         state = make()
-    # only the returns, so that the compiler drops what else an outcome holds
-    evaluate = Later(pool, lambda s: parts.evaluate(s).returns, shapes.learner) if validates else None
-    test = Later(pool, lambda s: parts.test(s).returns, shapes.learner)
-    return Programs(chunk.result(), evaluate, test), state
+    return Programs(chunk.result(), Tests(pool, parts, config, shapes.learner)), state

@@ -10,8 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from rich.table import Table
 
-from roml_jax import held_out
+from roml_jax import held_out, quickly
 from roml_jax.config import Config
+
+_summarise = quickly.jit(held_out.summarise)
 
 
 def summaries(returns: Any, config: Config) -> list[dict[str, float]]:
@@ -23,7 +25,7 @@ def summaries(returns: Any, config: Config) -> list[dict[str, float]]:
     """
     by_seed = np.asarray(returns).reshape(len(config.plan), *returns.shape[-2:])
     summaries = [
-        jax.device_get(held_out.summarise(jnp.asarray(one), alpha))
+        jax.device_get(_summarise(jnp.asarray(one), alpha))
         for alpha, one in zip(config.alphas, by_seed, strict=True)
     ]
     return [{name: float(value) for name, value in one.items()} for one in summaries]

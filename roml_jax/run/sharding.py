@@ -249,9 +249,17 @@ def apart(train_of: Callable[[int], Train], mesh: Mesh, num_seeds: int) -> Train
 
 
 def apart_output(of: Callable[[int], Callable[..., Any]], mesh: Mesh, num_seeds: int) -> Callable[..., Any]:
-    """A function of all seeds' learners, run by every device for its own; its results are replicated."""
+    """A function of all seeds' learners, run by every device for its own; its results are replicated.
+
+    Further arguments of the function are the same for all seeds.
+    """
     by_seed = PartitionSpec(SEED)
-    return place_output(_apart(of, mesh, num_seeds, ((by_seed,), by_seed)), mesh)
+
+    def apart(learner: Any, *shared: Any) -> Any:
+        specs = (by_seed, *(PartitionSpec() for _ in shared)), by_seed
+        return _apart(of, mesh, num_seeds, specs)(learner, *shared)
+
+    return place_output(apart, mesh)
 
 
 def placed_shapes(mesh: Mesh | None, shapes: MetaState, num_seeds: int) -> MetaState:

@@ -10,16 +10,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from roml_jax import experiment, meta
+from roml_jax import experiment, meta, quickly
 from roml_jax._version import __version__
 from roml_jax.config import Config, check_same, seed_plan
 from roml_jax.errors import ConfigError
 from roml_jax.run import best as best_learners
 from roml_jax.run import checkpoint, init_from, schedules, sharding
 from roml_jax.run import folder as run_folder
-
-# jaxlib 0.11 has no such option; JAX 0.10 has no other way to it
-_QUICKLY = {"xla_cpu_use_fusion_emitters": False} if jax.__version_info__ < (0, 11) else None
 
 
 def _begun(
@@ -29,7 +26,7 @@ def _begun(
 
     On a CPU its kernels compile faster and are slower; they have the same bits.
     """
-    jitted = jax.jit(function, compiler_options=_QUICKLY if jax.default_backend() == "cpu" else None)
+    jitted = jax.jit(function, compiler_options=quickly.SAME_BITS if jax.default_backend() == "cpu" else None)
     return pool.submit(jitted.lower(*args).compile)
 
 

@@ -87,7 +87,7 @@ def test_it_goes_on_without_the_other_run(source, tmp_path, monkeypatch, capfd):
     shutil.rmtree(elsewhere)
     monkeypatch.chdir(source)
 
-    def goes_on(parts, shapes, pool, begin, validates):
+    def goes_on(parts, config, shapes, pool, begin):
         raise loop.RunError(f"from iteration {begin(pool, shapes)().done}")
 
     monkeypatch.setattr(loop, "compiled", goes_on)

@@ -76,13 +76,13 @@ def test_waiting_for_a_compiler_counts_neither_for_the_speed_nor_for_the_time_le
 def test_the_seconds_of_a_run_leave_out_what_the_compiler_takes(tmp_path, monkeypatch):
     real, late = progress.time.monotonic, [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: real() + late[0])
-    begin = programs.Later.begin
+    begin = programs.Tests.begin
 
-    def slow(later):
+    def slow(tests):
         late[0] += 1000.0
-        return begin(later)
+        return begin(tests)
 
-    monkeypatch.setattr(programs.Later, "begin", slow)
+    monkeypatch.setattr(programs.Tests, "begin", slow)
     assert train.main([*small_runs.TINY, "--sampler", "uniform", "--out", str(tmp_path / "run")]) == 0
     assert late[0] > 1000.0
     assert all(row["seconds"] < 1000.0 for row in small_runs.rows(tmp_path / "run"))

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-_QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+from roml_jax import quickly
 
 
 def on_cpu() -> contextlib.AbstractContextManager[Any]:
@@ -28,7 +28,7 @@ def compiled(function: Callable[..., Any], *, quick: bool = True) -> Callable[..
     """
     device = jax.config.jax_default_device  # ty: ignore[missing-attribute]  # made at run time
     on_a_cpu = (device.platform if device is not None else jax.default_backend()) == "cpu"
-    return jax.jit(function, compiler_options=_QUICK if on_a_cpu and quick else None)
+    return jax.jit(function, compiler_options=quickly.QUICKEST if on_a_cpu and quick else None)
 
 
 def run(function: Callable[..., Any], *args: Any) -> Any:
