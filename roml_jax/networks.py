@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import distrax
@@ -16,7 +16,7 @@ Init = Callable[..., Array]
 TrunkInit = Literal["normc", "orthogonal"]
 _MIN_STD = 1e-6
 _TANH_GAIN = 5 / 3
-_UNROLL = 2  # steps in one turn of a GRU's loop: on a GPU, its results and its counter are launches
+_UNROLL = 4  # steps in one turn of a GRU's loop: on a GPU, its results and its counter are launches
 
 
 class Network(nn.Module):
@@ -26,6 +26,27 @@ class Network(nn.Module):
 
         def apply(self, variables: Any, *args: Any, **options: Any) -> Any:
             """The outputs alone: with ``mutable``, which is not used here, linen adds changed variables."""
+
+
+JOINED = "joined"
+"""Collection of a module's variables: layers made of those of "params", for many steps with the same ones."""
+
+
+def side_by_side(*layers: Mapping[str, Array]) -> dict[str, Array]:
+    """Linear layers of one input, as one layer: their outputs in sequence."""
+    kernels, biases = ([layer[name] for layer in layers] for name in ("kernel", "bias"))
+    return {"kernel": jnp.concatenate(kernels, axis=-1), "bias": jnp.concatenate(biases)}
+
+
+def block_diagonal(*layers: Mapping[str, Array]) -> dict[str, Array]:
+    """Linear layers of an input each, as one layer: inputs and outputs in sequence."""
+    kernels, biases = ([layer[name] for layer in layers] for name in ("kernel", "bias"))
+    return {"kernel": jax.scipy.linalg.block_diag(*kernels), "bias": jnp.concatenate(biases)}
+
+
+def linear(layer: Mapping[str, Array], *inputs: Array) -> Array:
+    """The outputs (..., O) of a layer for inputs (..., I) in sequence."""
+    return jnp.concatenate(inputs, axis=-1) @ layer["kernel"] + layer["bias"]
 
 
 def fan_in_uniform(fan_in: int) -> Init:
@@ -108,9 +129,14 @@ class Gru(Network):
         """Input products of x (..., inputs): (..., 3 * features)."""
         return x @ self.kernel_x + self.bias_x
 
-    def step(self, hidden: Array, projected: Array) -> Array:
-        """One step from hidden (..., features) on projected inputs (..., 3 * features)."""
-        return _gru_step(self.kernel_h, self.bias_h, hidden, projected)[0]
+    def step(self, hidden: Array, projected: Array, recurrent: Array | None = None) -> Array:
+        """One step from hidden (..., features) on projected inputs (..., 3 * features).
+
+        ``recurrent`` (..., 3 * features) are the hidden state's products, if the caller has them.
+        """
+        if recurrent is None:
+            recurrent = hidden @ self.kernel_h + self.bias_h
+        return _gru_step(hidden, projected, recurrent)[0]
 
     def unroll(self, start: Array, projected: Array, valid: Array, cut: Array) -> Array:
         """Hidden states (T, B, features) after each step of sequences.
@@ -133,9 +159,9 @@ class _Gates(NamedTuple):
     new_h: Array
 
 
-def _gru_step(kernel: Array, bias: Array, hidden: Array, projected: Array) -> tuple[Array, _Gates]:
+def _gru_step(hidden: Array, projected: Array, recurrent: Array) -> tuple[Array, _Gates]:
     reset_x, update_x, new_x = jnp.split(projected, 3, axis=-1)
-    reset_h, update_h, new_h = jnp.split(hidden @ kernel + bias, 3, axis=-1)
+    reset_h, update_h, new_h = jnp.split(recurrent, 3, axis=-1)
     reset = nn.sigmoid(reset_x + reset_h)
     update = nn.sigmoid(update_x + update_h)
     new = jnp.tanh(new_x + reset * new_h)
@@ -147,7 +173,7 @@ def _gru_step_if_valid(
 ) -> tuple[Array, _Gates]:
     """A step on (projected (B, 3 * features), valid (B,)) that leaves the state unchanged where not valid."""
     projected, valid = now
-    after, gates = _gru_step(kernel, bias, hidden, projected)
+    after, gates = _gru_step(hidden, projected, hidden @ kernel + bias)
     return jnp.where(valid[:, None], after, hidden), gates
 
 
@@ -234,6 +260,12 @@ class ActorCritic(Network):
     trunk_init: TrunkInit
     actor_obs: int | None = None
 
+    def prepared(self, params: Any) -> Any:
+        """The parameters, with one layer for both embeddings; for many steps with the same parameters."""
+        layers = params["params"]
+        both = [layers[name] for name in ("obs_embedding", "latent_embedding") if name in layers]
+        return {**params, JOINED: {"embedding": block_diagonal(*both)}} if len(both) == 2 else params
+
     @nn.compact
     def __call__(self, obs: Array, latent: Array) -> tuple[distrax.Distribution, Array | None]:
         """Returns (distribution over actions, value (...)) for obs (..., D) and latent (..., L).
@@ -247,11 +279,14 @@ class ActorCritic(Network):
         def embed(x: Array, size: int | None, name: str) -> Array:
             return x if size is None else jnp.tanh(default_dense(size, x.shape[-1], name)(x))
 
-        parts = (
-            embed(obs, self.obs_embedding, "obs_embedding"),
-            embed(latent, self.latent_embedding, "latent_embedding"),
-        )
-        x = jnp.concatenate(parts, axis=-1)
+        if self.has_variable(JOINED, "embedding"):
+            x = jnp.tanh(linear(self.get_variable(JOINED, "embedding"), obs, latent))
+        else:
+            parts = (
+                embed(obs, self.obs_embedding, "obs_embedding"),
+                embed(latent, self.latent_embedding, "latent_embedding"),
+            )
+            x = jnp.concatenate(parts, axis=-1)
         hidden_init = (
             normc(_TANH_GAIN) if self.trunk_init == "normc" else nn.initializers.orthogonal(_TANH_GAIN)
         )

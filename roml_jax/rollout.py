@@ -262,6 +262,7 @@ def run_episodes(
         return (end.obs, belief), _Episode(total, terms, length, end.env.diverged, recorded)
 
     begin_key, key = jax.random.split(key)
+    agent_state = agent.prepare(agent_state)
     belief = _first_belief(agent, agent_state, tasks, _of_batch(begin_key, index))
     start = (jnp.zeros((n, spec.obs_size)), belief)
     first = jnp.arange(spec.episodes) == 0

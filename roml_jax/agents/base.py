@@ -97,8 +97,15 @@ class Acting(Protocol):
         """Returns L with the fields that ``test`` does not need left empty; computes nothing."""
 
 
+class Prepare(Protocol):
+    """Computes what all steps of a rollout share."""
+
+    def __call__(self, state: Any) -> Any:
+        """Returns A, with more than ``act`` and ``observe`` need, so that their steps compute less."""
+
+
 def keep_all(state: Any) -> Any:
-    """Returns the whole state; the default ``acting``."""
+    """Returns the whole state; the default ``acting`` and ``prepare``."""
     return state
 
 
@@ -213,6 +220,8 @@ class Agent(NamedTuple):
         value_score: (A, Rollout) -> (N,), for samplers that use it; None for an agent without a critic of
             its policy's values.
         counters: as those of ``MetaLearner``.
+        prepare: (A) -> A, called once per rollout: what every step would compute of the parameters alone.
+            ``begin``, ``act``, ``observe`` and ``adapt`` take what it returns, and A as it is.
     """
 
     init: Init
@@ -227,6 +236,7 @@ class Agent(NamedTuple):
     storage: Storage | None = None
     value_score: ValueScore | None = None
     counters: tuple[str, ...] = ()
+    prepare: Prepare = keep_all
 
 
 Problem = Literal["episodes", "examples"]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from roml_jax import checks
-from roml_jax.networks import Gru, Network, default_dense
+from roml_jax.networks import JOINED, Gru, Network, block_diagonal, default_dense, linear
 from roml_jax.types import Array, Continuous, Discrete, EnvSpec, Rollout
 
 
@@ -97,8 +97,16 @@ class Recurrent(Network, Generic[C]):
         self.embed_reward = default_dense(c.reward_embedding, 1)
         self.gru = Gru(c.hidden, c.action_embedding + c.obs_embedding + c.reward_embedding)
 
+    def prepared(self, params: Any) -> Any:
+        """The parameters, with one layer for all embeddings; for many steps with the same parameters."""
+        layers = (params["params"][f"embed_{name}"] for name in ("action", "obs", "reward"))
+        return {**params, JOINED: {"embedding": block_diagonal(*layers)}}
+
     def project(self, action: Array, next_obs: Array, reward: Array) -> Array:
         """The GRU's input products (..., 3 * hidden) of steps: action (..., A), reward (...)."""
+        if self.has_variable(JOINED, "embedding"):
+            embedding = self.get_variable(JOINED, "embedding")
+            return self.gru.project(nn.relu(linear(embedding, action, next_obs, reward[..., None])))
         parts = (
             nn.relu(self.embed_action(action)),
             nn.relu(self.embed_obs(next_obs)),

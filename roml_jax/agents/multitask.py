@@ -63,6 +63,7 @@ def _agent(spec: EnvSpec, num_tasks: int, config: MultitaskConfig, latent_size: 
         value_score=lambda state, rollout: on_policy.value_score(
             policy, config.ppo, state.params, state.statistics, rollout
         ),
+        prepare=lambda state: state._replace(params=policy.prepared(state.params)),
     )
 
 

@@ -6,6 +6,8 @@ reward); the policy's input is the current observation and the GRU's hidden stat
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +18,7 @@ from roml_jax.agents import common, on_policy
 from roml_jax.agents.base import Agent, register
 from roml_jax.agents.history import History, HistoryConfig, Trajectory, empty, trajectory_of
 from roml_jax.agents.ppo import PpoConfig
+from roml_jax.networks import ActorCritic
 from roml_jax.types import Array, EnvSpec, Metrics, Rollout, TaskWeights, Transition
 
 
@@ -30,6 +33,11 @@ class Rl2Config:
 
     ppo: PpoConfig = field(default_factory=_ppo_config)
     memory: HistoryConfig = field(default_factory=HistoryConfig)
+
+
+def _prepared(networks: Mapping[str, ActorCritic | History], state: on_policy.Learned) -> on_policy.Learned:
+    params = {name: network.prepared(state.params[name]) for name, network in networks.items()}
+    return state._replace(params=params)
 
 
 @register("rl2")
@@ -90,4 +98,5 @@ def make(spec: EnvSpec, num_tasks: int, config: Rl2Config) -> Agent:
         value_score=lambda state, rollout: on_policy.value_score(
             policy, config.ppo, state.params["policy"], state.statistics, rollout
         ),
+        prepare=functools.partial(_prepared, {"policy": policy, "memory": memory}),
     )

@@ -15,7 +15,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from roml_jax import checks
-from roml_jax.agents import common, on_policy, ppo, vae
+from roml_jax.agents import common, elbo, on_policy, ppo, vae
 from roml_jax.agents import replay as replays
 from roml_jax.agents.base import Agent, Halved, register, replay_field
 from roml_jax.agents.history import Trajectory, empty, trajectory_of
@@ -175,13 +175,13 @@ def update_belief(
 ) -> tuple[VaribadState, Metrics]:
     """One gradient step on the VAE for each of the batches ``trajectories`` (updates, B, ...)."""
     transform = belief_optimiser(config.vae, networks.decoders)
-    grad = jax.value_and_grad(vae.negative_elbo, has_aux=True)
+    grad = jax.value_and_grad(elbo.negative_elbo, has_aux=True)
     vectors, params_of = _ravel(state.belief)
 
     def step(carry: tuple[Any, Any], now: tuple[Trajectory, Array]) -> tuple[tuple[Any, Any], Table]:
         vectors, opt_state = carry
         trajectory, key = now
-        draws = vae.draw(config.vae, key, *trajectory.reward.shape, trajectory.reward.dtype)
+        draws = elbo.draw(config.vae, key, *trajectory.reward.shape, trajectory.reward.dtype)
         params = params_of(vectors)
         (loss, metrics), grads = grad(params, networks.encoder, networks.decoders, trajectory, draws)
         flat, _ = _ravel(grads)
@@ -264,6 +264,11 @@ def make(spec: EnvSpec, num_tasks: int, config: VaribadConfig) -> Agent:
         )
         return VaribadBelief(jnp.where(step.valid[:, None], hidden, belief.hidden))
 
+    def prepare(state: VaribadState) -> VaribadState:
+        encoder = networks.encoder.prepared(state.belief["encoder"])
+        policy = networks.policy.prepared(state.policy)
+        return state._replace(policy=policy, belief=state.belief | {"encoder": encoder})
+
     return Agent(
         init=lambda key: _init(key, spec, config, networks),
         begin=begin,
@@ -282,4 +287,5 @@ def make(spec: EnvSpec, num_tasks: int, config: VaribadConfig) -> Agent:
             networks.policy, config.ppo, state.policy, state.statistics, rollout
         ),
         counters=("frames",),
+        prepare=prepare,
     )

@@ -19,6 +19,7 @@ from examples import own_agent
 from roml_jax import agents, config, envs, experiment, meta, registry, samplers, testing
 from roml_jax.registry import options_class
 from roml_jax.run import checkpoint
+from roml_jax.types import Transition
 
 ENVS = {
     "probe_memory": lambda: envs.make("probe_memory"),
@@ -185,6 +186,32 @@ def test_held_out_returns_are_finite_and_need_only_what_acts(agent):
     assert np.isfinite(returns).all()
     for kept in (learner.acting(state), state):
         np.testing.assert_array_equal(returns, learner.test(kept, tasks, jax.random.key(1)).returns)
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_what_a_rollout_prepares_changes_nothing(agent):
+    """Acting with the state as it is, as a deployed policy does, is acting with the prepared one."""
+    parts = experiment.make(options_of(agent), ENVS["probe_memory"]())
+    act, spec = parts.agent, options_of(agent).protocol.agent_spec(parts.env.spec)
+    rng = np.random.default_rng(5)
+
+    def varied(x):  # statistics and biases are zeros or ones at first
+        floats = jnp.issubdtype(x.dtype, jnp.floating)
+        return x + 0.3 * rng.uniform(size=x.shape).astype(x.dtype) if floats else x
+
+    state = act.acting(jax.tree.map(varied, jax.jit(act.init)(jax.random.key(0))))
+    obs, after = (jnp.asarray(rng.normal(size=(3, spec.obs_size)), jnp.float32) for _ in range(2))
+
+    @jax.jit
+    def one_step(state):
+        belief = act.begin(state, jax.random.key(1), 3)
+        belief = jax.tree.map(lambda x: x + 0.5 if jnp.issubdtype(x.dtype, jnp.floating) else x, belief)
+        action, extras = act.act(state, belief, obs, jax.random.key(2), jnp.zeros((), bool))
+        step = Transition(obs, action, jnp.arange(3.0), after, jnp.array([True, True, False]))
+        return action, extras, act.observe(state, belief, step)
+
+    raw, prepared = one_step(state), one_step(act.prepare(state))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), raw, prepared)
 
 
 @pytest.mark.parametrize("agent", AGENTS)

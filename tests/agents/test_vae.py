@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from roml_jax.agents import vae
+from roml_jax.agents import elbo, vae
 from roml_jax.agents.history import Trajectory
 
 RNG = np.random.default_rng(0)
@@ -42,12 +42,12 @@ def test_elbo_against_loops(x64):
     """One decode at a time, with the whole concatenated input, for beliefs 0 (the prior) to T."""
     trajectory = _trajectories(3, 2, 4)
     encoder, decoder, params = _init_vae(CONFIG, trajectory)
-    draws = vae.draw(CONFIG, jax.random.key(2), 3, 8, jnp.float64)
+    draws = elbo.draw(CONFIG, jax.random.key(2), 3, 8, jnp.float64)
     latents = [[0, 8, 3, 3], [7, 0, 1, 0], [8, 5, 2, 8]]  # the prior and the last, some twice
     draws = draws._replace(latents=jnp.asarray(latents))
     nested = {"encoder": params["encoder"], "decoder": {"reward": params["decoder"]}}
-    elbo = jax.jit(lambda params: vae.negative_elbo(params, encoder, {"reward": decoder}, trajectory, draws))
-    got, metrics = elbo(nested)
+    loss = jax.jit(lambda params: elbo.negative_elbo(params, encoder, {"reward": decoder}, trajectory, draws))
+    got, metrics = loss(nested)
 
     dec = {k: np.asarray(v) for k, v in params["decoder"]["params"].items() if not isinstance(v, dict)}
     sub = {
@@ -97,7 +97,7 @@ def test_elbo_against_loops(x64):
 def test_gathering_steps_has_the_scatters_gradient(x64):
     x, index = jnp.asarray(RNG.normal(size=(2, 5, 3))), jnp.asarray(RNG.integers(0, 5, size=(2, 9)))
     weight = jnp.asarray(RNG.normal(size=(2, 9, 3)))
-    mine = jax.grad(lambda x: (vae.take_steps(x, index) * weight).sum())(x)
+    mine = jax.grad(lambda x: (elbo.take_steps(x, index) * weight).sum())(x)
     plain = jax.grad(lambda x: (jnp.take_along_axis(x, index[..., None], axis=1) * weight).sum())(x)
     np.testing.assert_allclose(mine, plain, rtol=1e-12)
 

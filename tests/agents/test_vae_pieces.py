@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import toys
 
-from roml_jax.agents import vae, varibad
+from roml_jax.agents import elbo, vae, varibad
 from roml_jax.agents.history import trajectory_of
 from roml_jax.types import Transition
 
 RNG = np.random.default_rng(0)
 TRAJECTORY_OF = jax.jit(trajectory_of, static_argnums=1)
-DRAW = jax.jit(vae.draw, static_argnums=(0, 2, 3, 4))
+DRAW = jax.jit(elbo.draw, static_argnums=(0, 2, 3, 4))
 
 
 def _apply(encoder, params, method, *inputs):
@@ -50,13 +50,13 @@ def test_kl_is_to_the_belief_before_and_of_the_first_to_the_standard_normal(x64)
             m0, s0 = (mean[b, t - 1], np.exp(logvar[b, t - 1])) if t else (np.zeros(3), np.ones(3))
             m1, s1 = mean[b, t], np.exp(logvar[b, t])
             expected[b, t] = 0.5 * np.sum(np.log(s0 / s1) + (s1 + (m1 - m0) ** 2) / s0 - 1)
-    got = jax.jit(vae.kl_chain)(vae.Posterior(jnp.asarray(mean), jnp.asarray(logvar)))
+    got = jax.jit(elbo.kl_chain)(vae.Posterior(jnp.asarray(mean), jnp.asarray(logvar)))
     np.testing.assert_allclose(got, expected, rtol=1e-10)
 
 
 def test_a_kl_terms_gradient_reaches_both_beliefs(x64):
     mean, logvar = _chain()
-    gradient = jax.jit(jax.grad(lambda q: vae.kl_chain(q)[0, 2]))(vae.Posterior(mean, logvar))
+    gradient = jax.jit(jax.grad(lambda q: elbo.kl_chain(q)[0, 2]))(vae.Posterior(mean, logvar))
     m0, m1, v0, v1 = mean[0, 1], mean[0, 2], np.exp(logvar[0, 1]), np.exp(logvar[0, 2])
     gradient = jax.tree.map(np.asarray, gradient)
     np.testing.assert_allclose(gradient.mean[0, 2], (m1 - m0) / v0, rtol=1e-10)
@@ -89,7 +89,7 @@ def test_without_a_number_to_draw_every_belief_is_decoded_at_every_step(x64):
     assert drawn.steps is None
     steps = jnp.asarray(np.tile(RNG.permutation(toys.T), (toys.N, toys.T + 1, 1)))
     one_by_one = drawn._replace(latents=drawn.latents[:, ::-1], steps=steps)
-    loss = jax.jit(lambda draws: vae.negative_elbo(params, encoder, decoders, trajectory, draws))
+    loss = jax.jit(lambda draws: elbo.negative_elbo(params, encoder, decoders, trajectory, draws))
     got, expected = loss(drawn), loss(one_by_one)
     assert float(got[0]) == pytest.approx(float(expected[0]), rel=1e-10)
     for name, value in got[1].items():
@@ -105,14 +105,14 @@ def test_errors_in_blocks_are_those_of_all_at_once(x64, monkeypatch, sizes):
 
     def compiled():
         function = jax.value_and_grad(
-            lambda params: vae.negative_elbo(params, encoder, decoders, trajectory, draws), has_aux=True
+            lambda params: elbo.negative_elbo(params, encoder, decoders, trajectory, draws), has_aux=True
         )
         return jax.jit(function).lower(params).compile()
 
     whole = compiled()
-    monkeypatch.setattr(vae, "_WHOLE", 0)
+    monkeypatch.setattr(elbo, "_WHOLE", 0)
     latents, decodes = draws.latents.shape[1], sizes.get("decodes", toys.T)
-    monkeypatch.setattr(vae, "_BLOCK", 2 * toys.N * decodes)  # two latents a block
+    monkeypatch.setattr(elbo, "_BLOCK", 2 * toys.N * decodes)  # two latents a block
     blocks = compiled()
     assert latents % 2  # so the last block has one
     assert blocks.as_text().count("while(") > whole.as_text().count("while(")
@@ -298,7 +298,7 @@ def test_the_beliefs_learning_rate_is_not_annealed(monkeypatch):
     """Its first step of Adam is as long at a run's end as ever, where the policy's would be none."""
     monkeypatch.setattr(varibad, "update_policy", lambda state, *_: (state, {}))
     monkeypatch.setattr(
-        vae, "negative_elbo", lambda params, *_: (sum(x.sum() for x in jax.tree.leaves(params)), {})
+        elbo, "negative_elbo", lambda params, *_: (sum(x.sum() for x in jax.tree.leaves(params)), {})
     )
     config = toys.config({"anneal_lr": True}, lr=0.25)
     agent = varibad.make(toys.spec(), toys.N, config)

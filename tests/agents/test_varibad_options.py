@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from roml_jax import config, experiment
-from roml_jax.agents import vae
+from roml_jax.agents import elbo, vae
 from roml_jax.agents.history import Trajectory
 
 RNG = np.random.default_rng(0)
@@ -53,9 +53,9 @@ def test_every_decoder_against_loops(x64):
     trajectory = _trajectory()
     made, encoder, decoders, params = _setup(trajectory, **WEIGHTS)
     assert set(decoders) == {"reward", "state", "task"}
-    draws = vae.draw(made, jax.random.key(2), 2, 6, jnp.float64)
-    elbo = jax.jit(lambda params: vae.negative_elbo(params, encoder, decoders, trajectory, draws))
-    got, metrics = elbo(params)
+    draws = elbo.draw(made, jax.random.key(2), 2, 6, jnp.float64)
+    loss = jax.jit(lambda params: elbo.negative_elbo(params, encoder, decoders, trajectory, draws))
+    got, metrics = loss(params)
     posterior = jax.jit(encoder.apply)(params["encoder"], trajectory)
     z_all = np.asarray(posterior.mean + jnp.exp(0.5 * posterior.logvar) * draws.noise)
     own = jax.tree.map(np.asarray, {name: p["params"] for name, p in params["decoder"].items()})
