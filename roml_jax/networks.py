@@ -16,7 +16,8 @@ Init = Callable[..., Array]
 TrunkInit = Literal["normc", "orthogonal"]
 _MIN_STD = 1e-6
 _TANH_GAIN = 5 / 3
-_UNROLL = 4  # steps in one turn of a GRU's loop: on a GPU, its results and its counter are launches
+# steps in one turn of a GRU's loops: on a GPU, a turn's results and its counter are launches
+_UNROLL, _UNROLL_BACK = 2, 4
 
 
 class Network(nn.Module):
@@ -228,7 +229,7 @@ def _gru_unroll_backward(saved: tuple[Any, ...], gradient: Array) -> tuple[Array
         return jnp.where(cut, 0.0, back), after
 
     sequence = (gradient, by_recurrent, update, valid, cut)
-    start, after = jax.lax.scan(step, jnp.zeros_like(before[0]), sequence, reverse=True, unroll=_UNROLL)
+    start, after = jax.lax.scan(step, jnp.zeros_like(before[0]), sequence, reverse=True, unroll=_UNROLL_BACK)
     projected = jnp.tile(after, 3) * jnp.concatenate([by_reset, by_update, by_new], axis=-1)
     recurrent = jnp.tile(after, 3) * by_recurrent
     kernel_gradient = jnp.einsum("tbh,tbg->hg", before, recurrent)
