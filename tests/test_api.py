@@ -119,8 +119,8 @@ def test_tasks_of_another_shape_are_one_line(result):
 
 
 def test_the_key_has_one_place_in_every_protocol():
-    """After the arrays, before numbers, flags and progress; first where there is no state."""
-    after_the_key = {"n", "greedy", "progress"}
+    """After the arrays, before numbers, flags, progress and what may be left out; first without a state."""
+    after_the_key = {"n", "greedy", "progress", "index"}
     for module in (samplers_base, agents_base):
         for name, protocol in vars(module).items():
             if not (isinstance(protocol, type) and getattr(protocol, "_is_protocol", False)):
