@@ -41,6 +41,7 @@ SIGNATURES: dict[type, dict[str, type]] = {
         "init": agents_base.Init, "begin": agents_base.Begin, "act": agents_base.Act,
         "observe": agents_base.Observe, "adapt": agents_base.Adapt, "update": agents_base.Learn,
         "acting": agents_base.Acting, "inform": agents_base.Inform, "value_score": agents_base.ValueScore,
+        "prepare": agents_base.Prepare,
     },
 }  # fmt: skip
 REQUIRED: dict[str, Any] = {"autodr": {"success": -0.5, "failure": -0.75}, "doraemon": {"success": -0.5}}
@@ -58,8 +59,7 @@ def make_sampler(name: str, family: TaskFamily, alpha: float, **options: Any) ->
 def check_signatures(component: Any) -> None:
     """Every function of a sampler, agent or learner takes the arguments of its protocol, in its order."""
     for field, protocol in SIGNATURES[type(component)].items():
-        function = getattr(component, field)
-        if function is None:
+        if (function := getattr(component, field)) is None:
             continue
         wanted = [name for name in inspect.signature(protocol.__call__).parameters if name != "self"]
         given = list(inspect.signature(function).parameters)
