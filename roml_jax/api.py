@@ -20,6 +20,7 @@ from roml_jax import envs, held_out
 from roml_jax import tasks as families
 from roml_jax.deploy import policy as deployed
 from roml_jax.errors import ConfigError
+from roml_jax.evaluate import records
 from roml_jax.run import compile_cache, loop, result, saved, units
 from roml_jax.run import folder as run_folder
 
@@ -90,9 +91,8 @@ class Run:
         warning = None if tasks is None else families.far_off(self.env.family, np.asarray(chosen))
         if warning:
             warnings.warn(warning, stacklevel=2)
-        test = jax.jit(self._loaded.parts.learner.test)
         places = range(len(self.config.plan))
-        return np.stack([np.asarray(test(self._loaded.one(i), chosen, key).returns) for i in places])
+        return np.asarray(records.outcomes(self._loaded, places, chosen, key).returns)
 
     def summary(self) -> list[dict[str, float]]:
         """Mean and CVaR of each seed's returns on the tasks of the final test; see ``held_out.summarise``."""

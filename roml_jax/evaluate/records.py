@@ -16,6 +16,7 @@ from roml_jax import held_out
 from roml_jax.config import Seed
 from roml_jax.errors import ConfigError
 from roml_jax.evaluate.grids import grid
+from roml_jax.run import programs
 from roml_jax.run.saved import Saved
 from roml_jax.types import Outcome
 
@@ -67,15 +68,27 @@ class Records(NamedTuple):
         return None if self.length is None else self.length < self.horizon
 
 
-def _by_seed(saved: Saved, places: Sequence[int], tasks: jax.Array, key: jax.Array) -> Outcome:
-    """Tests the learners of the given seeds; returns outcomes with leaves (R, M, K)."""
+def outcomes(saved: Saved, places: Sequence[int], tasks: Any, key: jax.Array) -> Outcome:
+    """Tests the learners of the given seeds; returns outcomes with leaves (R, M, K).
+
+    As many tasks as the run's final test has are cut in its batches, which decide the randomness of an agent
+    that explores.
+
+    Args:
+        saved: the run.
+        places: positions of the seeds in ``config.plan``.
+        tasks: (M, d).
+        key: of the environments; see ``held_out.draw``.
+    """
     run = jax.jit(functools.partial(held_out.on_batch, saved.parts.learner))
     n = len(tasks)
-    batches = held_out.cut(held_out.whole(tasks, key), -(-n // -(-n // _BATCH)))
-    outcomes = [
+    final = n == saved.config.eval.test_tasks
+    size = programs.batch_size(saved.parts, saved.config) if final else -(-n // -(-n // _BATCH))
+    batches = held_out.cut(held_out.whole(tasks, key), size)
+    found = [
         held_out.joined([run(learner, batch) for batch in batches], n) for learner in map(saved.one, places)
     ]
-    return jax.tree.map(lambda *x: np.stack(x), *outcomes)
+    return jax.tree.map(lambda *x: np.stack(x), *found)
 
 
 def collect(
@@ -101,7 +114,7 @@ def collect(
         tasks = grid(family, n)
     places = list(range(len(config.plan)) if places is None else places)
     seeds = tuple(config.plan[place] for place in places)
-    outcome = _by_seed(saved, places, tasks, key)
+    outcome = outcomes(saved, places, tasks, key)
     return Records(
         names=family.names,
         seeds=seeds,

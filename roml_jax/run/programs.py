@@ -29,6 +29,19 @@ def waiting(console: Console) -> contextlib.AbstractContextManager[Any]:
     return shown
 
 
+def _tests(parts: experiment.Experiment, config: Config) -> tuple[dict[held_out.Purpose, int], int]:
+    """Numbers of tasks of a run's tests, and the size of their batches."""
+    tasks: dict[held_out.Purpose, int] = {"test": config.eval.test_tasks}
+    if config.eval.every(config.num_tasks, parts.num_iterations) > 0:
+        tasks["validation"] = config.eval.tasks
+    return tasks, held_out.size_for(*tasks.values(), devices=parts.placement.task_devices)
+
+
+def batch_size(parts: experiment.Experiment, config: Config) -> int:
+    """Tasks per batch of a run's evaluations and of its final test."""
+    return _tests(parts, config)[1]
+
+
 class Tests:
     """The tests of a run while and after it trains, by one program that is compiled in the background.
 
@@ -43,11 +56,7 @@ class Tests:
         self, pool: concurrent.futures.Executor, parts: experiment.Experiment, config: Config, shapes: Any
     ) -> None:
         self._pool, self._parts, self._config, self._shapes = pool, parts, config, shapes
-        options, total = config.eval, parts.num_iterations
-        self._tasks: dict[held_out.Purpose, int] = {"test": options.test_tasks}
-        if options.every(config.num_tasks, total) > 0:
-            self._tasks["validation"] = options.tasks
-        self._size = held_out.size_for(*self._tasks.values(), devices=parts.placement.task_devices)
+        self._tasks, self._size = _tests(parts, config)
         self._batches: dict[held_out.Purpose, list[held_out.Batch]] = {}
         self._compiled: concurrent.futures.Future[Callable[..., Outcome]] | None = None
 

@@ -1,5 +1,6 @@
 """Evaluation of runs: the same numbers as the run's own test, told as tables and rows."""
 
+import concurrent.futures
 import csv
 import math
 import pathlib
@@ -19,7 +20,7 @@ from roml_jax.evaluate import records as recorded
 from roml_jax.evaluate import tables, verdict
 from roml_jax.evaluate.__main__ import command
 from roml_jax.evaluate.grids import grid
-from roml_jax.run import cli, saved
+from roml_jax.run import cli, programs, saved
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +214,24 @@ def test_learners_do_what_they_do_in_tests(agent):
     tasks, key = recorded.held_out.draw(parts.env.family, 6, config.eval.seed, "test")
     assert found.shape == (1, 6, 2)
     np.testing.assert_allclose(found[0], jax.jit(parts.learner.test)(learner, tasks, key).returns, rtol=1e-5)
+
+
+@pytest.mark.parametrize("agent", ["maml", "multitask"])
+def test_a_final_test_is_repeated_batch_by_batch(agent):
+    """Four batches of six tasks, also of an agent that explores at random; the last is filled up."""
+    options = {"num_tasks": 4, "frames": 1e4, "eval.interval": 9, "eval.tasks": 6, "eval.test_tasks": 23}
+    config = roml_jax.make_config("probe_memory", "uniform", agent, **options)
+    parts = roml_jax.experiment.make(config)
+    learner = jax.jit(parts.learner.init)(jax.random.key(0))
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        tests = programs.Tests(pool, parts, config, learner)
+        tests.ready()
+        final = tests.returns(learner, "test")
+    several = jax.jit(lambda tree: jax.tree.map(lambda x: x[None], tree))(learner)
+    run = saved.Saved(pathlib.Path(), config, parts, "last", np.zeros(1, int), several)
+    assert programs.batch_size(parts, config) == 6
+    assert final.shape == (23, parts.env.spec.episodes)
+    np.testing.assert_array_equal(recorded.collect(run, 23).returns[0], final)
 
 
 def test_a_run_in_which_nothing_acts_is_evaluated(tmp_path, capsys):
