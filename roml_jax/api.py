@@ -85,7 +85,7 @@ class Run:
         """
         default, key = self._draw(None)
         chosen = default if tasks is None else np.asarray(tasks, np.float32)
-        if chosen.ndim != 2 or chosen.shape[1] != default.shape[1]:
+        if chosen.ndim != 2 or chosen.shape[1] != default.shape[1] or not len(chosen):
             names = ", ".join(self.env.family.names)
             raise ConfigError(f"tasks must be of shape (M, {default.shape[1]}): {names}; got {chosen.shape}")
         warning = None if tasks is None else families.far_off(self.env.family, np.asarray(chosen))

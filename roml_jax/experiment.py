@@ -79,7 +79,7 @@ class Experiment(NamedTuple):
         sampler: the task sampler.
         train: the training functions.
         evaluate: learner state -> Outcome, leaves (M, K), or (R, M, K) with R > 1 seeds, on the M validation
-            tasks.
+            tasks, in one batch. A run tests in batches; an agent that acts at random in tests differs there.
         test: the same on the tasks of the final test.
         tested: (learner state, a batch of M held-out tasks) -> the same on those tasks.
         num_iterations: number of iterations of the whole run.
@@ -224,6 +224,18 @@ def make_env(config: Config) -> envs.Env:
         return envs.from_options(config.env, config.env_options)
     except ValueError as error:
         raise ConfigError(str(error)) from None
+
+
+def batch_sizes(config: Config, devices: int = 1) -> dict[held_out.Purpose, int]:
+    """Tasks per batch of a run's final test and, if it has any, of its evaluations.
+
+    Args:
+        config: the run's configuration.
+        devices: number of devices that a batch is divided among.
+    """
+    validates = config.eval.interval != 0
+    sizes = held_out.sizes_for(config.eval.tasks if validates else None, config.eval.test_tasks, devices)
+    return {"validation": sizes[0], "test": sizes[1]} if validates else {"test": sizes[1]}
 
 
 def make(config: Config, env: envs.Env | None = None, placement: Placement = ONE_DEVICE) -> Experiment:

@@ -17,8 +17,11 @@ from roml_jax.types import Array, Metrics, Outcome
 
 Purpose = Literal["validation", "test"]
 _PURPOSES = get_args(Purpose)
-_MOST_BATCHES = 8, 16  # of the smallest set of tasks, and of the largest
-_LITTLE = 0.02  # share of tasks that are tested twice, below which larger batches are better than fewer tasks
+_MOST = 1000  # tasks per batch: a default final test, which fits in memory
+_BATCHES = 16  # most batches of a final test in the batches of the validation
+_EVALUATIONS = 4  # the least that a run has
+_OVERHEAD = 8  # tasks that take as long as a batch does besides its tasks, on a CPU
+_CLOSE = 1.02  # of the lowest cost
 
 
 class Batch(NamedTuple):
@@ -28,7 +31,8 @@ class Batch(NamedTuple):
         tasks: (M, d).
         key: numbers of the test's random key (``jax.random.key_data``), the same for all batches.
         index: (M,) int32, the tasks' places in the test. With the key they decide the environments'
-            randomness, so that the returns do not depend on how a test is cut in batches.
+            randomness, so that the returns do not depend on how a test is cut in batches, but for an agent
+            that acts at random in tests.
     """
 
     tasks: np.ndarray
@@ -38,6 +42,8 @@ class Batch(NamedTuple):
 
 def draw(family: TaskFamily, n: int, seed: int, purpose: Purpose) -> tuple[Array, Array]:
     """Draws held-out tasks (n, d) from the prior, and the random key for the environments on them.
+
+    Compiles a program of its own, and therefore cannot be called within ``jax.jit``.
 
     Args:
         family: the task family; tasks are drawn from its prior.
@@ -75,7 +81,7 @@ def make_evaluate(
 
     @functools.cache
     def drawn() -> tuple[Array, Array]:
-        with jax.ensure_compile_time_eval():  # a small program that the first metrics need not wait for
+        with jax.ensure_compile_time_eval():
             return draw(family, n, seed, purpose)
 
     def evaluate(state: Any) -> Outcome:
@@ -97,19 +103,36 @@ def whole(tasks: Array | np.ndarray, key: Array) -> Batch:
     )
 
 
-def size_for(*sets: int, devices: int = 1) -> int:
-    """The size of batches for sets of n tasks: the largest of those that hardly test a task twice.
+def _even(n: int, batches: int, devices: int) -> int:
+    """The size of so many batches of n tasks."""
+    return -(-n // (batches * devices)) * devices
+
+
+def sizes_for(validation: int | None, test: int, devices: int = 1) -> tuple[int, int]:
+    """Tasks per batch of evaluations and of the final test: the same size, for one program, where that pays.
+
+    Evaluations are done more often than the test, so that the size suits them. If the test would take too
+    many of their batches, it has batches of its own.
 
     Args:
-        sets: numbers of tasks of one set or several.
-        devices: number of devices that a batch is divided among; it divides the size.
+        validation: number of validation tasks; None for a run without evaluations, whose size is 0.
+        test: number of tasks of the final test.
+        devices: number of devices that a batch is divided among; it divides the sizes.
     """
-    smallest, largest = _MOST_BATCHES
-    least, total = -(-max(sets) // largest), sum(sets)
-    wanted = (max(-(-min(sets) // pieces), least) for pieces in range(1, smallest + 1))
-    sizes = {-(-size // devices) * devices for size in wanted}
-    again = {size: sum(-n % size for n in sets) for size in sizes}
-    return max(size for size in sizes if again[size] <= max(_LITTLE * total, min(again.values())))
+    alone = _even(test, -(-test // _MOST), devices)
+    if validation is None:
+        return 0, alone
+
+    def cost(size: int) -> int:
+        return (_EVALUATIONS * -(-validation // size) + -(-test // size)) * (size + _OVERHEAD)
+
+    fewest = -(-validation // _MOST)
+    sizes = {_even(validation, batches, devices) for batches in range(fewest, fewest + 8)}
+    lowest = min(map(cost, sizes))
+    shared = max(size for size in sizes if cost(size) <= _CLOSE * lowest)
+    if -(-test // shared) <= _BATCHES:
+        return shared, shared
+    return _even(validation, fewest, devices), alone
 
 
 def cut(test: Batch, size: int) -> list[Batch]:
@@ -123,9 +146,10 @@ def cut(test: Batch, size: int) -> list[Batch]:
 
 
 def joined(pieces: Sequence[Outcome], n: int) -> Outcome:
-    """The outcome of n tasks, of those of its batches, with leaves (..., M, K) and (..., n, K).
+    """The outcome (..., n, K) of n tasks, from those of their batches, (..., M, K).
 
-    A diverged episode has the lowest return of its batch; here it gets that of all n tasks.
+    A diverged episode has the lowest return of its batch; here it gets that of all tasks. What fills up the
+    last batch are tasks of the others; if the agent acts at random, they can lower a diverged episode there.
     """
 
     def join(*leaves: np.ndarray) -> np.ndarray:

@@ -20,18 +20,13 @@ QUICKEST: dict[str, Any] = _EMITTERS | {
 """Compiler options for a CPU: a fifth of the time. Sums and products may differ in their last digits."""
 
 
-def jit(function: Callable[..., Any], static_argnums: int | tuple[int, ...] = ()) -> Callable[..., Any]:
-    """As ``jax.jit``, compiled with the ``QUICKEST`` options on a CPU. Not to be called within a program.
-
-    Args:
-        function: (arrays) -> arrays.
-        static_argnums: positions of the arguments that are not arrays.
-    """
+def jit(function: Callable[..., Any]) -> Callable[..., Any]:
+    """As ``jax.jit``, compiled with the ``QUICKEST`` options on a CPU. Not to be called within a program."""
 
     @functools.cache
     def compiled() -> Callable[..., Any]:  # later than this module's import, which must not start a backend
         on_cpu = jax.default_backend() == "cpu"
-        return jax.jit(function, static_argnums=static_argnums, compiler_options=QUICKEST if on_cpu else None)
+        return jax.jit(function, compiler_options=QUICKEST if on_cpu else None)
 
     @functools.wraps(function)
     def call(*args: Any) -> Any:

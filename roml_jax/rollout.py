@@ -204,7 +204,7 @@ def _sums(steps: _Step) -> tuple[Array, Mapping[str, Array], Array]:
 
 
 def _of_places(key: Array, n: int, index: Array | None) -> Array:
-    """A random key (N,) for each of N tasks: for the places 0 to N - 1, those of ``jax.random.split``."""
+    """A random key (N,) for each of N tasks; for the places 0 to N - 1, those of JAX's default split."""
     return jax.random.split(key, n) if index is None else jax.vmap(jax.random.fold_in, (None, 0))(key, index)
 
 

@@ -13,23 +13,25 @@ from roml_jax.types import Outcome
 
 
 @pytest.mark.parametrize(
-    ("sets", "size"),
+    ("validation", "test", "sizes"),
     [
-        ((1000,), 1000),
-        ((256, 128), 128),  # nothing is tested twice
-        ((256, 1000), 256),  # 24 of 1,280
-        ((256, 300), 43),  # 3 of 559; with 128 it would be 84
-        ((1, 1000), 63),  # no more than sixteen batches
-        ((7, 7), 7),
+        (256, 128, (128, 128)),  # nothing is tested twice
+        (256, 1000, (256, 256)),  # 24 of 1,280
+        (256, 300, (128, 128)),  # 84 of 556 are; larger or smaller batches would take longer
+        (6, 23, (6, 6)),
+        (8, 1000, (8, 1000)),  # few validation tasks stay cheap
+        (5000, 5000, (1000, 1000)),  # of so many, a thousand fit in memory
+        (None, 3000, (0, 1000)),
+        (None, 7, (0, 7)),
     ],
 )
-def test_batches_are_large_and_hardly_test_a_task_twice(sets, size):
-    assert held_out.size_for(*sets) == held_out.size_for(*reversed(sets)) == size
+def test_evaluations_and_test_have_batches_of_one_size_where_that_pays(validation, test, sizes):
+    assert held_out.sizes_for(validation, test) == sizes
 
 
 def test_devices_divide_the_batches():
-    assert held_out.size_for(60, 250, devices=8) == 64
-    assert held_out.size_for(100, devices=8) == 104
+    assert held_out.sizes_for(60, 250, devices=8) == (64, 64)
+    assert held_out.sizes_for(None, 100, devices=8) == (0, 104)
 
 
 @pytest.mark.parametrize(("n", "size"), [(10, 4), (10, 5), (3, 4), (1, 4), (10, 10)])

@@ -101,7 +101,7 @@ class Prepare(Protocol):
     """Computes what all steps of a rollout share."""
 
     def __call__(self, state: Any) -> Any:
-        """Returns A, with more than ``act`` and ``observe`` need, so that their steps compute less."""
+        """Returns A with additions that make steps cheaper."""
 
 
 def keep_all(state: Any) -> Any:
@@ -221,7 +221,8 @@ class Agent(NamedTuple):
             its policy's values.
         counters: as those of ``MetaLearner``.
         prepare: (A) -> A, called once per rollout: what every step would compute of the parameters alone.
-            ``begin``, ``act``, ``observe`` and ``adapt`` take what it returns, and A as it is.
+            ``begin``, ``inform``, ``act``, ``observe`` and ``adapt`` get what it returns there, and A itself
+            elsewhere.
     """
 
     init: Init

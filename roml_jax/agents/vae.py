@@ -110,7 +110,7 @@ class Encoder(Recurrent[VaeConfig]):
         self.logvar = Linear(self.config.latent, self.config.hidden)
 
     def prepared(self, params: Any) -> Any:
-        """As before, also with one layer for all that reads the hidden state: the GRU and the posterior."""
+        """As ``Recurrent.prepared``, and with one layer for all readers of the hidden state."""
         layers, variables = params["params"], super().prepared(params)
         gru = {"kernel": layers["gru"]["kernel_h"], "bias": layers["gru"]["bias_h"]}
         readout = side_by_side(gru, layers["mean"], layers["logvar"])

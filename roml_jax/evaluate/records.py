@@ -12,16 +12,14 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from roml_jax import held_out
+from roml_jax import experiment, held_out
 from roml_jax.config import Seed
 from roml_jax.errors import ConfigError
 from roml_jax.evaluate.grids import grid
-from roml_jax.run import programs
 from roml_jax.run.saved import Saved
 from roml_jax.types import Outcome
 
 SUFFIXES = (".csv", ".parquet")
-_BATCH = 1000  # most tasks per call; the default size of a run's final test, which fits in memory
 
 Chosen = Literal["prior", "grid"]
 
@@ -71,8 +69,8 @@ class Records(NamedTuple):
 def outcomes(saved: Saved, places: Sequence[int], tasks: Any, key: jax.Array) -> Outcome:
     """Tests the learners of the given seeds; returns outcomes with leaves (R, M, K).
 
-    As many tasks as the run's final test has are cut in its batches, which decide the randomness of an agent
-    that explores.
+    If there are as many tasks as in the run's final test, the batches are those of that test (on one device):
+    they decide the randomness of an agent that acts at random in tests.
 
     Args:
         saved: the run.
@@ -83,7 +81,7 @@ def outcomes(saved: Saved, places: Sequence[int], tasks: Any, key: jax.Array) ->
     run = jax.jit(functools.partial(held_out.on_batch, saved.parts.learner))
     n = len(tasks)
     final = n == saved.config.eval.test_tasks
-    size = programs.batch_size(saved.parts, saved.config) if final else -(-n // -(-n // _BATCH))
+    size = experiment.batch_sizes(saved.config)["test"] if final else held_out.sizes_for(None, n)[1]
     batches = held_out.cut(held_out.whole(tasks, key), size)
     found = [
         held_out.joined([run(learner, batch) for batch in batches], n) for learner in map(saved.one, places)

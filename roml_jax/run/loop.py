@@ -258,7 +258,7 @@ def _train_and_test(host: _Host, programs: Programs, state: State) -> None:
             + f"resume with: python -m roml_jax.train --resume {host.folder}",
         )
     with console.status("testing ..."):
-        programs.tests.ready()
+        programs.tests.ready("test")
         began = time.monotonic()
         final = result.summaries(programs.tests.returns(state.meta.learner, "test"), config)
         host.log("test/", final, state.done, state.seconds + time.monotonic() - began)
@@ -352,7 +352,7 @@ def _loop(host: _Host, programs: Programs, state: State, interrupts: interrupt.I
             evaluated = bool(interval) and (state.done % interval == 0 or state.done >= total)
             if evaluated:
                 with clock.stopped():
-                    programs.tests.ready()
+                    programs.tests.ready("validation")
                 state, held_out = _validated(host, programs, state)
                 display.evaluated(frames_after(state.done), held_out)
             bar.advance(frames, display.facts, evaluated)

@@ -1,4 +1,4 @@
-"""A run's compiled programs: the training chunk at once, that of evaluations and test while it trains."""
+"""A run's compiled programs: the training chunk at once, evaluations and final test while it trains."""
 
 from __future__ import annotations
 
@@ -29,21 +29,10 @@ def waiting(console: Console) -> contextlib.AbstractContextManager[Any]:
     return shown
 
 
-def _tests(parts: experiment.Experiment, config: Config) -> tuple[dict[held_out.Purpose, int], int]:
-    """Numbers of tasks of a run's tests, and the size of their batches."""
-    tasks: dict[held_out.Purpose, int] = {"test": config.eval.test_tasks}
-    if config.eval.every(config.num_tasks, parts.num_iterations) > 0:
-        tasks["validation"] = config.eval.tasks
-    return tasks, held_out.size_for(*tasks.values(), devices=parts.placement.task_devices)
-
-
-def batch_size(parts: experiment.Experiment, config: Config) -> int:
-    """Tasks per batch of a run's evaluations and of its final test."""
-    return _tests(parts, config)[1]
-
-
 class Tests:
-    """The tests of a run while and after it trains, by one program that is compiled in the background.
+    """The tests of a run while and after it trains, by programs that are compiled in the background.
+
+    There is one program for evaluations and final test, unless their batches differ.
 
     Args:
         pool: runs the compiler.
@@ -56,43 +45,50 @@ class Tests:
         self, pool: concurrent.futures.Executor, parts: experiment.Experiment, config: Config, shapes: Any
     ) -> None:
         self._pool, self._parts, self._config, self._shapes = pool, parts, config, shapes
-        self._tasks, self._size = _tests(parts, config)
+        self._tasks = {"validation": config.eval.tasks, "test": config.eval.test_tasks}
         self._batches: dict[held_out.Purpose, list[held_out.Batch]] = {}
-        self._compiled: concurrent.futures.Future[Callable[..., Outcome]] | None = None
+        self._compiled: dict[int, concurrent.futures.Future[Callable[..., Outcome]]] = {}
 
-    def _drawn(self, purpose: held_out.Purpose) -> list[held_out.Batch]:
+    def _drawn(self, purpose: held_out.Purpose, size: int) -> list[held_out.Batch]:
         family, seed = self._parts.env.family, self._config.eval.seed
         test = held_out.whole(*held_out.draw(family, self._tasks[purpose], seed, purpose))
-        return held_out.cut(test, self._size)
+        return held_out.cut(test, size)
 
-    def begin(self) -> concurrent.futures.Future[Callable[..., Outcome]]:
-        """Draws the tasks, traces the program and starts to compile it, unless that was done before.
+    def begin(self) -> None:
+        """Draws the tasks, traces the programs and starts to compile them, unless that was done before.
 
         Must be called in the main thread: tracing may use Python's ``ast``, which can fail in Python 3.11 if
         two threads use it at once.
         """
-        if self._compiled is None:
-            self._batches = {purpose: self._drawn(purpose) for purpose in self._tasks}
+        if self._compiled:
+            return
 
-            def tested(learner: Any, batch: held_out.Batch) -> Outcome:
-                outcome = self._parts.tested(learner, batch)
-                return Outcome(outcome.returns, outcome.diverged, {})  # the compiler drops the rest
+        def tested(learner: Any, batch: held_out.Batch) -> Outcome:
+            outcome = self._parts.tested(learner, batch)
+            return Outcome(outcome.returns, outcome.diverged, {})  # the compiler drops the rest
 
-            lowered = jax.jit(tested).lower(self._shapes, self._batches["test"][0])
-            self._compiled = self._pool.submit(lowered.compile)
-        return self._compiled
+        program = jax.jit(tested)
+        sizes = experiment.batch_sizes(self._config, self._parts.placement.task_devices)
+        self._batches = {purpose: self._drawn(purpose, size) for purpose, size in sizes.items()}
+        for purpose, size in sizes.items():
+            if size not in self._compiled:
+                lowered = program.lower(self._shapes, self._batches[purpose][0])
+                self._compiled[size] = self._pool.submit(lowered.compile)
 
-    def ready(self) -> None:
+    def ready(self, purpose: held_out.Purpose) -> None:
         """Begins, unless that was done before, and waits until the program is compiled."""
-        self.begin().result()
+        self.begin()
+        self._program(purpose)
+
+    def _program(self, purpose: held_out.Purpose) -> Callable[..., Outcome]:
+        return self._compiled[len(self._batches[purpose][0].tasks)].result()
 
     def returns(self, learner: Any, purpose: held_out.Purpose) -> np.ndarray:
         """Returns (M, K), or (R, M, K) of R > 1 seeds, of the learner's state on the M tasks of a test.
 
-        After ``ready``.
+        Must be called after ``ready``.
         """
-        assert self._compiled is not None
-        test = self._compiled.result()
+        test = self._program(purpose)
         pieces = [test(learner, batch) for batch in self._batches[purpose]]
         return np.asarray(held_out.joined(pieces, self._tasks[purpose]).returns)
 

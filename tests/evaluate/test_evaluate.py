@@ -190,7 +190,7 @@ def test_a_disks_grid_lies_on_the_disk():
 def test_more_tasks_than_go_at_once(finished, monkeypatch):
     """Pieces are put together in order; the first is as it is alone."""
     run = saved.load(finished)
-    monkeypatch.setattr(recorded, "_BATCH", 16)
+    monkeypatch.setattr(recorded.held_out, "_MOST", 16)
     whole, first = recorded.collect(run, 24), recorded.collect(run, 24)
     assert whole.returns.shape == (2, 24, 2)
     np.testing.assert_array_equal(whole.returns, first.returns)
@@ -218,18 +218,18 @@ def test_learners_do_what_they_do_in_tests(agent):
 
 @pytest.mark.parametrize("agent", ["maml", "multitask"])
 def test_a_final_test_is_repeated_batch_by_batch(agent):
-    """Four batches of six tasks, also of an agent that explores at random; the last is filled up."""
+    """Four batches of six tasks, also of an agent that explores; the last is filled up."""
     options = {"num_tasks": 4, "frames": 1e4, "eval.interval": 9, "eval.tasks": 6, "eval.test_tasks": 23}
     config = roml_jax.make_config("probe_memory", "uniform", agent, **options)
     parts = roml_jax.experiment.make(config)
     learner = jax.jit(parts.learner.init)(jax.random.key(0))
     with concurrent.futures.ThreadPoolExecutor() as pool:
         tests = programs.Tests(pool, parts, config, learner)
-        tests.ready()
+        tests.ready("test")
         final = tests.returns(learner, "test")
     several = jax.jit(lambda tree: jax.tree.map(lambda x: x[None], tree))(learner)
     run = saved.Saved(pathlib.Path(), config, parts, "last", np.zeros(1, int), several)
-    assert programs.batch_size(parts, config) == 6
+    assert roml_jax.experiment.batch_sizes(config) == {"validation": 6, "test": 6}
     assert final.shape == (23, parts.env.spec.episodes)
     np.testing.assert_array_equal(recorded.collect(run, 23).returns[0], final)
 
