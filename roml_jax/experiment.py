@@ -233,9 +233,9 @@ def batch_sizes(config: Config, devices: int = 1) -> dict[held_out.Purpose, int]
         config: the run's configuration.
         devices: number of devices that a batch is divided among.
     """
-    validates = config.eval.interval != 0
-    sizes = held_out.sizes_for(config.eval.tasks if validates else None, config.eval.test_tasks, devices)
-    return {"validation": sizes[0], "test": sizes[1]} if validates else {"test": sizes[1]}
+    options = config.eval
+    sizes = held_out.sizes_for(options.tasks if options.validates else None, options.test_tasks, devices)
+    return {"validation": sizes[0], "test": sizes[1]} if options.validates else {"test": sizes[1]}
 
 
 def make(config: Config, env: envs.Env | None = None, placement: Placement = ONE_DEVICE) -> Experiment:
@@ -266,15 +266,16 @@ def make(config: Config, env: envs.Env | None = None, placement: Placement = ONE
     _check_batch(sampler, config.num_tasks, num_iterations)
     _check_sweep(config, learner, sampler)
 
-    def on_held_out(tasks: int, purpose: held_out.Purpose) -> Callable[[Any], Outcome]:
-        one = held_out.make_evaluate(learner, env.family, tasks, config.eval.seed, purpose)
+    def for_seeds(one: Callable[..., Outcome], shared: int = 0) -> Callable[..., Outcome]:
+        """A function of one seed's state and of ``shared`` more arguments, for all seeds."""
+        axes = (0, *[None] * shared)
         return placement.output(
-            lambda seeds: jax.vmap(one, spmd_axis_name=placement.seed_axis) if seeds > 1 else one, num_seeds
+            lambda seeds: jax.vmap(one, axes, spmd_axis_name=placement.seed_axis) if seeds > 1 else one,
+            num_seeds,
         )
 
-    def tested_of(seeds: int) -> Callable[[Any, held_out.Batch], Outcome]:
-        one = functools.partial(held_out.on_batch, learner)
-        return jax.vmap(one, (0, None), spmd_axis_name=placement.seed_axis) if seeds > 1 else one
+    def on_held_out(tasks: int, purpose: held_out.Purpose) -> Callable[[Any], Outcome]:
+        return for_seeds(held_out.make_evaluate(learner, env.family, tasks, config.eval.seed, purpose))
 
     def train_of(seeds: int) -> meta.Train:
         return meta.make_train(
@@ -290,7 +291,7 @@ def make(config: Config, env: envs.Env | None = None, placement: Placement = ONE
         train=placement.train(train_of, num_seeds),
         evaluate=on_held_out(config.eval.tasks, "validation"),
         test=on_held_out(config.eval.test_tasks, "test"),
-        tested=placement.output(tested_of, num_seeds),
+        tested=for_seeds(functools.partial(held_out.on_batch, learner), shared=1),
         num_iterations=num_iterations,
         frames=frames,
         placement=placement,

@@ -101,9 +101,7 @@ class Linear(Network):
 
 def joined(layers: Sequence[Linear], x: Array) -> Array:
     """The outputs of layers of the same input x (..., inputs) in sequence, by one product."""
-    kernel = jnp.concatenate([layer.kernel for layer in layers], axis=-1)
-    bias = jnp.concatenate([layer.bias for layer in layers])
-    return x @ kernel + bias
+    return linear(side_by_side(*({"kernel": layer.kernel, "bias": layer.bias} for layer in layers)), x)
 
 
 class Gru(Network):

@@ -43,6 +43,11 @@ class EvalConfig:
         checks.at_least(self, "eval", 0, "interval", "seed")
         checks.at_least(self, "eval", 1, "tasks", "test_tasks")
 
+    @property
+    def validates(self) -> bool:
+        """Whether a run is evaluated before its final test."""
+        return self.interval != 0
+
     def every(self, num_tasks: int, num_iterations: int) -> int:
         """Iterations between evaluations; 0 for no evaluations. The last iteration is always evaluated.
 

@@ -164,7 +164,7 @@ def run(
     options, num_seeds = to_mapping(config), len(config.plan)
     _check(config, options)
     parts = experiment.make(config, env, sharding.placement(config))
-    plan = Plan(config, options, config.eval.every(config.num_tasks, parts.num_iterations) > 0)
+    plan = Plan(config, options, config.eval.validates)
     shapes = start.shapes_of(parts, plan)
     _check_memory(config, parts, shapes)
     taken = start.inherited(parts, plan, shapes)

@@ -255,11 +255,11 @@ def apart_output(of: Callable[[int], Callable[..., Any]], mesh: Mesh, num_seeds:
     """
     by_seed = PartitionSpec(SEED)
 
-    def apart(learner: Any, *shared: Any) -> Any:
+    def output(learner: Any, *shared: Any) -> Any:
         specs = (by_seed, *(PartitionSpec() for _ in shared)), by_seed
         return _apart(of, mesh, num_seeds, specs)(learner, *shared)
 
-    return place_output(apart, mesh)
+    return place_output(output, mesh)
 
 
 def placed_shapes(mesh: Mesh | None, shapes: MetaState, num_seeds: int) -> MetaState:
