@@ -20,13 +20,20 @@ QUICKEST: dict[str, Any] = _EMITTERS | {
 """Compiler options for a CPU: a fifth of the time. Sums and products may differ in their last digits."""
 
 
+def on_a_cpu(options: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The compiler options if JAX's default device is a CPU; None, which means JAX's own, otherwise."""
+    device = jax.config.jax_default_device  # ty: ignore[missing-attribute]  # made at run time
+    if device is None:
+        device = jax.default_backend()
+    return options if getattr(device, "platform", device) == "cpu" else None  # a device, or a backend's name
+
+
 def jit(function: Callable[..., Any]) -> Callable[..., Any]:
     """As ``jax.jit``, compiled with the ``QUICKEST`` options on a CPU. Not to be called within a program."""
 
     @functools.cache
     def compiled() -> Callable[..., Any]:  # later than this module's import, which must not start a backend
-        on_cpu = jax.default_backend() == "cpu"
-        return jax.jit(function, compiler_options=QUICKEST if on_cpu else None)
+        return jax.jit(function, compiler_options=on_a_cpu(QUICKEST))
 
     @functools.wraps(function)
     def call(*args: Any) -> Any:

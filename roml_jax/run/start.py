@@ -26,7 +26,7 @@ def _begun(
 
     On a CPU its kernels compile faster and are slower; they have the same bits.
     """
-    jitted = jax.jit(function, compiler_options=quickly.SAME_BITS if jax.default_backend() == "cpu" else None)
+    jitted = jax.jit(function, compiler_options=quickly.on_a_cpu(quickly.SAME_BITS))
     return pool.submit(jitted.lower(*args).compile)
 
 

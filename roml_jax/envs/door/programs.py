@@ -26,9 +26,7 @@ def compiled(function: Callable[..., Any], *, quick: bool = True) -> Callable[..
     MJX's steps are an exception to ``quick``: they compile little faster without optimisation, and run thirty
     times slower.
     """
-    device = jax.config.jax_default_device  # ty: ignore[missing-attribute]  # made at run time
-    on_a_cpu = (device.platform if device is not None else jax.default_backend()) == "cpu"
-    return jax.jit(function, compiler_options=quickly.QUICKEST if on_a_cpu and quick else None)
+    return jax.jit(function, compiler_options=quickly.on_a_cpu(quickly.QUICKEST) if quick else None)
 
 
 def run(function: Callable[..., Any], *args: Any) -> Any:
