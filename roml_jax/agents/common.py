@@ -31,6 +31,15 @@ def averaged(metrics: Table) -> Metrics:
     return dict(jax.tree.map(lambda values: values.mean(axis=0), metrics))
 
 
+def if_weighed(weight: Array, after: State, before: State) -> State:
+    """What a gradient step made, or what was before it if every sample's weight is 0.
+
+    Without a gradient, Adam would still move the parameters along its running mean.
+    """
+    weighs = (weight > 0).any()
+    return jax.tree.map(lambda new, old: jnp.where(weighs, new, old), after, before)
+
+
 def when(
     condition: Array, update: Callable[[], tuple[State, Metrics]], state: State
 ) -> tuple[State, Metrics]:

@@ -253,6 +253,7 @@ def make_batch(
         return_=by_step(advantage + value),
         advantage=by_step(ppo.normalise_advantage(advantage, weight)),
         weight=by_step(weight),
+        valid=by_step(rollout.valid),
     )
 
 

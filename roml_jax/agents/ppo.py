@@ -90,7 +90,8 @@ class PpoBatch(NamedTuple):
         value: value predicted when the action was chosen.
         return_: value target.
         advantage: normalised over the batch.
-        weight: weight of each transition in the losses; 1 unless tasks are filtered.
+        weight: weight of each transition in the losses; 1 unless the sampler weighs tasks, 0 after an early end.
+        valid: whether the transition happened.
     """
 
     inputs: Any
@@ -100,6 +101,7 @@ class PpoBatch(NamedTuple):
     return_: Array
     advantage: Array
     weight: Array
+    valid: Array
 
 
 def gae(reward: Array, value: Array, keep: Array, gamma: float, gae_lambda: float) -> Array:
@@ -215,6 +217,22 @@ def init_optimiser(config: PpoConfig, params: Any) -> Any:
     return optimiser(config).init(ravel_pytree(params)[0])
 
 
+def _share(part: PpoBatch, batch: PpoBatch) -> Array:
+    """The mean weight of a minibatch's steps relative to that of the batch, ().
+
+    The losses are means within a minibatch, in which a task's weight cancels if it is alone. Transitions of all
+    tasks together have nearly the batch's mean weight; their share is 1.
+    """
+    if batch.weight.ndim == 1:
+        return jnp.ones((), batch.weight.dtype)
+
+    def mean(of: PpoBatch) -> Array:
+        return of.weight.sum() / jnp.maximum(of.valid.sum(), 1)
+
+    whole = mean(batch)
+    return jnp.where(whole > 0, mean(part) / whole, 0.0)
+
+
 def update(
     params: Any,
     opt_state: Any,
@@ -227,6 +245,8 @@ def update(
     key: Array,
 ) -> tuple[Any, Any, Metrics]:
     """Runs all epochs on a batch of M transitions or tasks; M must be a multiple of ``config.minibatches``.
+
+    A minibatch in which every weight is 0 changes nothing.
 
     Returns:
         (params, opt_state, metrics averaged over the gradient steps).
@@ -242,11 +262,10 @@ def update(
         vector, opt_state = carry
         part = jax.tree.map(lambda x: x[index], batch)
         (_, metrics), grads = grad(params_of(vector), judge, part, config, entropy_coef)
-        flat, _ = ravel_pytree(grads)
-        update, opt_state = transform.update(flat, opt_state, vector)
-        vector = vector - lr * cast(Array, update)
+        flat = _share(part, batch) * ravel_pytree(grads)[0]
+        update, after = transform.update(flat, opt_state, vector)
         metrics = Table.of(metrics | {"grad_norm": optax.global_norm(flat)})
-        return (vector, opt_state), metrics
+        return common.if_weighed(part.weight, (vector - lr * cast(Array, update), after), carry), metrics
 
     keys = jax.random.split(key, config.epochs)
     # one sort by 32 random bits; ``permutation`` sorts twice, for ties, which one batch of 4,096 in 500 has

@@ -175,14 +175,17 @@ def maml(problem: Regression, spec: EnvSpec, config: MamlRegressionConfig) -> Me
     ) -> tuple[RegressionState, Metrics]:
         del key, progress
 
+        weight = weights.keep * weights.loss
+
         def meta_loss(params: Any) -> Array:
-            return (weights.keep * weights.loss * losses(params, state.rates, experience)).mean()
+            return (weight * losses(params, state.rates, experience)).mean()
 
         loss, grads = jax.value_and_grad(meta_loss)(state.params)
         updates, opt_state = _ADAM.update(grads, state.opt_state)
         params = optax.apply_updates(state.params, jax.tree.map(lambda u: -state.rates["lr"] * u, updates))
         metrics = {"maml/meta_loss": loss, "maml/grad_norm": optax.global_norm(grads)}
-        return RegressionState(params, opt_state, state.rates), metrics
+        after = RegressionState(params, opt_state, state.rates)
+        return common.if_weighed(weight, after, state), metrics
 
     def test(state: RegressionState, tasks: Array, key: Array, index: Array | None = None) -> Outcome:
         examples = _draw(problem, tasks, key, spec.horizon, config.test_query, index)

@@ -21,6 +21,7 @@ import numpy as np
 import optax
 
 from roml_jax import checks
+from roml_jax.agents import common
 from roml_jax.agents.ppo import weighted_mean
 from roml_jax.networks import Network, choose_category, dense
 from roml_jax.registry import leaf
@@ -272,7 +273,10 @@ def improve(
     value, value_opt = adam_step(params["value"], grads, opt_state["value"], lr)
     target = jax.tree.map(lambda slow, new: slow + config.tau * (new - slow), params["target"], value)
     (actor_loss, entropy), grads = jax.value_and_grad(policy_loss, has_aux=True)(params["policy"])
-    policy, policy_opt = adam_step(params["policy"], grads, opt_state["policy"], lr)
+    before = params["policy"], opt_state["policy"]
+    policy, policy_opt = common.if_weighed(
+        batch.policy_weight, adam_step(before[0], grads, before[1], lr), before
+    )
     params = {**params, "value": value, "target": target, "policy": policy}
     metrics = {"value_loss": loss, "policy_loss": actor_loss, "entropy": entropy}
     return params, {**opt_state, "value": value_opt, "policy": policy_opt}, metrics

@@ -74,18 +74,17 @@ def _line(error: BaseException) -> str:
     return " ".join(text.split())[:300] or type(error).__name__
 
 
-def _iterations(folder: Path) -> list[int]:
-    """Iterations of the complete checkpoints. Orbax renames a folder when all of its files are written."""
-    if not folder.is_dir():
-        return []
-    named = (path for path in folder.iterdir() if path.name.isdecimal())
-    return sorted(int(path.name) for path in named if ocp.utils.is_checkpoint_finalized(path))
-
-
 def latest(folder: Path) -> Path | None:
-    """The newest complete checkpoint in a run's ``checkpoint`` folder, or None."""
-    iterations = _iterations(folder)
-    return folder / str(iterations[-1]) if iterations else None
+    """The newest complete checkpoint in a run's ``checkpoint`` folder, or None; its iteration is its name.
+
+    Orbax renames a folder when all of its files are written. An iteration that was saved again has a zero more
+    before its number, so that its first checkpoint could stay until then.
+    """
+    if not folder.is_dir():
+        return None
+    named = (path for path in folder.iterdir() if path.name.isdecimal())
+    complete = (path for path in named if ocp.utils.is_checkpoint_finalized(path))
+    return max(complete, key=lambda path: (int(path.name), len(path.name)), default=None)
 
 
 def _is_not_orbax(record: logging.LogRecord) -> bool:
@@ -158,11 +157,12 @@ class Checkpoints:
     def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
         self._folder, self._say = folder.absolute(), say
         self._main = jax.process_index() == 0
+        newest = latest(self._folder)
         if self._main:
             self._folder.mkdir(exist_ok=True)
             _prune(self._folder)
-        self._pending: int | None = None
-        self._written: int | None = None
+        self._pending: str | None = None
+        self._written: str | None = newest.name if newest else None
         self._has_failed = False
         self._loud = _quietened()
         self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
@@ -171,7 +171,7 @@ class Checkpoints:
         """Starts to write pytrees of arrays. The arrays may be donated as soon as this returns.
 
         Args:
-            iteration: the name of the checkpoint.
+            iteration: the name of the checkpoint. If the last one has it, that one stays until this is written.
             items: pytrees by name.
             about: facts about the checkpoint; must be serialisable as JSON.
         """
@@ -183,11 +183,12 @@ class Checkpoints:
             in_place = room is not None and memory.size_of(items) > 0.8 * room
             items = items if in_place else _copied(items)
         args = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
-        self._pending = iteration
+        written = self._written
+        again = written is not None and int(written) == iteration
+        self._pending = f"0{written}" if again else str(iteration)
         try:
-            path = self._folder / str(iteration)
             self._writer.save(
-                path,
+                self._folder / self._pending,
                 args=ocp.args.Composite(**args, **{ABOUT: ocp.args.JsonSave({**about, "format": FORMAT})}),
                 force=True,
             )
@@ -201,25 +202,24 @@ class Checkpoints:
         """Waits for the checkpoint in progress.
 
         Returns:
-            The iteration of the last checkpoint that was written, or None.
+            The iteration of the run's last checkpoint, or None.
         """
-        if self._pending is None:
-            return self._written
-        try:
-            self._writer.wait_until_finished()
-        except (OSError, ValueError) as error:
-            self._failed(error)
-        else:
-            self._written, self._pending = self._pending, None
-            if self._main:
-                _prune(self._folder)
-        self._clean()
-        return self._written
+        if self._pending is not None:
+            try:
+                self._writer.wait_until_finished()
+            except (OSError, ValueError) as error:
+                self._failed(error)
+            else:
+                self._written, self._pending = self._pending, None
+                if self._main:
+                    _prune(self._folder)
+            self._clean()
+        return None if self._written is None else int(self._written)
 
     def _failed(self, error: BaseException) -> None:
-        last = latest(self._folder)
-        remaining = f"the last good one is of iteration {last.name}" if last else "no earlier one exists"
-        self._say(f"the checkpoint of iteration {self._pending} was not written: {_line(error)}; {remaining}")
+        last, number = latest(self._folder), int(self._pending or 0)
+        remaining = f"the last good one is of iteration {int(last.name)}" if last else "no earlier one exists"
+        self._say(f"the checkpoint of iteration {number} was not written: {_line(error)}; {remaining}")
         self._pending, self._has_failed = None, True
         _end_of_threads()
         if self._main:

@@ -152,7 +152,7 @@ def restored(
         raise ConfigError(str(error)) from None
     same = (about["jax"], about["backend"]) == (jax.__version__, jax.default_backend())
     note = "" if same else f" (saved by jax {about['jax']} on {about['backend']}: not bit-identical)"
-    lines = [f"resumes from iteration {path.name}{note}", *lines]
+    lines = [f"resumes from iteration {about['iteration']}{note}", *lines]
     return State(state, best, about["iteration"], about["seconds"]), lines
 
 

@@ -168,7 +168,7 @@ RATIO, SIGN = np.tile([0.5, 1.0, 2.0], 2), np.repeat([1.0, -1.0], 3)
 
 def _batch(inputs, advantage):
     zero = np.zeros(len(advantage))
-    parts = inputs, zero[:, None], zero, zero, zero, advantage, zero + 1
+    parts = inputs, zero[:, None], zero, zero, zero, advantage, zero + 1, zero == 0
     return ppo.PpoBatch(*jax.tree.map(jnp.asarray, parts))
 
 
@@ -209,6 +209,59 @@ def test_each_epoch_takes_every_transition_once_in_another_order():
     np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(np.arange(total), (3, 1)))
     assert len({tuple(row) for row in [*epochs, np.arange(total)]}) == 4
     assert np.mean(abs(np.diff(epochs)) == 1) < 0.4  # single transitions, not runs of them
+
+
+def _of_tasks(weight):
+    """Two tasks of three steps; minibatches of one task."""
+    tasks = {"inputs": np.array([1.0, 2.0]), "advantage": np.array([[1.0, -1, 2], [3, 1, -2]])}
+    zero, valid = np.zeros((2, 3)), np.ones((2, 3), bool)
+    valid[1, 2] = False
+    parts = (
+        tasks["inputs"], zero[..., None], zero, zero, zero, tasks["advantage"],
+        np.array(weight)[:, None] * valid, valid,
+    )  # fmt: skip
+    return ppo.PpoBatch(*jax.tree.map(jnp.asarray, parts))
+
+
+@jax.jit
+def _one_epoch(params, opt_state, batch, lr):
+    options = ppo.PpoConfig(epochs=1, minibatches=2)
+
+    def judge(params, inputs, action):
+        return ppo.Judged(*[inputs[:, None] * params * jnp.ones(action.shape[:-1])] * 3)
+
+    return ppo.update(
+        params, opt_state, judge, batch, options, lr=lr, entropy_coef=0.0, key=jax.random.key(0)
+    )
+
+
+def test_tasks_alone_in_their_minibatches_keep_their_weights(x64):
+    params = jnp.ones(())
+    start = ppo.init_optimiser(ppo.PpoConfig(), params)
+
+    def gradients(*weight):
+        return 2 * float(_one_epoch(params, start, _of_tasks(weight), 0.0)[2]["grad_norm"])
+
+    first, second = gradients(5.0, 0.0), gradients(0.0, 5.0)  # all weight on one: twice, or 5 / 3 of, its own
+    mean = (3 * 3.0 + 2 * 1.0) / 5  # weight of a step that happened
+    own = first / (5 / 3), second / (5 / 2)
+    assert gradients(3.0, 1.0) == pytest.approx(3 / mean * own[0] + 1 / mean * own[1], rel=1e-9)
+    assert gradients(1.0, 1.0) == pytest.approx(own[0] + own[1], rel=1e-9)
+    assert min(own) > 0.1
+
+
+@pytest.mark.parametrize("one", [0, 1])
+def test_without_weight_nothing_moves_on_with_adams_mean(one, x64):
+    """A second update leaves out all tasks; then a second leaves out one, and is of one step."""
+    params = jnp.ones(())
+    start = ppo.init_optimiser(ppo.PpoConfig(), params)
+    params, opt_state, _ = _one_epoch(params, start, _of_tasks((1.0, 1.0)), 0.1)
+    still, same, _ = _one_epoch(params, opt_state, _of_tasks((0.0, 0.0)), 0.1)
+    assert float(still) == float(params)
+    assert same[1].count == opt_state[1].count == 2
+    moved, after, _ = _one_epoch(params, opt_state, _of_tasks((float(one == 0), float(one == 1))), 0.1)
+    assert float(moved) != float(params)
+    assert after[1].count == 3
 
 
 def test_one_gradient_norm_over_all_parameters_is_clipped_and_adam_follows(x64):

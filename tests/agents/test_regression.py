@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -93,9 +94,12 @@ def test_a_task_that_is_filtered_out_adds_nothing_and_still_counts_in_the_mean()
     state = learner.init(jax.random.key(0))
     state, examples, feedback = learner.collect(state, _examples(4)[0], jax.random.key(1))
     weights = TaskWeights(np.array([0, 1, 0, 0], np.float32), np.ones(4, np.float32))
-    _, metrics = learner.update(state, examples, weights, jax.random.key(2), 0.0)
+    after, metrics = learner.update(state, examples, weights, jax.random.key(2), 0.0)
     loss = -float(np.asarray(feedback.returns)[1])
     assert float(metrics["maml/meta_loss"]) == pytest.approx(loss / 4, rel=1e-5)
+    nothing = TaskWeights(np.zeros(4, np.float32), np.ones(4, np.float32))
+    still, _ = learner.update(after, examples, nothing, jax.random.key(2), 0.0)  # nor does Adam's running mean
+    chex.assert_trees_all_equal(still, after)
 
 
 # of the kinds of uniform, cem, sfl and tail; all of them meet an agent in test_agent_contract.py
