@@ -90,7 +90,7 @@ class PpoBatch(NamedTuple):
         value: value predicted when the action was chosen.
         return_: value target.
         advantage: normalised over the batch.
-        weight: weight of each transition in the losses; 1 unless the sampler weighs tasks, 0 after an early end.
+        weight: weight of each transition in the losses; 1 unless the sampler weighs tasks, 0 where not valid.
         valid: whether the transition happened.
     """
 
@@ -220,8 +220,8 @@ def init_optimiser(config: PpoConfig, params: Any) -> Any:
 def _share(part: PpoBatch, batch: PpoBatch) -> Array:
     """The mean weight of a minibatch's steps relative to that of the batch, ().
 
-    The losses are means within a minibatch, in which a task's weight cancels if it is alone. Transitions of all
-    tasks together have nearly the batch's mean weight; their share is 1.
+    The losses are means within a minibatch, in which a task's weight cancels if it is alone. Transitions of
+    all tasks together have nearly the batch's mean weight; their share is 1.
     """
     if batch.weight.ndim == 1:
         return jnp.ones((), batch.weight.dtype)

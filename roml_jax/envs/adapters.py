@@ -225,7 +225,7 @@ def _make(
             write_field(named, field, np.asarray(operator.attrgetter(field)(model)))
         elif hasattr(mj_model, field) and not is_inert(field):
             raise ValueError(f"{field} is constant or missing in MJX: a task cannot edit it")
-    apply_task = edits.make_apply_task(named, tasks)
+    apply_task = edits.make_apply_task(named, tasks, rest["derived"])
     compiled_flags.refuse_edits(named, (field for field in fields if not is_inert(field)), rest["derived"])
     mjx_limits.refuse_dead(model, edits.edited_entries(named, tasks))
     if rest["attribute"] == "sys":

@@ -21,7 +21,8 @@ import numpy as np
 
 from roml_jax import checks, tasks
 from roml_jax.envs.physics import compiled_flags
-from roml_jax.envs.physics.base import ModelLeaves, field_of
+from roml_jax.envs.physics.base import Derived, ModelLeaves, field_of
+from roml_jax.envs.physics.derived import inertia_scaled
 from roml_jax.errors import suggestion
 from roml_jax.types import Array
 
@@ -244,13 +245,16 @@ def edited_entries(model: mujoco.MjModel, dimensions: Sequence[TaskDimension]) -
 
 
 def make_apply_task(
-    model: mujoco.MjModel, dimensions: Sequence[TaskDimension]
+    model: mujoco.MjModel, dimensions: Sequence[TaskDimension], derived: Derived = "consistent"
 ) -> Callable[[Array], ModelLeaves]:
     """Makes the function (task (d,)) -> the model fields that the task replaces.
 
     Edits of the same field are applied in order, dimension by dimension. The function is pure, so a new task
     at every reset needs no compilation. A field whose edits change nothing, as they scale zeros, is a NumPy
     array of the unedited values, so that an engine knows it before the program is compiled.
+
+    Engines scale all inertias with the masses if no task edits an inertia. If tasks edit those of some
+    bodies, the others are scaled here with ``derived="consistent"``.
 
     Raises:
         ValueError: for a field, row or column that the model does not have, a field that no task can edit, or
@@ -264,6 +268,8 @@ def make_apply_task(
     changed = edited_entries(model, dimensions)
     originals = {edit.field: field_of(model, edit.field) for _, edit, _ in steps}
     steps = [step for step in steps if step[1].field in changed]
+    said = changed.get("body_inertia", np.zeros((model.nbody, 3), bool)).any(axis=1, keepdims=True)
+    follows = derived == "consistent" and {"body_mass", "body_inertia"} <= set(originals) and not said.all()
 
     def apply_task(task: Array) -> ModelLeaves:
         leaves: dict[str, Any] = {
@@ -274,6 +280,10 @@ def make_apply_task(
             number, old = edit.factor * task[index], leaves[edit.field]
             new = {"scale": old * number, "add": old + number, "set": number}[edit.how]
             leaves[edit.field] = jnp.where(mask, new, old)
+        if follows:
+            mass, inertia = originals["body_mass"], originals["body_inertia"]
+            scaled = inertia_scaled(jnp.asarray(mass), jnp.asarray(inertia), leaves["body_mass"])
+            leaves["body_inertia"] = jnp.where(said, leaves["body_inertia"], scaled.astype(task.dtype))
         return leaves
 
     return apply_task

@@ -100,7 +100,7 @@ def build(
             config.physics, model, config.frame_skip, readings, config.derived, config.contacts
         ),
         family=prior or family(dimensions),
-        apply_task=make_apply_task(model, dimensions),
+        apply_task=make_apply_task(model, dimensions, config.derived),
         observation=observation,
         reward=reward,
         start=noisy_start(model, *noise, normal_velocity=normal_velocity),

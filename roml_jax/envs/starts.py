@@ -156,7 +156,8 @@ def begin(start: Start, key: Array, robot: TaskModel) -> Beginning:
     wanted = ", ".join(f"{name} ({size},)" for name, size in sizes.items())
     if not isinstance(parts, tuple | list) or len(parts) not in (2, 3):
         raise ValueError(f"start must return qpos and qvel, or {wanted}; got {type(parts).__name__}")
-    given = dict(zip(sizes, map(jnp.asarray, parts), strict=False))
+    # integers would make the simulation's state one of integers
+    given = {name: jnp.asarray(part, float) for name, part in zip(sizes, parts, strict=False)}
     for name, part in given.items():
         if part.shape != (sizes[name],):
             raise ValueError(f"start must return {wanted}; got {name} of shape {part.shape}")

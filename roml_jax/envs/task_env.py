@@ -132,7 +132,7 @@ class TaskEnv:
             name=name,
             physics=physics.make(engine, model, frame_skip, tuple(readings), derived),
             family=edits.family(tasks),
-            apply_task=edits.make_apply_task(model, tasks),
+            apply_task=edits.make_apply_task(model, tasks, derived),
             observation=observation, privileged=privileged, reward=reward, terminate=terminate,
             start=start or noisy_start(model, 0.01, 0.01),
             horizon=horizon, episodes=episodes, dimensions=tuple(tasks),

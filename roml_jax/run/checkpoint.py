@@ -77,8 +77,8 @@ def _line(error: BaseException) -> str:
 def latest(folder: Path) -> Path | None:
     """The newest complete checkpoint in a run's ``checkpoint`` folder, or None; its iteration is its name.
 
-    Orbax renames a folder when all of its files are written. An iteration that was saved again has a zero more
-    before its number, so that its first checkpoint could stay until then.
+    Orbax renames a folder when all of its files are written. An iteration that was saved again has a zero
+    more before its number, so that its first checkpoint could stay until then.
     """
     if not folder.is_dir():
         return None
@@ -171,7 +171,7 @@ class Checkpoints:
         """Starts to write pytrees of arrays. The arrays may be donated as soon as this returns.
 
         Args:
-            iteration: the name of the checkpoint. If the last one has it, that one stays until this is written.
+            iteration: of the checkpoint. If the last one is of it, that one stays until this one is written.
             items: pytrees by name.
             about: facts about the checkpoint; must be serialisable as JSON.
         """

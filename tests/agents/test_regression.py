@@ -98,7 +98,9 @@ def test_a_task_that_is_filtered_out_adds_nothing_and_still_counts_in_the_mean()
     loss = -float(np.asarray(feedback.returns)[1])
     assert float(metrics["maml/meta_loss"]) == pytest.approx(loss / 4, rel=1e-5)
     nothing = TaskWeights(np.zeros(4, np.float32), np.ones(4, np.float32))
-    still, _ = learner.update(after, examples, nothing, jax.random.key(2), 0.0)  # nor does Adam's running mean
+    still, _ = learner.update(
+        after, examples, nothing, jax.random.key(2), 0.0
+    )  # nor does Adam's running mean
     chex.assert_trees_all_equal(still, after)
 
 

@@ -42,7 +42,9 @@ def test_a_batch_of_tasks_that_are_all_filtered_out_leaves_the_policy_and_moves_
     @jax.jit
     def improved(params, opt_state, policy_weight):
         batch = sac.Batch(obs, obs[..., :1], weight, obs, weight, weight, policy_weight)
-        return sac.improve(networks, OPTIONS, params, opt_state, batch, z, jax.random.key(1), jnp.asarray(0.1))
+        return sac.improve(
+            networks, OPTIONS, params, opt_state, batch, z, jax.random.key(1), jnp.asarray(0.1)
+        )
 
     params, opt_state, _ = improved(params, opt_state, weight)
     after, opt_after, _ = improved(params, opt_state, 0 * weight)

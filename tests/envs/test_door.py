@@ -125,6 +125,47 @@ IMPOSSIBLE = {
 }
 
 
+MOTOR = '<motor name="motor" joint="hinge" ctrllimited="true" ctrlrange="-1 1"/>'
+SERVOS = """
+    <position name="servo" joint="hinge" kp="5"/>
+    <velocity name="brake" joint="hinge" kv="2"/>
+    <muscle name="biceps" joint="hinge" lengthrange="-1 1"/>
+    <muscle name="triceps" joint="hinge" lengthrange="-1 1" force="20"/>
+"""
+SURPRISES = {
+    (Edit("actuator_gear", rows="servo", column=0),): "'servo' is a servo: a gear of g moves its target",
+    (Edit("actuator_gear", rows="brake", column=0),): "'brake' is a servo: a gear of g moves its target",
+    (
+        Edit("actuator_gainprm", rows="servo", column=0),
+    ): "'servo' is a servo: its gain alone moves its target",
+    (Edit("actuator_gear", rows="biceps", column=0),): "'biceps' is a muscle of force -1: MuJoCo chooses",
+    (Edit("actuator_gear", rows="triceps", column=0),): None,
+    (Edit("actuator_gear", rows="motor", column=0),): None,
+    (Edit("actuator_gainprm", rows="motor", column=0),): None,
+    (
+        Edit("actuator_gainprm", rows="biceps", column=3),
+        Edit("actuator_biasprm", rows="biceps", column=3),
+    ): None,
+    (Edit("actuator_gainprm", rows="servo", column=0), Edit("actuator_biasprm", rows="servo")): None,
+}
+
+
+@pytest.mark.parametrize(
+    "edits", SURPRISES, ids=lambda edits: f"{edits[0].field}-{edits[0].rows}-{len(edits)}"
+)
+def test_edits_that_make_a_servo_or_a_muscle_no_weaker_are_told(edits):
+    source = SCENE.replace(MOTOR, MOTOR + SERVOS)
+    assert source != SCENE
+    env = TaskEnv.from_mjcf(
+        source, tasks=(TaskDimension("weak", 0.5, 0.9, edits),), engine="mujoco", reward=angle, check=False
+    )
+    said, expected = door.check(env), SURPRISES[edits]
+    assert not said.of("error")
+    lines = [line for line in said.of("warning") if "servo" in line or "muscle" in line]
+    assert len(lines) == (expected is not None)
+    assert all(line.startswith(f"task 'weak': {expected}") for line in lines)
+
+
 def test_values_that_cannot_be_are_told_before_anything_is_stepped():
     env = scene(*itertools.starmap(dimension, IMPOSSIBLE))
     found = {line.split("'")[1]: line.split("': ", 1)[1] for line in door.check(env).of("error")}

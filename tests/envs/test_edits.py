@@ -66,6 +66,17 @@ def test_edits_of_one_field_compose_in_order():
     np.testing.assert_allclose(mass, [0.0, (2 + 7) * 1.5, 7.0, 0.1], rtol=1e-6)
 
 
+@pytest.mark.parametrize(("derived", "follows"), [("consistent", 2.0), ("stale", 1.0)])
+def test_the_inertia_of_one_body_does_not_keep_the_others_from_following_their_masses(derived, follows):
+    dimensions = (
+        TaskDimension("size", 0.5, 9.0, (Edit("body_inertia", "scale", "cart"), Edit("body_mass"))),
+        TaskDimension("pole", 0.5, 9.0, (Edit("body_mass", "scale", "pole"),)),
+    )
+    inertia = make_apply_task(MODEL, dimensions, derived)(jnp.array([2.0, 3.0]))["body_inertia"]
+    factors = np.array([1.0, 2.0, 3 * follows if derived == "consistent" else 1.0, follows])
+    np.testing.assert_allclose(inertia, MODEL.body_inertia * factors[:, None], rtol=1e-6)
+
+
 def test_columns_of_set_and_an_edit_of_several_numbers_at_once():
     size = changed("geom_size", Edit("geom_size", "scale", "rod"))
     assert size == {(2, 0): pytest.approx(0.04), (2, 1): pytest.approx(0.5)}

@@ -114,6 +114,24 @@ def test_a_start_may_see_the_task():
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+def test_a_start_may_be_of_integers(engine):
+    """The state would otherwise be one of integers, and lose what is below 1 in every control step."""
+
+    def of(kind):
+        return slider(engine=engine, start=lambda key: (jnp.zeros(1, kind), np.zeros(1, kind)))
+
+    ends = []
+    for env in (of(int), of(float)):
+        state = reset(env)
+        assert state.physics.qpos.dtype == state.physics.qvel.dtype == jnp.float32
+        for _ in range(2):
+            state = step(env, state, (0.1, 0.0))
+        ends.append(np.asarray(state.physics.qvel))
+    assert 0 < ends[0][0] < 1
+    np.testing.assert_array_equal(*ends)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 def test_a_start_may_be_a_keyframe(engine):
     """Positions, velocities, activations and mocap poses, and the controls for what is read at the reset."""
     names = ("actuator_force", "xpos", "act", "time", "cfrc_int", "subtree_linvel")

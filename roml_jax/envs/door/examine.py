@@ -14,7 +14,7 @@ import mujoco
 import numpy as np
 
 from roml_jax.envs import starts
-from roml_jax.envs.door import compare, contacts, engines, oracle, programs, rules
+from roml_jax.envs.door import actuators, compare, contacts, engines, oracle, programs, rules
 from roml_jax.envs.door import subject as subjects
 from roml_jax.envs.door.report import Finding, Part, Report, Row, ordered
 from roml_jax.envs.door.rules import Change
@@ -65,6 +65,10 @@ def check(env: Any, *, engine: bool = True) -> Report:
         findings = [finding for change in changes for finding in _impossible(subject, change)]
         if any(finding.level == "error" for finding in findings):
             return Report(env.name, _engine_of(env), ordered(findings))  # such values are not stepped
+        findings += [
+            Finding("warning", f"task {change.dimension!r}: {text}")
+            for change, text in actuators.surprises(subject.compiled, changes, subject.derived)
+        ]
         models, refused = _models(subject, variants)
         findings += refused
         own, program = _program(env, subject, engine)
