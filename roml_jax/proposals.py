@@ -56,6 +56,7 @@ class Proposal(NamedTuple):
         uniform_prior: whether u is uniform on [0, 1]^d under the prior.
         unclipped: () -> the same family with its exact density; None if the density is already exact.
         box: the prior's quantiles, for samplers that need a bounded box; None for a finite set of tasks.
+        is_index: (d,) whether each number of u is an index into a finite set, which has no neighbours.
     """
 
     phi0: Array
@@ -68,6 +69,12 @@ class Proposal(NamedTuple):
     uniform_prior: bool = False
     unclipped: Callable[[], Proposal] | None = None
     box: UnitBox | None = None
+    is_index: tuple[bool, ...] = ()
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether u is an index, or several, and nothing else, so that two draws may be the same task."""
+        return bool(self.is_index) and all(self.is_index)
 
 
 def exact(proposal: Proposal) -> Proposal:
@@ -289,7 +296,7 @@ def categorical(probabilities: Sequence[float] | np.ndarray, floor: float = 1e-3
         return (1 - floor) * totals / weights.sum() + least
 
     low = jnp.asarray(np.minimum(prior, least))
-    return Proposal(jnp.asarray(prior), sample, log_prob, fit, low, jnp.ones(count), 1)
+    return Proposal(jnp.asarray(prior), sample, log_prob, fit, low, jnp.ones(count), 1, is_index=(True,))
 
 
 def top_of_unit_interval(alpha: float) -> Proposal:
@@ -380,4 +387,5 @@ def product(parts: Sequence[Proposal]) -> Proposal:
         if any(part.unclipped is not None for part in parts) else None,
         box=UnitBox(lambda v: apart(v, "to_u"), lambda u: apart(u, "from_u"))
         if all(part.box is not None for part in parts) else None,
+        is_index=tuple(one for part in parts for one in part.is_index or (False,) * part.dims),
     )  # fmt: skip

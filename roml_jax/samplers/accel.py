@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from roml_jax import checks
+from roml_jax.proposals import Proposal
 from roml_jax.samplers import buffer as buffers
 from roml_jax.samplers.base import TaskSampler, register, returns_of
 from roml_jax.samplers.buffer import Buffer, ReplayConfig
@@ -75,13 +76,20 @@ def _init(family: TaskFamily, config: AccelConfig, key: Array) -> AccelState:
     return AccelState(held, nobody, jnp.full((), NEW, jnp.int32), step, low, high)
 
 
-def _edited(state: AccelState, u: Array, key: Array, edits: int) -> Array:
-    """Children of tasks u (n, d): normal noise on ``edits`` random dimensions, kept in range."""
+def _edited(state: AccelState, proposal: Proposal, u: Array, key: Array, edits: int) -> Array:
+    """Children of tasks u (n, d): normal noise on ``edits`` random dimensions, kept in range.
+
+    An index into a finite set has no neighbours; its edit is a draw from the prior.
+    """
     where_key, noise_key = jax.random.split(key)
     order = jnp.argsort(jax.random.uniform(where_key, u.shape), axis=1)
     changes = jnp.argsort(order, axis=1) < edits
     child = u + state.step[None] * jax.random.normal(noise_key, u.shape, u.dtype)
-    return jnp.where(changes, jnp.clip(child, state.low[None], state.high[None]), u)
+    child = jnp.clip(child, state.low[None], state.high[None])
+    if any(proposal.is_index):
+        drawn = proposal.sample(proposal.phi0.astype(u.dtype), jax.random.fold_in(noise_key, 1), len(u))
+        child = jnp.where(jnp.array(proposal.is_index), drawn, child)
+    return jnp.where(changes, child, u)
 
 
 @register("accel")
@@ -101,7 +109,7 @@ def accel(family: TaskFamily, alpha: float, config: AccelConfig = DEFAULTS) -> T
         candidates = (  # in the order of NEW, REPLAYED and EDITED
             proposal.sample(proposal.phi0, new_key, n),
             held.u[place],
-            _edited(state, held.u[parents], edit_key, config.edits),
+            _edited(state, proposal, held.u[parents], edit_key, config.edits),
         )
         again = buffers.is_ready(config, held) & jax.random.bernoulli(which_key, config.replay)
         kind = jnp.where(state.kind == REPLAYED, EDITED, jnp.where(again, REPLAYED, NEW))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from roml_jax import checks, risk
 from roml_jax.samplers import box
-from roml_jax.samplers.base import TaskSampler, register, returns_of
+from roml_jax.samplers.base import TaskSampler, register
 from roml_jax.tasks import TaskFamily
 from roml_jax.types import Array, Feedback, Metrics, TaskDraw
 
@@ -173,7 +173,14 @@ def autodr(family: TaskFamily, alpha: float, config: AutodrConfig = DEFAULTS) ->
         progress: Array | float = 1.0,
     ) -> tuple[AutodrState, Metrics]:
         del key, progress
-        return _update(config, state, returns_of(feedback), dims)
+        feedback = Feedback.of(feedback)
+        returns = feedback.returns
+        if (
+            feedback.diverged is not None
+        ):  # its return is the worst of the iteration's, which may be a good one
+            failed = jnp.minimum(returns, _thresholds(config)[0])
+            returns = jnp.where(feedback.diverged, failed, returns)
+        return _update(config, state, returns, dims)
 
     def drawn(phi: Array, key: Array, n: int) -> Array:
         return family.decode(draw(phi.reshape(2, dims), key, n)[0])

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from roml_jax import checks, risk
 from roml_jax.samplers import betas, box
-from roml_jax.samplers.base import TaskSampler, register, returns_of
+from roml_jax.samplers.base import TaskSampler, register
 from roml_jax.tasks import TaskFamily
 from roml_jax.types import Array, Feedback, Metrics, TaskDraw
 
@@ -328,8 +328,13 @@ def doraemon(family: TaskFamily, alpha: float, config: DoraemonConfig = DEFAULTS
         progress: Array | float = 1.0,
     ) -> tuple[DoraemonState, Metrics]:
         del key, progress
-        returns = returns_of(feedback)
-        return _update(config, state, box.inside(unit.from_u(draw.u)), returns, returns >= level)
+        feedback = Feedback.of(feedback)
+        success = feedback.returns >= level
+        if (
+            feedback.diverged is not None
+        ):  # its return is the worst of the iteration's, which may be a good one
+            success &= ~feedback.diverged
+        return _update(config, state, box.inside(unit.from_u(draw.u)), feedback.returns, success)
 
     def drawn(phi: Array, key: Array, n: int) -> Array:
         return family.decode(unit.to_u(betas.sample(phi, key, n)))

@@ -59,6 +59,10 @@ def mpts(family: TaskFamily, alpha: float, config: MptsConfig = DEFAULTS) -> Tas
     del alpha  # the share of hard tasks follows from the number of candidates
 
     def choose(state: RiskState, x: Array, key: Array, n: int) -> Array:
+        if n < 2:
+            raise ValueError(
+                "sampler=mpts chooses half of an iteration's tasks, so num_tasks must be at least 2"
+            )
         z = risk_network.draw(state.posterior, key, config.draws)
         predicted = risk_network.decode(state.params, x, z)
         spread = predicted.std(axis=0, ddof=1)

@@ -87,6 +87,9 @@ def naive(family: TaskFamily, alpha: float, config: NaiveConfig = DEFAULTS) -> T
         counted = ~jnp.isnan(returns)
         met = jax.ops.segment_sum(counted.astype(returns.dtype), index, config.pool)
         total = jax.ops.segment_sum(jnp.where(counted, returns, 0), index, config.pool)
+        if proposal.is_finite:  # the pool has copies; index is that of a task's first
+            first = (state.u[:, None] == state.u[None]).all(axis=-1).argmax(axis=1)
+            met, total = met[first], total[first]
         score = jnp.where(met > 0, total / met, state.score)
         scored = state.scored + returns.shape[0]
         closes = scored >= config.batch_size

@@ -116,7 +116,13 @@ def sfl(family: TaskFamily, alpha: float, config: SflConfig = DEFAULTS) -> TaskS
         # without replacement, until each of the best has been taken once
         shuffled = jax.random.uniform(order_key, (config.top,)) + (jnp.arange(config.top) >= state.count)
         place = risk.order(shuffled)[jnp.arange(n) % jnp.maximum(state.count, 1)]
-        taken = (jnp.arange(n) < round(config.share * n)) & (state.count > 0)
+        count = round(config.share * n)
+        if not count and config.share:
+            raise ValueError(
+                f"sampler.share={config.share:g} of num_tasks={n} is no task, so the scoring passes are for "
+                "nothing: raise one of them"
+            )
+        taken = (jnp.arange(n) < count) & (state.count > 0)
         u = jnp.where(taken[:, None], state.u[place], prior(prior_key, n).u)
         return state, TaskDraw(u, family.decode(u), jnp.zeros(n, u.dtype), ~taken)
 

@@ -17,6 +17,12 @@ FAMILIES = {
     "exponential": tasks.exponential("noise", 0.1),
     "gaussian": tasks.gaussian(("a", "b"), (0.0, 1.0), (1.0, 2.0)),
     "categorical": tasks.categorical(("k",), [[float(i)] for i in range(20)]),
+    "mixed": tasks.product(
+        {
+            "k": tasks.categorical(("k",), [[float(i)] for i in range(20)]),
+            "m": tasks.log_beta(("m",)),
+        }
+    ),
     "product": tasks.product({"mass": tasks.log_beta(("m",)), "noise": tasks.exponential("n", 1.0)}),
 }
 OPTIONS = samplers.AccelConfig(buffer=N, filled=1.0, replay=0.8, score="negative_return")
@@ -84,6 +90,18 @@ def test_edits_stay_in_range(name):
         prior = np.asarray(sample(family.proposal.phi0, jax.random.key(5), 100_000))
         assert (u >= prior.min(axis=0)).all()
         assert (u <= prior.max(axis=0)).all()
+
+
+@pytest.mark.parametrize("name", ["categorical", "mixed"])
+def test_the_edit_of_an_index_is_another_task_of_the_set(name):
+    kinds, draw, _ = batches(name)
+    u = draw.u[kinds == EDITED].reshape(-1, draw.u.shape[-1])[:, 0]
+    np.testing.assert_array_equal(u, np.round(u))
+    parents = draw.u[np.flatnonzero(kinds == EDITED) - 1].reshape(-1, draw.u.shape[-1])[:, 0]
+    assert (
+        parents.mean() > 12
+    )  # replays are of hard tasks, their edits of the prior, as an index has no neighbour
+    assert u.mean() == pytest.approx(9.5, abs=1.0)
 
 
 def test_the_step_is_in_units_of_the_prior():

@@ -148,6 +148,19 @@ def test_diverged_tasks_enter_no_buffer():
     assert np.isfinite(np.asarray(state.total)).all()
 
 
+def test_diverged_tasks_fail_also_with_a_good_return():
+    """The rollout gives them the worst return of the iteration, which is good while the box is narrow."""
+    sampler, state = started()
+    good, diverged = np.full(N, 2.0, np.float32), np.ones(N, bool)
+    after, draw = sampler.sample(state, jax.random.key(1), N)
+    ends = {}
+    for name, flags in (("well", ~diverged), ("badly", diverged)):
+        told, _ = sampler.update(after, draw, Feedback(good, diverged=flags), jax.random.key(0))
+        ends[name] = np.asarray(told.ends)
+    np.testing.assert_allclose(ends["well"], [[0.3, 0.2], [0.7, 1.0]], atol=1e-6)
+    np.testing.assert_allclose(ends["badly"], [[0.5, 0.4], [0.5, 0.8]], atol=1e-6)
+
+
 def test_failure_is_half_of_success():
     half = samplers.AutodrConfig(success=3.0)
     ends = np.array([[0.4], [0.6]])

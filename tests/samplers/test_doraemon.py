@@ -270,6 +270,16 @@ def test_windows_close_after_so_many_tasks_that_did_not_diverge():
     np.testing.assert_array_equal(np.asarray(before.success)[:18], np.tile(returns[valid] >= 0, 3))
 
 
+def test_diverged_tasks_are_no_success_whatever_their_return():
+    sampler = jitted(samplers.doraemon(FAMILY, 0.05, samplers.DoraemonConfig(0.0, batch_size=20)))
+    state, draw = sampler.sample(sampler.init(jax.random.key(0)), jax.random.key(1), 8)
+    diverged = np.arange(8) < 3
+    feedback = Feedback(np.ones(8, np.float32), diverged=diverged)
+    state, metrics = sampler.update(state, draw, feedback, jax.random.key(0))
+    np.testing.assert_array_equal(np.asarray(state.success)[:8], ~diverged)
+    assert float(metrics["success"]) == pytest.approx(5 / 8)
+
+
 def test_a_prior_that_is_not_uniform_is_met_by_its_quantiles():
     noise = tasks.exponential("noise", 0.1)
     sampler = jitted(samplers.make("doraemon", noise, 0.05, CONFIG))

@@ -125,6 +125,13 @@ def test_hard_tasks_are_half_as_frequent_again():
     assert float(np.asarray(sampler.phi(state))[0]) > 0.5
 
 
+def test_half_of_one_task_is_refused():
+    sampler = compiled()
+    state = sampler.init(jax.random.key(0))
+    with pytest.raises(ValueError, match="so num_tasks must be at least 2"):
+        sampler.sample(state, jax.random.key(1), 1)
+
+
 def test_diverged_and_infinite_returns_leave_everything_finite():
     sampler = compiled()
     state = sampler.init(jax.random.key(0))

@@ -312,6 +312,20 @@ def test_naive_takes_the_mean_of_a_task_met_twice_and_counts_shares_as_written()
     assert int(np.asarray(state.state.hard).sum()) == 7
 
 
+def test_naive_on_a_finite_set_draws_the_worst_of_it():
+    """A pool of four tasks holds copies of each: the worst is a quarter of it, so 5 % of it are that task."""
+    family = tasks.categorical(("k",), [[0.0], [1.0], [2.0], [3.0]])
+    sampler = jitted(samplers.make("naive", family, 0.05, samplers.NaiveConfig(pool=40, batch_size=40)))
+    state, draw = sampler.sample(sampler.init(jax.random.key(0)), jax.random.key(1), 40)
+    assert set(np.asarray(draw.task)[:, 0].tolist()) == {0.0, 1.0, 2.0, 3.0}
+    returns = -np.asarray(draw.task)[:, 0]
+    state, metrics = sampler.update(state, draw, returns, jax.random.key(0), jnp.asarray(0.0))
+    assert np.isfinite(state.state.score).all()
+    assert float(metrics["selected_share"]) == pytest.approx(2 / 40)
+    _, draw = sampler.sample(state, jax.random.key(9), 200)
+    assert set(np.asarray(draw.task)[:, 0].tolist()) == {3.0}
+
+
 def test_tail_survives_an_infinite_return():
     returns = np.zeros(16, np.float32)
     returns[3] = -np.inf

@@ -1,6 +1,7 @@
 """Sampling for learnability: the closed form, the tasks that it picks, and what is drawn of them."""
 
 import functools
+import re
 
 import jax
 import numpy as np
@@ -51,6 +52,13 @@ def test_it_picks_the_tasks_of_highest_learnability():
     np.testing.assert_allclose(np.asarray(state.state.u)[:, 0], nearest)
     assert int(state.state.count) == 6
     assert int(state.state.passes) == 1
+
+
+def test_a_share_of_no_task_is_refused():
+    sampler = samplers.make("sfl", FAMILY, 0.05, samplers.SflConfig(share=0.2))
+    state = sampler.init(jax.random.key(0))
+    with pytest.raises(ValueError, match=re.escape("sampler.share=0.2 of num_tasks=2 is no task")):
+        sampler.sample(state, jax.random.key(1), 2)
 
 
 def test_diverged_candidates_are_not_picked_and_do_not_count():
