@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 import warnings
+import weakref
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -33,11 +35,12 @@ class Run:
     """
 
     def __init__(
-        self, folder: Path, env: envs.Env | None = None, which: str = "last",
-        temporary: tempfile.TemporaryDirectory | None = None,
-    ) -> None:  # fmt: skip
+        self, folder: Path, env: envs.Env | None = None, which: str = "last", temporary: Path | None = None
+    ) -> None:
         """Called by ``train`` and ``open``. The folder ``temporary`` is deleted with this object."""
-        self.folder, self._env, self._which, self._temporary = folder, env, which, temporary
+        self.folder, self._env, self._which = folder, env, which
+        if temporary is not None:
+            weakref.finalize(self, shutil.rmtree, temporary, ignore_errors=True)
 
     def __repr__(self) -> str:
         config = self.config
@@ -139,7 +142,8 @@ def train(
         sampler: how training tasks are chosen: "cem" is RoML, "uniform" the plain meta-learner.
         agent: the meta-learner.
         seeds: one learner is trained per seed, all in one compiled program.
-        out: the new folder of the run. By default: a temporary folder, which ``Run.save`` copies.
+        out: the new folder of the run. By default: a temporary folder, which ``Run.save`` copies, and which
+            stays if the training is stopped or fails.
         init_from: a run from whose learner's parameters and statistics this one starts: the learner that the
             run was opened with, or of a folder the last (``which="best_cvar"`` chooses another one).
         quiet: print nothing.
@@ -149,22 +153,29 @@ def train(
 
     Raises:
         ConfigError: if an option is invalid or options are incompatible; one line.
-        RunError: if every seed diverged.
+        RunError: if every seed diverged, or the last checkpoint could not be written.
+        StoppedError: if a signal stopped the training; with the command that resumes it.
     """
-    if out is None:
-        temporary = tempfile.TemporaryDirectory(prefix="roml_jax-")
-        folder = Path(temporary.name) / "run"
-    else:
-        temporary, folder = None, Path(out)
     if isinstance(init_from, Run):
         options = {"which": init_from._which, **options}
     source = init_from.folder if isinstance(init_from, Run) else init_from
     named = {"sampler": sampler, "agent": agent, "seeds": list(seeds)}
-    config = configs.make(env, out=folder, init_from=source, **named, **options)
-    compile_cache.prepare(cache=config.compile_cache)
-    custom_env = None if isinstance(env, str) else env
     call = _call(env, named | ({} if source is None else {"init_from": str(source)}) | options)
-    loop.run(config, Console(quiet=quiet), custom_env, on_chunk, call)
+    custom_env = None if isinstance(env, str) else env
+    if out is None:
+        temporary = Path(tempfile.mkdtemp(prefix="roml_jax-"))
+        folder = temporary / "run"
+    else:
+        temporary, folder = None, Path(out)
+    try:
+        config = configs.make(env, out=folder, init_from=source, **named, **options)
+        compile_cache.prepare(cache=config.compile_cache)
+        loop.run(config, Console(quiet=quiet), custom_env, on_chunk, call)
+    except BaseException:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.rmdir()  # fails if a run is in it, which its message names
+        raise
     return Run(folder, custom_env, temporary=temporary)
 
 

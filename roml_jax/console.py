@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 WIDTH = 80  # columns if the output is not a terminal
 _UNBOUNDED = 10_000
@@ -25,9 +26,14 @@ def make(quiet: bool = False, highlight: bool = False) -> Console:
     return Console(width=None if sys.stdout.isatty() else WIDTH, highlight=highlight, quiet=quiet)
 
 
-def say(console: Console, line: str, style: str | None = None, highlight: bool | None = None) -> None:
-    """Prints a line that is wrapped between words; a word, such as a path, is never cut."""
-    for text in console.render_str(line, highlight=highlight).split(allow_blank=True):
+def say(console: Console, line: str | Text, style: str | None = None, highlight: bool | None = None) -> None:
+    """Prints a line that is wrapped between words; a word, such as a path, is never cut.
+
+    Brackets and colons of a string are printed as they are: they may be a path's.
+    """
+    if isinstance(line, str):
+        line = console.render_str(line, markup=False, emoji=False, highlight=highlight)
+    for text in line.split(allow_blank=True):
         breaks, start = [], 0
         for word in re.finditer(r"\S+", text.plain):
             if word.end() - start > console.width and word.start() > start:

@@ -1,8 +1,13 @@
 """The public API: the ten lines that a user types."""
 
 import inspect
+import os
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +17,10 @@ from small_runs import TINY
 
 import roml_jax as roml
 from roml_jax import __main__ as commands
-from roml_jax import config, testing
+from roml_jax import config, testing, train
 from roml_jax.agents import base as agents_base
 from roml_jax.config import command_line, values
-from roml_jax.run import provenance
+from roml_jax.run import loop, provenance
 from roml_jax.samplers import base as samplers_base
 
 OPTIONS = command_line.options(TINY, config.make("probe_memory", "cem"))
@@ -95,6 +100,28 @@ def test_a_sampler_of_ones_own_has_defaults_for_weights_and_phi():
     testing.check_sampler(sampler, family)
     _, draw = sampler.sample(sampler.init(jax.random.key(0)), jax.random.key(1), 500)
     assert float(draw.task.max()) < 3.5
+
+
+def test_a_run_without_a_folder_that_was_stopped_can_be_resumed(capfd):
+    """Its temporary folder stays, since the message names it."""
+
+    def stop(*_):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(loop.StoppedError, match="resume with: python -m") as caught:
+        roml.train("probe_memory", quiet=True, on_chunk=stop, **OPTIONS)
+    folder = Path(str(caught.value).split()[-1])
+    try:
+        assert train.main(["--resume", str(folder)]) == 0
+    finally:
+        shutil.rmtree(folder.parent)
+
+
+def test_a_run_that_never_began_leaves_no_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(roml.ConfigError):
+        roml.train("probe_memory", alpha=7.0)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

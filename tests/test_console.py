@@ -32,6 +32,12 @@ def test_a_pipe_has_80_columns(monkeypatch):
     assert console.make().width == 80
 
 
+def test_brackets_and_colons_of_a_path_are_printed():
+    assert shown(lambda to: console.say(to, "saved in runs/x[a]/[/b]:dog:")) == [
+        "saved in runs/x[a]/[/b]:dog:"
+    ]
+
+
 def test_lines_are_wrapped_between_words_and_paths_stay_whole():
     path = "/a/" + "long" * 30 + "/path"
     lines = shown(

@@ -64,6 +64,29 @@ class _File(NamedTuple):
     run: Path | None = None
 
 
+def _read_file(label: str, path: Path, run: Path | None = None) -> _File:
+    """A file of options.
+
+    Raises:
+        ConfigError: for a file that cannot be read, or that names another file or a run to resume; one line.
+    """
+    options = dict(values.flatten(read_yaml(path)))
+    _refuse_sources(options, f"{label}: ", "options of the command line, not of a file")
+    return _File(label, options, run)
+
+
+def _refuse_sources(options: Mapping[str, Any], source: str, why: str) -> None:
+    """Rejects options that say where other options come from, where they would be ignored."""
+    named = [name for name in ("config", "resume") if options.get(name) is not None]
+    if named:
+        raise ConfigError(f"{source}{' and '.join(named)}: config and resume are {why}")
+
+
+def _modules(options: Mapping[str, Any]) -> list[str]:
+    """The modules to import."""
+    return [str(name) for name in values.split(options.get("imports") or [])]
+
+
 def _with(config: Config, options: Mapping[str, Any], source: str) -> Config:
     """Overrides options of a configuration with those of one source.
 
@@ -79,8 +102,11 @@ def _with(config: Config, options: Mapping[str, Any], source: str) -> Config:
     options = {SHORT.get(name, name) if SHORT.get(name) in valid else name: v for name, v in options.items()}
     if "seeds" in options:
         options["seeds"] = seed_plan.expand(options["seeds"])
-    if options.get("init_from") is not None:  # so that the saved path holds in every working folder
-        options["init_from"] = Path(options["init_from"]).absolute()
+    if "imports" in options:
+        options["imports"] = _modules(options)
+    run = options.get("init_from")
+    if isinstance(run, str | Path) and not values.is_none(run):
+        options["init_from"] = Path(run).absolute()  # the saved path holds in every working folder
     for name in options:
         if name not in valid:
             command_line.refuse(name, [*valid], config.env, source)
@@ -162,7 +188,7 @@ def _assemble(
         given: returns the user's options, from the configuration without them.
     """
     if file is not None:
-        modules = file.options.get("imports") or []
+        modules = _modules(file.options)
         if file.run is not None:
             users_code.check_findable(modules, file.run)
         import_modules(modules)
@@ -183,8 +209,7 @@ def parse(argv: Sequence[str]) -> Config:
     name = command_line.named(argv, "config") if resume is None else _file_of(resume, argv)
     file = None
     if name is not None:
-        options = dict(values.flatten(read_yaml(named_file(name))))
-        file = _File(name, options, None if resume is None else Path(resume))
+        file = _read_file(name, named_file(name), None if resume is None else Path(resume))
     import_modules(command_line.imports(argv))
     asked_help = next((PRINTS[token] for token in argv if token in PRINTS), None)
 
@@ -232,7 +257,11 @@ def make(
         "sampler": sampler,
         "agent": agent,
     }
-    import_modules(options.get("imports") or [])
+    _refuse_sources(
+        options, "", "options of the command line; here, give a file's options as arguments, and resume "
+        "a run with python -m roml_jax.train --resume FOLDER"
+    )  # fmt: skip
+    import_modules(_modules(options))
     return _assemble(components, None, custom_env, lambda config: options)[1]
 
 
@@ -246,7 +275,7 @@ def read(file: Path, env: envs.Env | None = None) -> Config:
     Raises:
         ConfigError: as ``parse``.
     """
-    saved = _File(str(file), dict(values.flatten(read_yaml(file))), file.parent)
+    saved = _read_file(str(file), file, file.parent)
     return _assemble({}, saved, env, lambda config: {"mesh": "none"})[1]
 
 

@@ -153,7 +153,7 @@ def _parts(hint: Any) -> tuple[Any, ...]:
 def _convert(value: Any, hint: Any) -> Any:
     parts = _parts(hint)
     if type(None) in parts:
-        if value is None or (isinstance(value, str) and value.lower() in _NONE):
+        if is_none(value):
             return None
         parts = tuple(part for part in parts if part is not type(None))
     tried = [_one(value, part) for part in parts]
@@ -173,6 +173,11 @@ def _one(value: Any, hint: Any) -> Any:
     if hint in _SCALARS:
         return _SCALARS[hint](value)
     return value
+
+
+def is_none(value: Any) -> bool:
+    """Whether a value is None or a word for it."""
+    return value is None or (isinstance(value, str) and value.lower() in _NONE)
 
 
 def split(value: Any) -> list[Any]:

@@ -203,8 +203,9 @@ def make_functions(
 def skipping(functions: Functions) -> Functions:
     """The same functions, which skip the steps of robots whose observation or reward is not finite.
 
-    For such a robot ``act`` returns the action NaN (discrete: -1) and the memory as it was, and ``observe``
-    counts the step but learns nothing from it. The other robots act and learn as always.
+    For such a robot ``act`` returns the action NaN (discrete: -1) and the memory as it was but for its
+    action, NaN, and ``observe`` counts the step but learns nothing from it; nor from the step after such an
+    ``act``, which was not the policy's. The other robots act and learn as always.
     """
 
     def per_robot(bad: Array, of_bad: Any, of_others: Any) -> Any:
@@ -217,15 +218,19 @@ def skipping(functions: Functions) -> Functions:
         bad = ~jnp.isfinite(obs).all(axis=-1)
         action, after = functions.act(parameters, memory, jnp.where(bad[:, None], 0.0, obs))
         missing = jnp.nan if jnp.issubdtype(action.dtype, jnp.floating) else -1
-        return per_robot(bad, jnp.full_like(action, missing), action), per_robot(bad, memory, after)
+        skipped = memory._replace(action=jnp.full_like(memory.action, jnp.nan))
+        return per_robot(bad, jnp.full_like(action, missing), action), per_robot(bad, skipped, after)
 
     def observe(
         parameters: Any, memory: Memory, reward: Array, obs: Array, end: Array, valid: Array
     ) -> Memory:
-        bad = ~jnp.isfinite(obs).all(axis=-1) | ~jnp.isfinite(reward)
+        acted = jnp.isfinite(memory.action).all(axis=(1, 2))
+        unseen = ~jnp.isfinite(obs).all(axis=-1)
+        bad = unseen | ~jnp.isfinite(reward) | ~acted
         latest = memory.obs[:, 0, : obs.shape[1]]
+        memory = memory._replace(action=jnp.where(acted[:, None, None], memory.action, 0.0))
         return functions.observe(
-            parameters, memory, jnp.where(bad, 0.0, reward), per_robot(bad, latest, obs), end, valid & ~bad
+            parameters, memory, jnp.where(bad, 0.0, reward), per_robot(unseen, latest, obs), end, valid & ~bad
         )
 
     return Functions(functions.begin, act, observe)

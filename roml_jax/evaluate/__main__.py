@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rich.console import Console
+from rich.text import Text
 
 from roml_jax import console as output
 from roml_jax.evaluate import as_json, tables, verdict, versus
@@ -108,8 +109,13 @@ def _show(console: Console, run: Saved, found: _Found) -> None:
     kind = "on a grid over the task range" if records.chosen == "grid" else "from the prior"
     output.say(
         console,
-        f"[bold]{config.env}[/], {config.sampler} x {config.agent}: {len(records.tasks)} tasks {kind}, "
-        f"{records.returns.shape[2]} episodes each, learner [bold]{run.which}[/]\n",
+        Text.assemble(
+            (config.env, "bold"),
+            f", {config.sampler} x {config.agent}: {len(records.tasks)} tasks {kind}, "
+            f"{records.returns.shape[2]} episodes each, learner ",
+            (run.which, "bold"),
+            "\n",
+        ),
     )
     tables.show(console, found.settings)
     for one in found.against:

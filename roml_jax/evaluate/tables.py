@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from roml_jax import console as output
@@ -16,9 +17,9 @@ from roml_jax.evaluate.verdict import ONE_SEED, Ends, Hard, Map, Part, Setting
 
 def new(title: str, *heads: str) -> Table:
     """An empty table; the first column is aligned to the left, all others to the right."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for i, head in enumerate(heads):
-        table.add_column(head, justify="right" if i else "left", no_wrap=True)
+        table.add_column(escape(head), justify="right" if i else "left", no_wrap=True)
     return table
 
 

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.markup import escape
+
 from roml_jax import console as output
 from roml_jax.errors import ConfigError
 from roml_jax.report import data, page
@@ -52,7 +54,7 @@ def command(argv: Sequence[str]) -> None:
     console = output.make()
     contents = []
     for group in groups:
-        with console.status(f"{group.env} ..."):
+        with console.status(escape(f"{group.env} ...")):
             contents.append((group, sections(group, arguments.tasks)))
     count = sum(len(method.seeds) for group in groups for method in group.methods)
     title = f"roml_jax: {count} seed{'s' if count > 1 else ''}"

@@ -213,30 +213,31 @@ def _episodes(method: Method, metric: str, count: int) -> Interval | None:
     return bootstrap([[row[seed] for row in rows] for seed in seeds]) if seeds else None
 
 
-def adaptation(group: Group, episodes: int) -> Figure | None:
+def adaptation(group: Group, episodes: Mapping[str, int]) -> Figure | None:
     """Mean and CVaR over tasks of the return of each episode.
 
     Args:
         group: the methods.
-        episodes: K, episodes per task.
+        episodes: episodes per held-out task, by the method's label.
     """
-    if episodes < 2 or not any(method.final("return_episode_0") for method in group.methods):
+    most = max(episodes.values())
+    if most < 2 or not any(method.final("return_episode_0") for method in group.methods):
         return None
     figure, axes = style.panels(2)
-    x = np.arange(episodes)
     metrics: Sequence[tuple[str, str]] = (("return", "mean"), ("cvar", f"{_alpha(group)} of that episode"))
     for axis, (metric, title) in zip(axes, metrics, strict=True):
         ends = {}
         for i, (method, (colour, dash)) in enumerate(zip(group.methods, _looks(group).values(), strict=True)):
-            interval = _episodes(method, metric, episodes)
+            interval = _episodes(method, metric, episodes[method.label])
             if interval is None:
                 continue
+            x = np.arange(episodes[method.label])
             shift = 0.06 * (i - (len(group.methods) - 1) / 2)
             axis.plot(x + shift, interval.mean, color=colour, lw=1.4, ls=dash, marker="o", ms=4.5)
             axis.vlines(x + shift, interval.low, interval.high, color=colour, lw=1.6)
-            ends[method.label] = (episodes - 0.88, interval.mean[-1], colour)
-        axis.set_xlim(-0.2, episodes - 0.8)
-        axis.set_xticks(x)
+            ends[method.label] = (x[-1] + 0.12, interval.mean[-1], colour)
+        axis.set_xlim(-0.2, most - 0.8)
+        axis.set_xticks(np.arange(most))
         style.name_axes(axis, f"Adaptation: {title}", "episode on the task", "return of the episode")
         style.label_ends(axis, ends)
     return figure

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from roml_jax.envs import Env
 from roml_jax.evaluate.records import Records
 from roml_jax.evaluate.verdict import ONE_SEED
 from roml_jax.report import figures, page, series, verdicts
@@ -28,7 +29,11 @@ def _learning(group: Group) -> Section:
     figure = figures.learning(group)
     if figure is None:
         return Section("Learning curves", "No run was evaluated more than once during training.")
-    words = f"Every method is evaluated on the same held-out tasks. {_seeds(group)}"
+    evals = {(method.config.eval.seed, method.config.eval.tasks) for method in group.methods}
+    which = "the same held-out tasks"
+    if len(evals) > 1:
+        which = "held-out tasks of its own (eval.seed, eval.tasks), so that differences contain some chance"
+    words = f"Every method is evaluated on {which}. {_seeds(group)}"
     rarely_evaluated = [
         method.label for method in group.methods if series.curve(method, "eval/return_mean") is None
     ]
@@ -84,10 +89,17 @@ def _final(group: Group) -> list[Section]:
     ]
 
 
-def _by_task(group: Group, tasks: int) -> tuple[dict[str, Records], list[str]]:
-    records, missing = {}, []
+def _by_task(group: Group, env: Env, tasks: int) -> tuple[dict[str, Records], list[str]]:
+    """The records of the methods whose tests are as long as the first one's, and why others are left out."""
+    records, missing, first = {}, [], group.methods[0]
+    length, seed = series.test_length(first, env), first.config.eval.seed
     for method in group.methods:
-        loaded, why = series.by_task(method, tasks)
+        own = series.test_length(method, env)
+        if own != length:
+            texts = (f"{episodes} episode(s) of {steps} steps" for episodes, steps in (own, length))
+            missing.append(f"{method.label} is tested on {' and not '.join(texts)}")
+            continue
+        loaded, why = series.by_task(method, tasks, seed)
         if loaded is None:
             missing.append(why)
         else:
@@ -103,11 +115,11 @@ def sections(group: Group, tasks: int) -> list[Section]:
         tasks: number of held-out tasks on which the last learners are tested, for the section "Return
             against the task"; 0 to leave out the section.
     """
-    env, protocol = series.environment(group.methods[0]), group.methods[0].config.protocol
-    episodes, family = protocol.agent_spec(env.spec).episodes, env.family
+    env = series.environment(group.methods[0])
+    family = env.family
     parts = [_learning(group), *_final(group)]
     if tasks:
-        records, missing = _by_task(group, tasks)
+        records, missing = _by_task(group, env, tasks)
         words = (
             f"Returns of the last learners on {tasks} held-out tasks. Each dot is one task, averaged over "
             "seeds and episodes. Lines are means over tenths of the tasks."
@@ -118,6 +130,7 @@ def sections(group: Group, tasks: int) -> list[Section]:
         parts.append(Section("Return against the task", words, figure, "tasks"))
         parts += verdicts.sections(group, records)
     parts += _drawn(group, family)
+    episodes = {method.label: series.test_length(method, env)[0] for method in group.methods}
     adaptation = figures.adaptation(group, episodes)
     if adaptation is not None:
         words = "Return of each episode on a task. The learner has more data on the task in each episode."

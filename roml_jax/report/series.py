@@ -97,8 +97,13 @@ def draws(method: Method, family: TaskFamily) -> Draws | None:
     return Draws(points, mean.mean(axis=0), low.mean(axis=0), high.mean(axis=0), mean)
 
 
-def by_task(method: Method, n: int) -> tuple[recorded.Records | None, str]:
-    """Tests a method's last learners on n held-out tasks, the same for all methods.
+def by_task(method: Method, n: int, seed: int) -> tuple[recorded.Records | None, str]:
+    """Tests a method's last learners on n held-out tasks.
+
+    Args:
+        method: the method.
+        n: number of tasks.
+        seed: of the tasks.
 
     Returns:
         (records, ""), or (None, the reason) if a learner cannot be loaded.
@@ -110,10 +115,17 @@ def by_task(method: Method, n: int) -> tuple[recorded.Records | None, str]:
         except ConfigError as error:
             return None, str(error)
         places = [seed.place for seed in method.seeds if seed.folder == folder]
-        records.append(recorded.collect(run, n, seed=method.config.eval.seed, places=places))
+        records.append(recorded.collect(run, n, seed=seed, places=places))
     return recorded.pooled(records, method.alpha), ""
 
 
 def environment(method: Method) -> envs.Env:
     """The environment that a method was trained on."""
     return envs.from_options(method.config.env, method.config.env_options)
+
+
+def test_length(method: Method, env: envs.Env) -> tuple[int, int]:
+    """(episodes, steps of an episode) on a held-out task."""
+    protocol = method.config.protocol
+    spec = protocol.agent_spec(env.spec)
+    return protocol.test_episodes or spec.episodes, spec.horizon

@@ -11,16 +11,41 @@ from roml_jax.errors import ConfigError
 
 
 def check_new(path: Path, suffixes: Sequence[str], option: str = "--out") -> Path:
-    """Checks that a file does not exist and that its suffix is one of ``suffixes``; returns the path.
+    """Checks that a file can be made and that its suffix is one of ``suffixes``; returns the path.
 
     Raises:
-        ConfigError: if the suffix is wrong or the file exists; one line that names the option.
+        ConfigError: if the suffix is wrong, the file exists or its folder cannot be written to; one line that
+            names the option.
     """
     if path.suffix.lower() not in suffixes:
         raise ConfigError(f"{option} must end in {' or '.join(suffixes)}, got {path}")
     if path.exists():
         raise ConfigError(f"{option} {path} exists; nothing is overwritten")
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if not (parent.is_dir() and os.access(parent, os.W_OK)):  # told now, not after the work
+        raise ConfigError(
+            f"{option} {path} cannot be written: {parent} is not a folder that can be written to"
+        )
     return path
+
+
+def _move(part: Path, path: Path) -> None:
+    """Renames a file.
+
+    Raises:
+        FileExistsError: if ``path`` exists, unlike a plain rename.
+    """
+    try:
+        os.link(part, path)
+    except (FileExistsError, FileNotFoundError):
+        raise
+    except OSError:  # a file system without hard links: many network and USB drives
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        try:
+            part.replace(path)
+        except OSError:
+            path.unlink()
+            raise
 
 
 @contextlib.contextmanager
@@ -39,7 +64,7 @@ def new(path: Path) -> Generator[Path]:
         raise ConfigError(f"cannot write {path}: {error.strerror or error}") from None
     try:
         yield part
-        os.link(part, path)  # unlike a rename, this fails if the file exists
+        _move(part, path)
     except FileExistsError:
         raise ConfigError(f"{path} exists; nothing is overwritten") from None
     except OSError as error:

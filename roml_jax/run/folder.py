@@ -7,7 +7,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from roml_jax.errors import ConfigError
 from roml_jax.users_code import ORIGINS
 
 CONFIG, METRICS, CHECKPOINT, PROVENANCE = "config.yaml", "metrics.jsonl", "checkpoint", "provenance.json"
+WANDB = ".wandb"  # with the run's name at Weights & Biases
 _LOCK = ".lock"
 
 
@@ -78,7 +79,7 @@ def removed_if_unused(folder: Path) -> Generator[None]:
             if (folder / CHECKPOINT).exists():
                 (folder / CHECKPOINT).rmdir()  # fails if there is a checkpoint
             if not (folder / METRICS).exists() or not (folder / METRICS).stat().st_size:
-                for name in (METRICS, CONFIG, ORIGINS, PROVENANCE, _LOCK):
+                for name in (METRICS, CONFIG, ORIGINS, PROVENANCE, WANDB, _LOCK):
                     (folder / name).unlink(missing_ok=True)
                 folder.rmdir()  # fails if files of others are in it
         raise
@@ -95,8 +96,12 @@ def check(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Generator[None]:
+def locked(folder: Path, say: Callable[[str], None]) -> Generator[None]:
     """Context that holds the folder's lock, so that no other process writes to the folder.
+
+    Args:
+        folder: the run's folder.
+        say: called with a line for the user if the file system has no locks.
 
     Raises:
         ConfigError: if another process holds the lock, or the folder is not writable.
@@ -107,9 +112,11 @@ def locked(folder: Path) -> Generator[None]:
         raise ConfigError(f"cannot write to the run's folder {folder}: {error.strerror}") from None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         os.close(handle)
         raise ConfigError(f"the run {folder} is being used by another process") from None
+    except OSError as error:  # some file systems of clusters have none
+        say(f"{folder} cannot be locked ({error.strerror}): start no other process on this run")
     try:
         yield
     finally:

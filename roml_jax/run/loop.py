@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import shlex
 import signal
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
+from rich.text import Text
 
 from roml_jax import console as output
 from roml_jax import envs, experiment, meta
@@ -73,6 +75,14 @@ class _Host(NamedTuple):
     session: provenance.Session | None = None
     on_chunk: OnChunk | None = None
 
+    @property
+    def how_to_resume(self) -> str:
+        """The command that resumes the run, for messages."""
+        command = f"resume with: python -m roml_jax.train --resume {shlex.quote(str(self.folder))}"
+        if self.config.env in envs.names():
+            return command
+        return f"{command} --import MODULE, where MODULE registers the environment {self.config.env!r}"
+
     def log(self, prefix: str, rows: Rows, done: int, seconds: float) -> None:
         """Writes one row per seed, with the seed's columns, iterations, frames and seconds added.
 
@@ -114,21 +124,21 @@ def _devices(parts: experiment.Experiment, num_seeds: int) -> str:
     return f" on {mesh.size} devices ({sizes})"
 
 
-def _heading(config: Config, parts: experiment.Experiment) -> str:
+def _heading(config: Config, parts: experiment.Experiment) -> Text:
     """Text that describes a run: its components, its length and its seeds."""
     frames, passes = parts.frames, ""
     if frames.scoring:
         passes = f", a scoring pass of {frames.scoring} frames before every {frames.every} of them"
-    return (
-        f"[bold]{config.env}[/] x {config.sampler} x {config.agent}, {parts.num_iterations} iterations "
-        f"of {frames.iteration} frames{passes}, {len(config.plan)} seed(s)"
-        f"{_devices(parts, len(config.plan))}"
+    return Text.assemble(
+        (config.env, "bold"),
+        f" x {config.sampler} x {config.agent}, {parts.num_iterations} iterations of {frames.iteration} "
+        f"frames{passes}, {len(config.plan)} seed(s){_devices(parts, len(config.plan))}",
     )
 
 
 def _announce(config: Config, parts: experiment.Experiment, folder: Path, console: Console) -> None:
     """Prints what is run, and that there is no plot where the console cannot show one."""
-    output.say(console, f"{_heading(config, parts)}, into {folder}")
+    output.say(console, Text.assemble(_heading(config, parts), f", into {folder}"))
     if config.plot and not progress.can_plot(console):
         _say(console)("--plot needs a terminal with UTF-8; lines are printed instead")
 
@@ -173,7 +183,7 @@ def run(
     )
     with contextlib.ExitStack() as stack:
         if distributed.is_main():
-            stack.enter_context(run_folder.locked(folder))
+            stack.enter_context(run_folder.locked(folder, _say(console)))
         if config.resume and start.is_complete(plan, parts, folder):
             output.say(console, f"{folder} is complete; a larger --frames goes on with it")
             return folder
@@ -243,11 +253,14 @@ def _host(config: Config, parts: experiment.Experiment, folder: Path, console: C
 
 
 def _train_and_test(host: _Host, programs: Programs, state: State) -> None:
-    config, console, total = host.config, host.console, host.parts.num_iterations
+    config, console, total, restored = host.config, host.console, host.parts.num_iterations, state
     with interrupt.Interrupts() as interrupts:
         state = _loop(host, programs, state, interrupts)
+        if state is restored:
+            state = _last_evaluation(host, programs, state)
         with console.status("saving the checkpoint ..."):
-            host.save(state)
+            if state is not restored or host.checkpoints.wait() != state.done:
+                host.save(state)
             saved = host.checkpoints.wait() == state.done
     stopped = _stopped(host.parts, state.meta)
     if state.done < total and len(stopped) < len(config.plan):
@@ -255,7 +268,7 @@ def _train_and_test(host: _Host, programs: Programs, state: State) -> None:
             interrupts.asked or signal.SIGTERM,  # SIGTERM if another process received the signal
             f"stopped after {state.done} of {total} iterations"
             + ("; " if saved else ", but the last of them could not be saved; ")
-            + f"resume with: python -m roml_jax.train --resume {host.folder}",
+            + host.how_to_resume,
         )
     with console.status("testing ..."):
         programs.tests.ready("test")
@@ -272,8 +285,7 @@ def _train_and_test(host: _Host, programs: Programs, state: State) -> None:
         )
     if not saved:
         raise RunError(
-            "the last checkpoint was not written (see above); fix the cause and resume with: "
-            f"python -m roml_jax.train --resume {host.folder}"
+            f"the last checkpoint was not written (see above); fix the cause and {host.how_to_resume}"
         )
 
 
@@ -292,6 +304,20 @@ def _validated(host: _Host, programs: Programs, state: State) -> tuple[State, Ro
     acting = host.parts.learner.acting(state.meta.learner)
     best = best_learners.update(state.best, np.int32(state.done), mean, cvar, acting)
     return state._replace(best=best), summaries
+
+
+def _last_evaluation(host: _Host, programs: Programs, state: State) -> State:
+    """Evaluates the last iteration, unless an earlier session did; its total may have been larger."""
+    is_known = True
+    if distributed.is_main() and host.config.eval.validates:
+        rows = run_folder.read_metrics(host.folder / run_folder.METRICS)
+        last = (row for row in rows if row["iteration"] == state.done)
+        is_known = any(name.startswith("eval/") for row in last for name in row)
+    (is_missing,) = distributed.any_of(not is_known)
+    if not is_missing:
+        return state
+    programs.tests.ready("validation")
+    return _validated(host, programs, state)[0]
 
 
 def _report_diverged(host: _Host, before: Rows, now: Rows) -> None:

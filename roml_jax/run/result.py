@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from rich.markup import escape
 from rich.table import Table
 
 from roml_jax import held_out, quickly
@@ -45,7 +46,7 @@ def table(config: Config, final: list[dict[str, float]], stopped: Mapping[int, i
         stopped: for the seeds that diverged, the iterations done before, by position of the seed.
     """
     tasks = f"{config.eval.test_tasks} held-out tasks"
-    output = Table(title=f"{config.env}, {config.sampler}: {tasks}, return per episode")
+    output = Table(title=escape(f"{config.env}, {config.sampler}: {tasks}, return per episode"))
     episodes = [name for name in final[0] if name.startswith("return_episode_")]
     alpha_swept = "alpha" in config.plan[0].settings
     cvar = "CVaR" if alpha_swept else f"CVaR {config.alpha:g}"

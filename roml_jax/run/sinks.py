@@ -8,13 +8,14 @@ import json
 import math
 import os
 import re
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from roml_jax.config import Seed
 from roml_jax.errors import ConfigError
-from roml_jax.run.folder import METRICS
+from roml_jax.run.folder import METRICS, WANDB, write_whole
 
 _COLUMNS = ("seed", "iteration", "frames", "seconds")
 
@@ -113,16 +114,25 @@ class TensorBoard:
             writer.close()
 
 
+def _identity(folder: Path) -> str:
+    """A name of the run that no other has, kept in its folder; a folder's name may be that of other runs."""
+    path = folder / WANDB
+    if not path.is_file():
+        write_whole(path, uuid.uuid4().hex[:16])
+    return path.read_text()
+
+
 class WeightsAndBiases:
     """One Weights & Biases run per seed, in one group; needs the extra ``wandb``."""
 
     def __init__(self, folder: Path, seeds: Sequence[Seed], config: Mapping[str, Any]) -> None:
         import wandb
 
+        group, identity = folder.resolve().name, _identity(folder)
         self._runs = [
             wandb.init(
-                project="roml_jax", group=folder.name, name=f"{folder.name} {_slug(seed)}", dir=str(folder),
-                id=re.sub(r"\W", "-", f"{folder.name}-{_slug(seed)}"), resume="allow", reinit="create_new",
+                project="roml_jax", group=group, name=f"{group} {_slug(seed)}", dir=str(folder),
+                id=re.sub(r"\W", "-", f"{identity}-{_slug(seed)}"), resume="allow", reinit="create_new",
                 config={**config, **seed.columns},
             )
             for seed in seeds

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.text import Text
+
 from roml_jax import console as output
 from roml_jax.run import cli, compile_cache, saved
 from roml_jax.run import parser as parsers
@@ -70,9 +72,13 @@ def command(argv: Sequence[str]) -> bool:
         compared = compare.collect(run, engines, arguments.tasks, seed, run.place(arguments.run_name))
     output.say(
         console,
-        f"[bold]{config.env}[/], {config.sampler} x {config.agent}, learner [bold]{arguments.which}[/]: "
-        f"{arguments.tasks} tasks from the prior, {compared.returns[compare.PLAIN].shape[1]} episodes each; "
-        "greedy actions, the same initial states\n",
+        Text.assemble(
+            (config.env, "bold"),
+            f", {config.sampler} x {config.agent}, learner ",
+            (arguments.which, "bold"),
+            f": {arguments.tasks} tasks from the prior, {compared.returns[compare.PLAIN].shape[1]} episodes "
+            "each; greedy actions, the same initial states\n",
+        ),
     )
     return compare.show(console, compared, arguments.tolerance / _PERCENT)
 

@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from roml_jax import cem, config, envs, experiment, samplers
+from roml_jax.errors import ConfigError
 from roml_jax.run import sharding
 
 
@@ -192,6 +193,33 @@ def test_wrong_files_are_one_line_that_names_the_file(content, expected, tmp_pat
     assert expected in str(caught.value)
     assert "wrong.yaml" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_module_may_be_named_without_a_list(tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text("imports: no_such_robot\n")
+    for read in (lambda: config.parse(["--config", str(file)]), lambda: config.make(imports="no_such_robot")):
+        with pytest.raises(ConfigError, match="--import no_such_robot failed"):
+            read()
+
+
+def test_the_source_of_a_file_can_be_undone(tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text(f"init_from: {tmp_path}\n")
+    assert config.parse(["--config", str(file)]).init_from == tmp_path
+    assert config.parse(["--config", str(file), "--init-from", "none"]).init_from is None
+    with pytest.raises(ConfigError, match="--init-from must be a path, got 3"):
+        config.make(init_from=3)
+
+
+@pytest.mark.parametrize("name", ["config", "resume"])
+def test_options_of_the_command_line_are_not_ignored_elsewhere(name, tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text(f"{name}: somewhere\n")
+    with pytest.raises(ConfigError, match=f"{name}: config and resume are options of the command line"):
+        config.parse(["--config", str(file)])
+    with pytest.raises(ConfigError, match="give a file's options as arguments, and resume a run with python"):
+        config.make(**{name: "somewhere"})
 
 
 def test_where_a_run_is_computed_is_not_what_it_computes():

@@ -205,12 +205,22 @@ def test_an_exported_policy_skips_what_is_not_finite(cheetah):
     (wanted, clean), (action, after) = (jax.tree.map(np.asarray, act(memory, x)) for x in (obs, bad))
     assert np.isnan(action[0]).all()
     np.testing.assert_allclose(action[1], wanted[1], rtol=1e-5)
-    for x, y, z in zip(memory, after, clean, strict=True):
+    structure = jax.tree.structure(cheetah.policy.begin(2))
+    skipped = jax.tree.unflatten(structure, after)
+    assert np.isnan(skipped.action[0]).all()  # so that the step is known not to be the policy's
+    same = skipped._replace(action=jax.tree.unflatten(structure, memory).action)
+    for x, y in zip(memory, jax.tree.leaves(same), strict=True):
         np.testing.assert_array_equal(x[0], y[0])
+    for y, z in zip(after, clean, strict=True):
         np.testing.assert_allclose(z[1], y[1], rtol=1e-5)
+    told = jax.tree.unflatten(structure, observe(after, reward + 1, 2 * obs, end))
+    for x, y in zip(jax.tree.leaves(same.belief), jax.tree.leaves(told.belief), strict=True):
+        np.testing.assert_array_equal(x[0], y[0])  # nor is it learned from what came of it
+        assert (np.asarray(x)[1] != np.asarray(y)[1]).any()
+    assert np.isfinite(told.action).all()
     after = observe(clean, np.float32([np.nan, 0]), bad, end)
     expected = cheetah.policy.observe(
-        jax.tree.unflatten(jax.tree.structure(cheetah.policy.begin(2)), clean),
+        jax.tree.unflatten(structure, clean),
         reward,
         obs,
         valid=[False, True],

@@ -15,7 +15,7 @@ from roml_jax.config import Seed
 from roml_jax.errors import ConfigError
 from roml_jax.evaluate.records import Records
 from roml_jax.evaluate.verdict import ONE_SEED
-from roml_jax.report import data, figures, page, series, style, verdicts
+from roml_jax.report import data, figures, page, sections, series, style, verdicts
 from roml_jax.report.__main__ import command
 from roml_jax.run import cli
 from roml_jax.samplers import drawn as spreads
@@ -249,6 +249,46 @@ def test_one_seed_without_evaluations_or_checkpoint_says_so(folders, tmp_path, c
     assert "has no checkpoint yet" in text
     assert "[nan" not in text
     assert {path.stem for path in (tmp_path / "page").iterdir()} == {"training", "sampler"}
+
+
+def with_options(folder, to, **options):
+    """A copy of a run whose saved options are others."""
+    shutil.copytree(folder, to)
+    text = (to / "config.yaml").read_text()
+    for name, value in options.items():
+        text, count = re.subn(
+            rf"(?m)^{name.replace('__', '.')}: .*$", f"{name.replace('__', '.')}: {value}", text
+        )
+        assert count == 1
+    (to / "config.yaml").write_text(text)
+    return to
+
+
+def test_methods_are_compared_on_the_same_tasks_whatever_their_seeds(folders, tmp_path):
+    (group,) = data.load([folders[0], with_options(folders[2], tmp_path / "other", eval__seed=7)])
+    found, missing = sections._by_task(group, series.environment(group.methods[0]), 8)
+    first, second = found.values()
+    np.testing.assert_array_equal(first.tasks, second.tasks)
+    assert not missing
+    assert "of its own (eval.seed, eval.tasks)" in sections._learning(group).words
+    (group,) = data.load([folders[0], folders[2]])
+    assert "on the same held-out tasks" in sections._learning(group).words
+
+
+def test_methods_with_other_numbers_of_episodes_are_drawn_and_not_compared(folders, tmp_path):
+    short = with_options(folders[2], tmp_path / "short", protocol__test_episodes=1)
+    kept = [{k: v for k, v in row.items() if not k.endswith("episode_1")} for row in rows(short)]
+    (short / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
+    (group,) = data.load([folders[0], short])
+    env = series.environment(group.methods[0])
+    lengths = {method.label: series.test_length(method, env)[0] for method in group.methods}
+    assert sorted(lengths.values()) == [1, 2]
+    figure = figures.adaptation(group, lengths)
+    for axis in figure.axes:
+        assert sorted(len(line.get_xdata()) for line in axis.lines) == [1, 2]
+    found, (missing,) = sections._by_task(group, env, 8)
+    assert len(found) == 1
+    assert missing.endswith("is tested on 2 episode(s) of 8 steps and not 1 episode(s) of 8 steps")
 
 
 def test_a_report_without_rollouts(folders, tmp_path):

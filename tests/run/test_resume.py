@@ -1,5 +1,6 @@
 """A run that was stopped goes on as if it never had been; what cannot go on says why."""
 
+import errno
 import json
 import os
 import shutil
@@ -134,6 +135,38 @@ def test_rows_beyond_the_checkpoint_are_made_again(whole, copy):
     assert [path.name for path in (copy / "checkpoint").iterdir()] == ["60"]
 
 
+def test_a_run_that_was_not_tested_is_tested_and_its_checkpoint_stays(whole, tmp_path):
+    """As after a kill in the final test: to write the same again would put the only checkpoint at risk."""
+    run = shutil.copytree(whole, tmp_path / "run")
+    kept = [row for row in rows(run) if "test/cvar" not in row]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
+    before = {path: path.stat().st_mtime_ns for path in (run / "checkpoint").rglob("*")}
+    assert train.main(["--resume", str(run)]) == 0
+    check_same(run, whole)
+    assert {path: path.stat().st_mtime_ns for path in (run / "checkpoint").rglob("*")} == before
+
+
+def test_a_run_that_is_ended_where_it_was_stopped_is_evaluated_there(copy):
+    """Its best learners change, so that its checkpoint is written again, beside the first one."""
+    last = rows(copy)[-1]
+    assert not any(name.startswith("eval/") for name in last)
+    was, name = checkpoint._prune, checkpoint.latest(copy / "checkpoint").name
+    seen = []
+
+    def prune(folder):
+        seen.append(sorted(path.name for path in folder.iterdir()))
+        was(folder)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "_prune", prune)
+        assert train.main(["--resume", str(copy), "--frames", str(last["frames"])]) == 0
+    assert seen == [[name], sorted([f"0{name}", name])]
+    ends = [row for row in rows(copy) if row["iteration"] == last["iteration"]]
+    assert sum("eval/cvar" in row for row in ends) == sum("test/cvar" in row for row in ends) == 2
+    assert (saved.load(copy, "best_mean").iterations <= int(name)).all()
+    assert checkpoint.latest(copy / "checkpoint").name == f"0{name}"
+
+
 def test_a_run_without_a_checkpoint_starts_again(whole, copy, capfd):
     shutil.rmtree(copy / "checkpoint")
     assert train.main(["--resume", str(copy)]) == 0
@@ -228,9 +261,19 @@ def test_what_cannot_go_on_says_why(spoil, more, expected, copy, capfd):
     assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
 
 
+def test_a_file_system_without_locks_is_told_and_works(copy, monkeypatch, capfd):
+    def refused(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refused)
+    assert train.main(["--resume", str(copy)]) == 0
+    said = " ".join(capfd.readouterr().out.split())
+    assert f"{copy} cannot be locked (No locks available): start no other process on this run" in said
+
+
 def test_a_folder_in_use_is_refused(copy, capfd):
     from roml_jax.run import folder
 
-    with folder.locked(copy):
+    with folder.locked(copy, pytest.fail):
         assert train.main(["--resume", str(copy)]) == 2
     assert "is being used by another process" in capfd.readouterr().err

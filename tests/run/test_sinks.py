@@ -5,6 +5,7 @@ import json
 import os
 import struct
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -97,7 +98,9 @@ def test_weights_and_biases_gets_a_run_for_each(tmp_path, monkeypatch):
         )
 
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
-    sink = sinks.WeightsAndBiases(tmp_path / "run", seed_plan.plan([3, 4], []), {"env": "cheetah_mass"})
+    folder, plan = tmp_path / "run", seed_plan.plan([3, 4], [])
+    folder.mkdir()
+    sink = sinks.WeightsAndBiases(folder, plan, {"env": "cheetah_mass"})
     sink.write(1, ROW)
     sink.close()
     first, second = (call[1] for call in calls[:2])
@@ -105,6 +108,15 @@ def test_weights_and_biases_gets_a_run_for_each(tmp_path, monkeypatch):
     assert first["group"] == second["group"] == "run"
     assert second["config"] == {"env": "cheetah_mass", "seed": 4}
     assert calls[2:] == [(1, {"train/return": 2.0, "vae/loss": 0.5, "frames": 512}, 4), (0,), (1,)]
+    # a resumed run is the same, under any name of its folder; another folder of this name is another run
+    (tmp_path / "other" / "run").mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    sinks.WeightsAndBiases(Path(), plan, {})
+    sinks.WeightsAndBiases(tmp_path / "other" / "run", plan, {})
+    again, _, other, _ = (call[1] for call in calls if call[0] == "init" and not call[1]["config"].get("env"))
+    assert (again["id"], again["name"]) == (first["id"], first["name"])
+    assert (other["id"], other["name"]) != (first["id"], first["name"])
+    assert other["name"] == first["name"]
 
 
 @pytest.mark.parametrize(
