@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from benchmarks import machine
 from roml_jax import envs
 from roml_jax.envs import Edit, Motion, TaskDimension, TaskEnv
+from roml_jax.envs.sources import load
 from roml_jax.types import Array
 
 MASS = TaskDimension("mass", 0.7, 1.4, (Edit("body_mass"),), "log")
@@ -40,7 +41,7 @@ _PAIRS = TaskDimension(
 )
 _WATER = TaskDimension("water", 0.5, 2.0, (Edit("opt.viscosity"), Edit("opt.density")), "log")
 _DAMPING = TaskDimension("damping", 0.5, 2.0, (Edit("dof_damping"),), "log")
-_MOTOR = TaskDimension("motor", 0.7, 1.3, (Edit("actuator_gainprm", column=0),), "log")
+_GAIN, _BIAS = Edit("actuator_gainprm", column=0), Edit("actuator_biasprm")
 
 
 class Model(NamedTuple):
@@ -105,8 +106,10 @@ def build(file: Path, model: Model, engine: str) -> TaskEnv:
     Raises:
         ValueError: if MuJoCo or the engine refuses it; one line.
     """
+    has_servos = bool(load(file, ()).actuator_biasprm.any())
+    motor = TaskDimension("motor", 0.7, 1.3, (_GAIN, _BIAS) if has_servos else (_GAIN,), "log")
     return TaskEnv.from_mjcf(
-        file, tasks=(MASS, model.second, _MOTOR), reward=_stay, frame_skip=4, engine=engine, check=False,
+        file, tasks=(MASS, model.second, motor), reward=_stay, frame_skip=4, engine=engine, check=False,
         name=file.stem,
     )  # fmt: skip
 

@@ -1,7 +1,9 @@
 """The public API: the ten lines that a user types."""
 
+import dataclasses
 import inspect
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -115,6 +117,44 @@ def test_a_run_without_a_folder_that_was_stopped_can_be_resumed(capfd):
         assert train.main(["--resume", str(folder)]) == 0
     finally:
         shutil.rmtree(folder.parent)
+
+
+MODULE = """
+import dataclasses
+import roml_jax as roml
+
+class Own(type(roml.envs.make("probe_memory"))):
+    @property
+    def spec(self):
+        return dataclasses.replace(super().spec, name="own_memory")
+
+roml.envs.register("own_memory", lambda: Own())
+"""
+
+
+def test_a_run_on_an_object_is_resumed_with_the_module_that_registers_it(tmp_path, monkeypatch, capfd):
+    """As the message says; the module is then the run's, for all commands."""
+    (tmp_path / "own_memory_module.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    class Own(type(CART)):
+        @property
+        def spec(self):
+            return dataclasses.replace(super().spec, name="own_memory")
+
+    def stop(*_):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    folder = tmp_path / "a run"
+    with pytest.raises(loop.StoppedError) as caught:
+        roml.train(Own(), quiet=True, on_chunk=stop, out=folder, **OPTIONS)
+    command = shlex.split(str(caught.value).split("resume with: ")[1])
+    assert command[:6] == ["python", "-m", "roml_jax.train", "--resume", str(folder), "--import"]
+    assert str(caught.value).endswith("--import MODULE, where MODULE registers the environment 'own_memory'")
+    assert train.main([*command[3:6], "own_memory_module"]) == 0
+    assert "resumes from iteration 1" in capfd.readouterr().out
+    assert roml.open(folder).config.imports == ("own_memory_module",)
+    assert "own_memory_module" in (folder / "imports.json").read_text()
 
 
 def test_a_run_that_never_began_leaves_no_folder(tmp_path, monkeypatch):

@@ -54,7 +54,7 @@ def claimed(folder: Path) -> Iterator[bool]:
     with (folder.parent / f".{folder.name}.lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             yield False
         else:
             yield True

@@ -225,6 +225,8 @@ def to_mapping(config: Config) -> dict[str, Any]:
 def check_same(was: Mapping[str, Any], now: Mapping[str, Any], what: str) -> None:
     """Rejects a resume with other options. Only those in ``FREE`` and the total of frames may change.
 
+    Modules may be added, such as one that registers an environment that was an object when the run began.
+
     Args:
         was: the saved options, by dotted name.
         now: the requested options, by dotted name.
@@ -233,7 +235,10 @@ def check_same(was: Mapping[str, Any], now: Mapping[str, Any], what: str) -> Non
     Raises:
         ConfigError: if options differ; one line that lists up to five of them.
     """
-    names = [name for name in sorted({*was, *now} - {*FREE, *_TOTAL}) if was.get(name) != now.get(name)]
+    may = {*FREE, *_TOTAL}
+    if {*(was.get("imports") or ())} <= {*(now.get("imports") or ())}:
+        may.add("imports")
+    names = [name for name in sorted({*was, *now} - may) if was.get(name) != now.get(name)]
     if names:
         changes = ", ".join(f"{name} was {was.get(name)}, now {now.get(name)}" for name in names[:5])
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""

@@ -99,7 +99,7 @@ def _watch(arguments: argparse.Namespace) -> None:
 
     shown = live.Live(page.page({"title": f"{config.env}, {arguments.run.name}", "live": True}))
     server = live.serve(shown, arguments.port)
-    console.print(f"http://{live.HOST}:{server.server_port} follows {arguments.run}; Ctrl-C ends it")
+    output.say(console, f"http://{live.HOST}:{server.server_port} follows {arguments.run}; Ctrl-C ends it")
     with contextlib.suppress(KeyboardInterrupt):
         live.follow(arguments.run, shown, newest, lambda line: output.say(console, line),
                     len(config.plan))  # fmt: skip

@@ -66,7 +66,7 @@ def _curves(group: Group, titles: Mapping[str, str]) -> Figure | None:
 
 
 def learning(group: Group) -> Figure | None:
-    """Held-out mean and held-out CVaR against frames. Every method is evaluated on the same tasks."""
+    """Held-out mean and held-out CVaR against frames."""
     titles = {"return_mean": "mean", "cvar": _alpha(group)}
     return _curves(group, {f"eval/{name}": f"Held-out tasks: {title}" for name, title in titles.items()})
 

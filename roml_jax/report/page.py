@@ -6,7 +6,7 @@ import base64
 import html
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
@@ -96,8 +96,13 @@ def baseline(group: Group) -> Method | None:
     return next((method for method in group.methods if method.sampler == BASELINE), group.methods[0])
 
 
-def final_table(group: Group) -> str:
-    """Table of final mean and CVaR by method, with differences from the baseline paired by seed."""
+def final_table(group: Group, alike: Container[str]) -> str:
+    """Table of final mean and CVaR by method, with differences from the baseline paired by seed.
+
+    Args:
+        group: the methods.
+        alike: labels of the methods that can be compared with the baseline.
+    """
     against = baseline(group)
     heads = ["method", "seeds", "mean", "CVaR", "alpha"]
     if against is not None:
@@ -113,7 +118,7 @@ def final_table(group: Group) -> str:
         if against is not None:
             reference = [against.final(name) for name in ("return_mean", "cvar")]
             pairs = [paired(values, other) for values, other in zip((mean, cvar), reference, strict=True)]
-            cells += ["", "", ""] if method is against else [
+            cells += ["", "", ""] if method is against or method.label not in alike else [
                 *(_compared(pair, digits) for pair in pairs), str(pairs[0].n if pairs[0] else 0)
             ]  # fmt: skip
         rows.append([*cells, data.note(method)])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
-from roml_jax.envs import Env
 from roml_jax.evaluate.records import Records
 from roml_jax.evaluate.verdict import ONE_SEED
 from roml_jax.report import figures, page, series, verdicts
@@ -76,25 +77,32 @@ def _drawn(group: Group, family: TaskFamily) -> list[Section]:
     return [Section("What the sampler draws", words, figure, "sampler")]
 
 
-def _final(group: Group) -> list[Section]:
+def _final(group: Group, lengths: Mapping[str, tuple[int, int]]) -> list[Section]:
     against = page.baseline(group)
+    alike = {label for label in lengths if against is None or lengths[label] == lengths[against.label]}
     words = (
         "A task's return is the mean over its episodes; CVaR is the mean over the worst share alpha of tasks."
     )
     if against is not None:
         words += f" Differences are relative to {against.label} and paired by seed."
         words += " Methods with a single common seed are described, not compared."
-    return [
-        Section("Final performance", words, figures.final(group), "final", page.final_table(group)),
-    ]
+    others = [label for label in lengths if label not in alike]
+    if others:
+        words += f" Tested on another number of episodes or steps, and not compared: {', '.join(others)}."
+    if len({(method.config.eval.seed, method.config.eval.test_tasks) for method in group.methods}) > 1:
+        words += " Methods are tested on held-out tasks of their own (eval.seed, eval.test_tasks)."
+    table = page.final_table(group, alike)
+    return [Section("Final performance", words, figures.final(group), "final", table)]
 
 
-def _by_task(group: Group, env: Env, tasks: int) -> tuple[dict[str, Records], list[str]]:
+def _by_task(
+    group: Group, lengths: Mapping[str, tuple[int, int]], tasks: int
+) -> tuple[dict[str, Records], list[str]]:
     """The records of the methods whose tests are as long as the first one's, and why others are left out."""
     records, missing, first = {}, [], group.methods[0]
-    length, seed = series.test_length(first, env), first.config.eval.seed
+    length, seed = lengths[first.label], first.config.eval.seed
     for method in group.methods:
-        own = series.test_length(method, env)
+        own = lengths[method.label]
         if own != length:
             texts = (f"{episodes} episode(s) of {steps} steps" for episodes, steps in (own, length))
             missing.append(f"{method.label} is tested on {' and not '.join(texts)}")
@@ -116,10 +124,10 @@ def sections(group: Group, tasks: int) -> list[Section]:
             against the task"; 0 to leave out the section.
     """
     env = series.environment(group.methods[0])
-    family = env.family
-    parts = [_learning(group), *_final(group)]
+    family, lengths = env.family, {method.label: series.test_length(method, env) for method in group.methods}
+    parts = [_learning(group), *_final(group, lengths)]
     if tasks:
-        records, missing = _by_task(group, env, tasks)
+        records, missing = _by_task(group, lengths, tasks)
         words = (
             f"Returns of the last learners on {tasks} held-out tasks. Each dot is one task, averaged over "
             "seeds and episodes. Lines are means over tenths of the tasks."
@@ -130,7 +138,7 @@ def sections(group: Group, tasks: int) -> list[Section]:
         parts.append(Section("Return against the task", words, figure, "tasks"))
         parts += verdicts.sections(group, records)
     parts += _drawn(group, family)
-    episodes = {method.label: series.test_length(method, env)[0] for method in group.methods}
+    episodes = {label: length[0] for label, length in lengths.items()}
     adaptation = figures.adaptation(group, episodes)
     if adaptation is not None:
         words = "Return of each episode on a task. The learner has more data on the task in each episode."

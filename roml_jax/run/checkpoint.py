@@ -25,7 +25,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import SingleDeviceSharding
 
-from roml_jax.run import memory
+from roml_jax.run import distributed, memory
 
 ABOUT = "about"
 FORMAT = 3
@@ -157,12 +157,13 @@ class Checkpoints:
     def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
         self._folder, self._say = folder.absolute(), say
         self._main = jax.process_index() == 0
-        newest = latest(self._folder)
+        # process 0 says it, since it removes the others, and all must write to the same path
+        self._written = distributed.from_main(lambda: getattr(latest(self._folder), "name", ""))
         if self._main:
             self._folder.mkdir(exist_ok=True)
             _prune(self._folder)
         self._pending: str | None = None
-        self._written: str | None = newest.name if newest else None
+        self._lost = False  # whether the last one could not be written
         self._has_failed = False
         self._loud = _quietened()
         self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
@@ -184,7 +185,7 @@ class Checkpoints:
             items = items if in_place else _copied(items)
         args = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
         written = self._written
-        again = written is not None and int(written) == iteration
+        again = written and int(written) == iteration
         self._pending = f"0{written}" if again else str(iteration)
         try:
             self._writer.save(
@@ -202,7 +203,8 @@ class Checkpoints:
         """Waits for the checkpoint in progress.
 
         Returns:
-            The iteration of the run's last checkpoint, or None.
+            The iteration of the run's last checkpoint; None if there is none, or if the last one that was to
+            be written could not be.
         """
         if self._pending is not None:
             try:
@@ -210,17 +212,17 @@ class Checkpoints:
             except (OSError, ValueError) as error:
                 self._failed(error)
             else:
-                self._written, self._pending = self._pending, None
+                self._written, self._pending, self._lost = self._pending, None, False
                 if self._main:
                     _prune(self._folder)
             self._clean()
-        return None if self._written is None else int(self._written)
+        return int(self._written) if self._written and not self._lost else None
 
     def _failed(self, error: BaseException) -> None:
         last, number = latest(self._folder), int(self._pending or 0)
         remaining = f"the last good one is of iteration {int(last.name)}" if last else "no earlier one exists"
         self._say(f"the checkpoint of iteration {number} was not written: {_line(error)}; {remaining}")
-        self._pending, self._has_failed = None, True
+        self._pending, self._has_failed, self._lost = None, True, True
         _end_of_threads()
         if self._main:
             _prune(self._folder)  # frees the disk space of the incomplete checkpoint

@@ -46,7 +46,8 @@ def run(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None = N
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except PermissionError as error:
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        what = f"{error.filename}: {error.strerror}" if error.filename else " ".join(str(error).split())
+        print(f"error: {what}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

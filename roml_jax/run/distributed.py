@@ -102,15 +102,17 @@ def shared_folder(make: Callable[[], Path]) -> Path:
     """
     if jax.process_count() == 1:
         return make()
-    folder = Path(_from_main(lambda: str(make().absolute())))
+    folder = Path(from_main(lambda: str(make().absolute())))
     looks = (folder.is_dir() or time.sleep(0.5) for _ in range(_LOOKS))
     if not multihost_utils.process_allgather(np.bool_(any(looks))).all():
         raise ConfigError(f"not all processes see the run's folder {folder}: --out must be on a shared disk")
     return folder
 
 
-def _from_main(say: Callable[[], str]) -> str:
+def from_main(say: Callable[[], str]) -> str:
     """Sends the string that ``say`` returns in process 0 to all; its ConfigError is raised in all."""
+    if jax.process_count() == 1:
+        return say()
     answer = ""
     if is_main():
         try:

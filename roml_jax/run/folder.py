@@ -7,7 +7,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from roml_jax.errors import ConfigError
 from roml_jax.users_code import ORIGINS
 
 CONFIG, METRICS, CHECKPOINT, PROVENANCE = "config.yaml", "metrics.jsonl", "checkpoint", "provenance.json"
-WANDB = ".wandb"  # with the run's name at Weights & Biases
+WANDB = "wandb.id"  # not .wandb, which would be where W&B keeps its files
 _LOCK = ".lock"
 
 
@@ -54,19 +54,25 @@ def make(out: Path | None, name: str, options: Mapping[str, Any]) -> Path:
         if any(folder.iterdir()):
             raise ConfigError(f"--out {folder} exists and is not empty; a run needs a new folder")
         write_whole(folder / CONFIG, yaml.safe_dump(dict(options), sort_keys=False))
-        origins = users_code.origins(options.get("imports") or ())
-        if origins:
-            write_whole(folder / ORIGINS, json.dumps(origins, indent=1) + "\n")
+        _keep_origins(folder, options.get("imports") or ())
     except OSError as error:
         raise ConfigError(f"cannot write to the run's folder {folder}: {error.strerror}") from None
     return folder
 
 
-def keep_total(folder: Path, frames: float) -> None:
-    """Saves the total of frames of a run that goes on, in its ``config.yaml``."""
+def keep(folder: Path, frames: float, imports: Sequence[str]) -> None:
+    """Saves what a run that goes on may change, in its files: its total of frames, and more modules."""
     options = yaml.safe_load((folder / CONFIG).read_text())
-    if options.get("frames") != frames:
-        write_whole(folder / CONFIG, yaml.safe_dump(options | {"frames": frames}, sort_keys=False))
+    now = options | {"frames": frames, "imports": list(imports)}
+    if now != options:
+        write_whole(folder / CONFIG, yaml.safe_dump(now, sort_keys=False))
+        _keep_origins(folder, imports)
+
+
+def _keep_origins(folder: Path, imports: Sequence[str]) -> None:
+    origins = users_code.origins(imports)
+    if origins:
+        write_whole(folder / ORIGINS, json.dumps(origins, indent=1) + "\n")
 
 
 @contextlib.contextmanager

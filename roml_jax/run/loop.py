@@ -17,8 +17,8 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
+from roml_jax import agents, envs, experiment, meta, samplers
 from roml_jax import console as output
-from roml_jax import envs, experiment, meta
 from roml_jax._version import __version__
 from roml_jax.config import Config, to_mapping
 from roml_jax.envs.why import why
@@ -79,9 +79,15 @@ class _Host(NamedTuple):
     def how_to_resume(self) -> str:
         """The command that resumes the run, for messages."""
         command = f"resume with: python -m roml_jax.train --resume {shlex.quote(str(self.folder))}"
-        if self.config.env in envs.names():
-            return command
-        return f"{command} --import MODULE, where MODULE registers the environment {self.config.env!r}"
+        kinds = (envs, "env"), (samplers, "sampler"), (agents, "agent")
+        named = [(kind, getattr(self.config, what), what) for kind, what in kinds]
+        missing = [
+            f"the {what} {name!r}"
+            for kind, name, what in named
+            if name not in kind.names()
+            or kind.get(name).__module__ == "__main__"  # in the user's script alone
+        ]
+        return command + (f" --import MODULE, where MODULE registers {', '.join(missing)}" if missing else "")
 
     def log(self, prefix: str, rows: Rows, done: int, seconds: float) -> None:
         """Writes one row per seed, with the seed's columns, iterations, frames and seconds added.
@@ -243,7 +249,7 @@ def _host(config: Config, parts: experiment.Experiment, folder: Path, console: C
         if missing:
             _say(console)(missing)
         if config.resume:
-            run_folder.keep_total(folder, config.frames)
+            run_folder.keep(folder, config.frames, config.imports)
         frames = parts.frames.after(done)
         sink = sinks.make(config.log, folder, config.plan, to_mapping(config), frames, _say(console))
     with contextlib.closing(sink):

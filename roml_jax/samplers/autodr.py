@@ -110,8 +110,7 @@ def _update(
 ) -> tuple[AutodrState, Metrics]:
     """Adds the returns of the latest draws to the buffers of their ends, and decides about full ones."""
     valid = ~jnp.isnan(returns)
-    sample_mean = risk.masked_mean(returns, valid)
-    reached = state.reached | (sample_mean >= _thresholds(config)[1])
+    reached = state.reached | (risk.masked_mean(returns, valid) >= _thresholds(config)[1])
     counted = _at_ends(config, state.key, returns.shape[0], dims) & valid[:, None, None] & reached
     total = state.total + jnp.where(counted, returns[:, None, None], 0).sum(axis=0)
     count = state.count + counted.sum(axis=0, dtype=jnp.int32)
@@ -122,7 +121,6 @@ def _update(
         ends, jnp.where(full, 0, total), jnp.where(full, 0, count), reached, updates, state.key
     )
     return after, {
-        "sample_mean": sample_mean,
         "width": (ends[1] - ends[0]).mean(),
         "updates": updates.astype(returns.dtype),
     }
@@ -174,13 +172,11 @@ def autodr(family: TaskFamily, alpha: float, config: AutodrConfig = DEFAULTS) ->
     ) -> tuple[AutodrState, Metrics]:
         del key, progress
         feedback = Feedback.of(feedback)
-        returns = feedback.returns
-        if (
-            feedback.diverged is not None
-        ):  # its return is the worst of the iteration's, which may be a good one
-            failed = jnp.minimum(returns, _thresholds(config)[0])
-            returns = jnp.where(feedback.diverged, failed, returns)
-        return _update(config, state, returns, dims)
+        returns = told = feedback.returns
+        if feedback.diverged is not None:  # its return is the iteration's worst, which may be a good one
+            returns = jnp.where(feedback.diverged, jnp.minimum(told, _thresholds(config)[0]), told)
+        after, metrics = _update(config, state, returns, dims)
+        return after, metrics | {"sample_mean": risk.masked_mean(told, ~jnp.isnan(told))}
 
     def drawn(phi: Array, key: Array, n: int) -> Array:
         return family.decode(draw(phi.reshape(2, dims), key, n)[0])

@@ -254,7 +254,7 @@ def next_distribution(
 
 
 def _fill(state: DoraemonState, v: Array, success: Array, valid: Array, closes: Array) -> DoraemonState:
-    """Appends the tasks that did not diverge to the open window, or empties it."""
+    """Appends the tasks with a return to the open window, or empties it."""
     size = state.success.shape[0]
     place = jnp.where(valid, state.cursor + jnp.cumsum(valid) - 1, size)
     return state._replace(

@@ -264,13 +264,20 @@ def with_options(folder, to, **options):
     return to
 
 
+def lengths_of(group):
+    env = series.environment(group.methods[0])
+    return {method.label: series.test_length(method, env) for method in group.methods}
+
+
 def test_methods_are_compared_on_the_same_tasks_whatever_their_seeds(folders, tmp_path):
     (group,) = data.load([folders[0], with_options(folders[2], tmp_path / "other", eval__seed=7)])
-    found, missing = sections._by_task(group, series.environment(group.methods[0]), 8)
+    found, missing = sections._by_task(group, lengths_of(group), 8)
     first, second = found.values()
     np.testing.assert_array_equal(first.tasks, second.tasks)
     assert not missing
     assert "of its own (eval.seed, eval.tasks)" in sections._learning(group).words
+    (final,) = sections._final(group, lengths_of(group))
+    assert "tested on held-out tasks of their own" in final.words
     (group,) = data.load([folders[0], folders[2]])
     assert "on the same held-out tasks" in sections._learning(group).words
 
@@ -280,14 +287,16 @@ def test_methods_with_other_numbers_of_episodes_are_drawn_and_not_compared(folde
     kept = [{k: v for k, v in row.items() if not k.endswith("episode_1")} for row in rows(short)]
     (short / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
     (group,) = data.load([folders[0], short])
-    env = series.environment(group.methods[0])
-    lengths = {method.label: series.test_length(method, env)[0] for method in group.methods}
-    assert sorted(lengths.values()) == [1, 2]
-    figure = figures.adaptation(group, lengths)
+    lengths = lengths_of(group)
+    assert sorted(episodes for episodes, _ in lengths.values()) == [1, 2]
+    figure = figures.adaptation(group, {label: episodes for label, (episodes, _) in lengths.items()})
     for axis in figure.axes:
         assert sorted(len(line.get_xdata()) for line in axis.lines) == [1, 2]
-    found, (missing,) = sections._by_task(group, env, 8)
+    found, (missing,) = sections._by_task(group, lengths, 8)
     assert len(found) == 1
+    (final,) = sections._final(group, lengths)
+    assert "not compared: cem (RoML)" in final.words
+    assert "[" not in final.table.split("cem (RoML)")[-1].split("<td>")[-1]
     assert missing.endswith("is tested on 2 episode(s) of 8 steps and not 1 episode(s) of 8 steps")
 
 

@@ -92,6 +92,8 @@ def test_weights_and_biases_gets_a_run_for_each(tmp_path, monkeypatch):
 
     def init(**options):
         place = len([call for call in calls if call[0] == "init"])
+        root = Path(options["dir"])  # where the service's own folder is made, with or without the dot
+        assert not any((root / name).exists() for name in ("wandb", ".wandb"))
         calls.append(("init", options))
         return SimpleNamespace(
             log=lambda row, step: calls.append((place, row, step)), finish=lambda: calls.append((place,))
