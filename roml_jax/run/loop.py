@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import shlex
 import signal
 import time
 from collections.abc import Callable
@@ -17,7 +16,7 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from roml_jax import agents, envs, experiment, meta, samplers
+from roml_jax import envs, experiment, meta
 from roml_jax import console as output
 from roml_jax._version import __version__
 from roml_jax.config import Config, to_mapping
@@ -74,20 +73,6 @@ class _Host(NamedTuple):
     shown: shown.Shown
     session: provenance.Session | None = None
     on_chunk: OnChunk | None = None
-
-    @property
-    def how_to_resume(self) -> str:
-        """The command that resumes the run, for messages."""
-        command = f"resume with: python -m roml_jax.train --resume {shlex.quote(str(self.folder))}"
-        kinds = (envs, "env"), (samplers, "sampler"), (agents, "agent")
-        named = [(kind, getattr(self.config, what), what) for kind, what in kinds]
-        missing = [
-            f"the {what} {name!r}"
-            for kind, name, what in named
-            if name not in kind.names()
-            or kind.get(name).__module__ == "__main__"  # in the user's script alone
-        ]
-        return command + (f" --import MODULE, where MODULE registers {', '.join(missing)}" if missing else "")
 
     def log(self, prefix: str, rows: Rows, done: int, seconds: float) -> None:
         """Writes one row per seed, with the seed's columns, iterations, frames and seconds added.
@@ -274,7 +259,7 @@ def _train_and_test(host: _Host, programs: Programs, state: State) -> None:
             interrupts.asked or signal.SIGTERM,  # SIGTERM if another process received the signal
             f"stopped after {state.done} of {total} iterations"
             + ("; " if saved else ", but the last of them could not be saved; ")
-            + host.how_to_resume,
+            + start.how_to_resume(config, host.folder),
         )
     with console.status("testing ..."):
         programs.tests.ready("test")
@@ -291,7 +276,7 @@ def _train_and_test(host: _Host, programs: Programs, state: State) -> None:
         )
     if not saved:
         raise RunError(
-            f"the last checkpoint was not written (see above); fix the cause and {host.how_to_resume}"
+            f"the last checkpoint was not written (see above); fix the cause and {start.how_to_resume(config, host.folder)}"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from roml_jax import experiment, meta, quickly
+from roml_jax import agents, envs, experiment, meta, quickly, samplers
 from roml_jax._version import __version__
 from roml_jax.config import Config, check_same, seed_plan
 from roml_jax.errors import ConfigError
@@ -68,6 +69,20 @@ class State(NamedTuple):
 def shapes_of(parts: experiment.Experiment, plan: Plan) -> meta.MetaState:
     """The shapes of a run's MetaState; nothing is computed."""
     return jax.eval_shape(parts.train.init, *seed_plan.leaves(plan.seeds))
+
+
+def how_to_resume(config: Config, folder: Path) -> str:
+    """The command that resumes a run, for messages."""
+    command = f"resume with: python -m roml_jax.train --resume {shlex.quote(str(folder))}"
+    missing = [
+        f"the {what} {name!r}"
+        for kind, name, what in (
+            (envs, config.env, "environment"), (samplers, config.sampler, "sampler"),
+            (agents, config.agent, "agent"),
+        )
+        if name not in kind.names() or kind.get(name).__module__ == "__main__"  # in the user's script alone
+    ]  # fmt: skip
+    return command + (f" --import MODULE, where MODULE registers {', '.join(missing)}" if missing else "")
 
 
 def check_total(config: Config) -> None:
