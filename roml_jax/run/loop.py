@@ -16,8 +16,8 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from roml_jax import envs, experiment, meta
 from roml_jax import console as output
+from roml_jax import envs, experiment, meta
 from roml_jax._version import __version__
 from roml_jax.config import Config, to_mapping
 from roml_jax.envs.why import why
@@ -276,7 +276,8 @@ def _train_and_test(host: _Host, programs: Programs, state: State) -> None:
         )
     if not saved:
         raise RunError(
-            f"the last checkpoint was not written (see above); fix the cause and {start.how_to_resume(config, host.folder)}"
+            "the last checkpoint was not written (see above); fix the cause and "
+            + start.how_to_resume(config, host.folder)
         )
 
 
