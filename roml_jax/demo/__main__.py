@@ -101,7 +101,7 @@ def command(argv: Sequence[str]) -> None:
     if arguments.task:
         tasks = show.tasks_of(env.family, arguments.task)
     out = arguments.out or _default_out(name, env, tasks)
-    show.check_out(out, name, env, tasks)
+    show.check_out(out, name, env, tasks, len(shipped.METHODS))
     runs = shipped.load(name, env)
     labels = [label for label, _ in shipped.METHODS.values()]
     made = rollouts.of_runs(runs, [0] * len(runs))

@@ -1,12 +1,27 @@
-"""Checks of what a deployed policy is given and returns: shapes, dtypes and finite values."""
+"""What a deployed policy is given and returns: its limits, and checks of shapes, dtypes and finite values."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
+
+from roml_jax.types import Continuous, Discrete
+
+
+def limits(action: Discrete | Continuous) -> dict[str, Any]:
+    """The fields of an action space for JSON, which has no infinity: None where there is no limit."""
+
+    def told(end: Any) -> Any:
+        if isinstance(end, tuple):
+            return [told(one) for one in end]
+        return end if np.isfinite(end) else None
+
+    fields = dataclasses.asdict(action)
+    return {name: told(value) for name, value in fields.items() if name != "squash"}
 
 
 def numbers(what: str, given: Any, dtype: np.dtype) -> np.ndarray:

@@ -223,7 +223,9 @@ def write(policy: Policy, path: Path | str, robots: int = 1) -> Path:
     """
     made = models(policy, robots)
     with files.new(Path(path)) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as file:
-        file.writestr("signature.json", json.dumps(_described(policy, made, robots), indent=1))
+        file.writestr(
+            "signature.json", json.dumps(_described(policy, made, robots), indent=1, allow_nan=False)
+        )
         for name, model in made.items():
             file.writestr(f"{name}.onnx", model.SerializeToString())
     return Path(path)

@@ -252,7 +252,7 @@ class Policy:
         """
         functions = {name: bytes(function.serialize()) for name, function in exported(self).items()}
         with files.new(Path(path)) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as file:
-            file.writestr("signature.json", json.dumps(signature(self), indent=1))
+            file.writestr("signature.json", json.dumps(signature(self), indent=1, allow_nan=False))
             for name, content in functions.items():
                 file.writestr(name, content)
         return Path(path)
@@ -273,7 +273,7 @@ def signature(policy: Policy) -> dict[str, Any]:
             "dtype": str(policy.begin().obs.dtype),
             "parts": {name: [part.start, part.stop] for name, part in policy.obs_slices.items()},
         },
-        "action": {"kind": kind, **{k: v for k, v in dataclasses.asdict(action).items() if k != "squash"}},
+        "action": {"kind": kind, **inputs.limits(action)},
         "horizon": policy.horizon,
         "episodes": policy.episodes,
         "functions": {

@@ -8,7 +8,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from itertools import groupby
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, cast, get_args
 
 import docstring_parser
 import jax
@@ -206,9 +206,9 @@ def checked(name: str, engine: EngineName | None) -> envs.Env:
             env = envs.from_options(name, configs.make(name, **given).env_options)
         if engine is None or given:
             return env
-        if not isinstance(env, envs.TaskEnv):
+        if not isinstance(envs.inside(env)[0], envs.TaskEnv):
             raise ConfigError(f"{no_engine(name)}: leave out --physics")
-        return env.on(engine)
+        return cast(Any, env).on(engine)
     except ValueError as error:
         raise error if isinstance(error, ConfigError) else ConfigError(f"{name}: {error}") from None
 

@@ -300,7 +300,7 @@ class TaskEnv:
         from roml_jax.envs import pictures
 
         model = pictures.edited(self.physics.model, self.apply_task(jnp.asarray(task, jnp.float32)))
-        return pictures.images(model, np.stack([np.asarray(state.physics.qpos) for state in states]))
+        return pictures.images(model, np.stack([np.asarray(pictures.pose_of(one.physics)) for one in states]))
 
     def reset(self, key: Array, task: Array) -> EnvState:
         """Starts an episode of a task (d,); computes the task's model fields, once per episode."""

@@ -7,12 +7,13 @@ that one. What only a critic sees (``EnvState.privileged``) stays that of the en
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Self, cast
 
 import jax
 
 from roml_jax.envs.base import Env, EnvState, choose
+from roml_jax.envs.physics import EngineName
 from roml_jax.tasks import TaskFamily
 from roml_jax.types import Array, EnvSpec
 
@@ -47,6 +48,10 @@ class Wrapper:
         if name.startswith("__") or name == "env":  # asked for while an object is copied
             raise AttributeError(name)
         return getattr(self.env, name)
+
+    def on(self, engine: EngineName) -> Self:
+        """The same on another physics engine, if the environment inside can change it."""
+        return replace(self, env=cast(Any, self.env).on(engine))
 
     @property
     def spec(self) -> EnvSpec:

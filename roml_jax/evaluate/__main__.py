@@ -134,6 +134,8 @@ def command(argv: Sequence[str]) -> None:
     if arguments.versus is not None:
         other = saved.load(arguments.versus, arguments.which)
         saved.check_comparable(run, other)
+        plans = (verdict.places(one.config.plan) for one in (run, other))
+        versus.matched(*plans, saved.short_names(run.folder, other.folder))
     compile_cache.prepare(cache=run.config.compile_cache)
     to_stdout = arguments.json == _STDOUT
     console = output.make(quiet=to_stdout)

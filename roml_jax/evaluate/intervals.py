@@ -90,8 +90,8 @@ def difference(
 ) -> Interval:
     """The difference of two means over seeds, with its bootstrap interval.
 
-    Common seeds are paired, and other seeds are then left out. Without a common seed, the seeds of both sides
-    are resampled independently. With one seed on a side there is no interval.
+    Common seeds are paired, and other seeds are then left out. Without two common seeds, all seeds of both
+    sides are resampled independently. With one seed on a side there is no interval.
 
     Args:
         values: values (...) by seed.
@@ -99,7 +99,7 @@ def difference(
         level: nominal coverage of the interval.
     """
     pairs = paired(values, baseline, level)
-    if pairs is not None:
+    if pairs is not None and pairs.n > 1:
         return pairs
     sides = [np.stack([np.asarray(value, float) for value in side.values()]) for side in (values, baseline)]
     return resampled(lambda x, y: x.mean(axis=0) - y.mean(axis=0), *sides, level=level)

@@ -153,12 +153,12 @@ def pooled(records: Sequence[Records], alpha: float) -> Records:
 
 
 def columns(records: Records) -> list[str]:
-    """Column names of ``rows``."""
-    return [
-        *records.seeds[0].columns, "which", "iteration", "task", *records.names, "episode", "return",
-        "diverged", *(() if records.length is None else ("length",)),
-        *(f"reward/{name}" for name in records.terms),
-    ]  # fmt: skip
+    """Column names of ``rows``. A task's dimension with the name of another column is called task/NAME."""
+    before = [*records.seeds[0].columns, "which", "iteration", "task"]
+    after = ["episode", "return", "diverged", *(() if records.length is None else ("length",))]
+    after += [f"reward/{name}" for name in records.terms]
+    taken = {*before, *after}
+    return [*before, *(f"task/{name}" if name in taken else name for name in records.names), *after]
 
 
 def rows(records: Records) -> Iterator[list[Any]]:

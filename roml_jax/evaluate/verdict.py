@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from roml_jax import risk
+from roml_jax.config import Seed
 from roml_jax.evaluate.intervals import Interval, bootstrap, iqm, resampled
 from roml_jax.evaluate.records import Records
 
@@ -189,10 +190,10 @@ def groups(records: Records, dimension: int) -> list[np.ndarray]:
     return bins(tasks, points if 0 < points <= _POINTS else _BINS)
 
 
-def places(records: Records) -> dict[str, list[int]]:
-    """Positions of the seeds in the records, by the label of their swept setting ("" without a sweep)."""
+def places(seeds: Iterable[Seed]) -> dict[str, list[int]]:
+    """Positions of seeds, by the label of their swept setting ("" without a sweep)."""
     seen: dict[str, list[int]] = {}
-    for place, run in enumerate(records.seeds):
+    for place, run in enumerate(seeds):
         label = ", ".join(f"{name}={value:g}" for name, value in run.settings.items())
         seen.setdefault(label, []).append(place)
     return seen
@@ -349,7 +350,7 @@ def settings(records: Records, worst: int = 5, most_maps: int = 3) -> list[Setti
     """
     common, prior = {*ALPHAS, *records.alpha}, records.chosen == "prior"
     found = []
-    for label, where in places(records).items():
+    for label, where in places(records.seeds).items():
         own = only(records, where)
         found.append(
             Setting(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -151,24 +151,42 @@ def compare(
     )  # fmt: skip
 
 
-def settings(first: Records, second: Records, names: tuple[str, str], count: int = 5) -> list[Versus]:
-    """Compares each swept setting of the first run with the same setting of the second.
+Places = Mapping[str, Sequence[int]]  # positions of a run's seeds, by the label of their swept setting
 
-    A second run without a sweep is compared with every setting of the first.
+
+def matched(mine: Places, theirs: Places, names: tuple[str, str]) -> dict[str, tuple[Any, Any]]:
+    """The settings of two runs that are compared, as their positions in both, by label.
+
+    A run without a sweep, or of one setting, is compared with every setting of the other.
+
+    Args:
+        mine: settings of the first run.
+        theirs: of the second.
+        names: of the two.
 
     Raises:
         ConfigError: if both runs have sweeps without a common setting; one line.
     """
-    mine, theirs = verdict.places(first), verdict.places(second)
     if len(theirs) == 1:
-        pairs = {label: (where, next(iter(theirs.values()))) for label, where in mine.items()}
-    else:
-        pairs = {label: (where, theirs[label]) for label, where in mine.items() if label in theirs}
+        return {label: (where, next(iter(theirs.values()))) for label, where in mine.items()}
+    if len(mine) == 1:
+        return {label: (next(iter(mine.values())), where) for label, where in theirs.items()}
+    pairs = {label: (where, theirs[label]) for label, where in mine.items() if label in theirs}
     if not pairs:
         raise ConfigError(
-            f"{names[0]} and {names[1]} have no swept setting in common: {'; '.join(mine) or 'no sweep'} "
-            f"and {'; '.join(theirs)}"
+            f"{names[0]} and {names[1]} have no swept setting in common: {'; '.join(mine)} and "
+            f"{'; '.join(theirs)}"
         )
+    return pairs
+
+
+def settings(first: Records, second: Records, names: tuple[str, str], count: int = 5) -> list[Versus]:
+    """Compares each swept setting of the first run with that of the second; see ``matched``.
+
+    Raises:
+        ConfigError: as ``matched``.
+    """
+    pairs = matched(verdict.places(first.seeds), verdict.places(second.seeds), names)
     return [
         compare(verdict.only(first, where), verdict.only(second, other), names, label, count)
         for label, (where, other) in pairs.items()
@@ -178,11 +196,12 @@ def settings(first: Records, second: Records, names: tuple[str, str], count: int
 def _kind(versus: Versus) -> str:
     """Suffix of a table's title: how the seeds are paired."""
     of = f" ({versus.label})" if versus.label else ""
-    if min(versus.seeds) < 2 or versus.pairs == 1:
+    if min(versus.seeds) < 2:
         return f"{of}, no interval"
-    if versus.pairs:
+    if versus.pairs > 1:
         return f"{of}, {versus.pairs} seeds in pairs [95 % bootstrap]"
-    return f"{of}, {versus.seeds[0]} and {versus.seeds[1]} seeds without a common one [95 % bootstrap]"
+    common = "without a common one" if versus.pairs == 0 else "with one in common, not in pairs"
+    return f"{of}, {versus.seeds[0]} and {versus.seeds[1]} seeds {common} [95 % bootstrap]"
 
 
 def show(console: Console, versus: Versus) -> None:

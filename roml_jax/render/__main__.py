@@ -122,8 +122,8 @@ def command(argv: Sequence[str]) -> None:
     name, env = first.config.env, first.parts.env
     suffix, tasks = show.suffixes(name, env)[0], show.tasks_of(env.family, arguments.task)
     out = arguments.out or show.default_out(name, env.family, tasks, suffix)
-    show.check_out(out, name, env, tasks)
     runs = _runs(first, arguments.versus)
+    show.check_out(out, name, env, tasks, len(runs))
     compile_cache.prepare(cache=first.config.compile_cache)
     console = output.make()
     policies = rollouts.of_runs(runs, [run.place(arguments.run_name) for run in runs])

@@ -31,9 +31,10 @@ def check(suffix: str) -> None:
     Raises:
         ConfigError: without offscreen OpenGL, or without an encoder for .mp4; one line.
     """
-    if suffix == ".mp4" and importlib.util.find_spec("imageio_ffmpeg") is None:
+    lacking = [name for name in ("imageio", "imageio_ffmpeg") if importlib.util.find_spec(name) is None]
+    if suffix == ".mp4" and lacking:
         raise ConfigError(
-            ".mp4 needs the package imageio-ffmpeg: pip install imageio imageio-ffmpeg, or use .gif"
+            f".mp4 needs {' and '.join(lacking)}: pip install imageio imageio-ffmpeg, or use .gif"
         )
     missing = _missing_opengl()
     if missing:

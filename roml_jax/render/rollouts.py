@@ -13,7 +13,7 @@ import numpy as np
 from roml_jax.deploy import inputs
 from roml_jax.deploy import policy as policies
 from roml_jax.deploy.policy import Policy
-from roml_jax.envs import Env, EnvState, inside
+from roml_jax.envs import Env, EnvState, inside, pictures
 from roml_jax.envs.door import programs
 from roml_jax.errors import ConfigError, unknown
 from roml_jax.tasks import TaskFamily
@@ -30,8 +30,8 @@ class Played(NamedTuple):
         task: (d,) the task.
         reward: (K, H, n); 0 after an early end of the episode.
         valid: (K, H, n) bool, False after an early end of the episode.
-        poses: (K, H + 1, n, p) positions in the simulation: qpos, or x and y of a walker; p = 0 in other
-            environments.
+        poses: (K, H + 1, n, p) positions in the simulation: qpos and poses of mocap bodies, or x and y of a
+            walker; p = 0 in other environments.
         states: K lists of H + 1 states of the first robot inside all wrappers, for the environment's own
             ``render``.
     """
@@ -111,15 +111,16 @@ def labelled(names: Sequence[str], played: Sequence[Played]) -> list[Played]:
 
 
 def _pose(state: Any) -> jax.Array:
-    """The positions in an environment's state: qpos, or x and y of a walker.
+    """The positions in an environment's state: a robot's (``pictures.pose_of``), or x and y of a walker.
 
     brax has the simulation's state in ``pipeline_state``, Playground in ``data``.
     """
     inner = state.physics
     for holder in (inner, getattr(inner, "pipeline_state", None), getattr(inner, "data", None)):
-        for name in ("qpos", "position"):
-            if hasattr(holder, name):
-                return getattr(holder, name)
+        if hasattr(holder, "qpos"):
+            return pictures.pose_of(holder)
+        if hasattr(holder, "position"):
+            return holder.position
     return jnp.zeros((state.obs.shape[0], 0))
 
 
@@ -203,16 +204,17 @@ def play(
     return Played(label, np.asarray(task), reward, valid, poses, states)
 
 
-def of_run(run: Saved, place: int) -> tuple[Policy, str]:
+def of_run(run: Saved, place: int, name: str | None = None) -> tuple[Policy, str]:
     """The policy of one seed of a run, and its label.
 
     Args:
         run: the run.
         place: position of the seed in ``config.plan``.
+        name: of the run; by default its folder's.
     """
     config = run.config
     policy = policies.make(run.parts, config.protocol, run.one(place))
-    label = f"{run.folder.name}, seed {config.plan[place].label}"
+    label = f"{name or run.folder.resolve().name}, seed {config.plan[place].label}"
     return policy, label if run.which == "last" else f"{label}, {run.which}"
 
 
@@ -226,8 +228,10 @@ def of_runs(runs: Sequence[Saved], places: Sequence[int]) -> list[tuple[Policy, 
         places: position of the seed in each run's ``config.plan``.
     """
     made: list[tuple[Policy, str]] = []
+    folders = [run.folder for run in runs]
     for run, place in zip(runs, places, strict=True):
-        policy, label = of_run(run, place)
+        is_alone = sum(folder.resolve().name == run.folder.resolve().name for folder in folders) == 1
+        policy, label = of_run(run, place, None if is_alone else str(run.folder))
         alike = (other for known, (other, _) in zip(runs, made, strict=False) if _acts_like(known, run))
         made.append((dataclasses.replace(next(alike, policy), parameters=policy.parameters), label))
     return made

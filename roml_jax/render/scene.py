@@ -8,6 +8,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
+from roml_jax.envs import pictures
 from roml_jax.render.robots import Robot
 from roml_jax.render.rollouts import Played
 
@@ -94,7 +95,7 @@ def frames(model: mujoco.MjModel, poses: np.ndarray) -> tuple[np.ndarray, np.nda
 
     Args:
         model: the model with the task's edits.
-        poses: (F, nq) qpos of each frame.
+        poses: (F, p) of each frame; see ``pictures.pose_of``.
 
     Returns:
         (positions and quaternions (F, g, 7), centre of mass (F, 3)).
@@ -102,8 +103,8 @@ def frames(model: mujoco.MjModel, poses: np.ndarray) -> tuple[np.ndarray, np.nda
     data, geoms = mujoco.MjData(model), drawn_geoms(model)
     poses_of_geoms, root = np.zeros((len(poses), len(geoms), 7)), np.zeros((len(poses), 3))
     quaternion, mass = np.zeros(4), np.where(_moving_bodies(model), np.maximum(model.body_mass, 1e-9), 0)
-    for f, qpos in enumerate(poses):
-        data.qpos[:] = qpos
+    for f, pose in enumerate(poses):
+        pictures.set_pose(model, data, pose)
         mujoco.mj_kinematics(model, data)
         root[f] = mass @ data.xipos / max(mass.sum(), 1e-9)
         for g, geom in enumerate(geoms):
@@ -140,7 +141,7 @@ def radius(model: mujoco.MjModel, poses: np.ndarray) -> float:
 
     Args:
         model: the model with the task's edits.
-        poses: (F, nq) qpos of each frame; the median over some frames is returned.
+        poses: (F, p) of each frame; the median over some frames is returned.
     """
     sampled = poses[np.linspace(0, len(poses) - 1, min(len(poses), _SAMPLED)).astype(int)]
     poses_of_geoms, root = frames(model, sampled)

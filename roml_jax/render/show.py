@@ -26,6 +26,7 @@ from roml_jax.run import parser as parsers
 from roml_jax.tasks import TaskFamily
 
 WALKERS = 64  # walks on a map (.png)
+_VIEWS = 16  # of a page, each with a WebGL context
 _ROBOT, _WALKER = (".html", ".gif", ".mp4"), (".gif", ".png")
 
 
@@ -88,8 +89,15 @@ def default_out(name: str, family: TaskFamily, tasks: Sequence[np.ndarray], suff
     return Path(f"{name}-{words if short else 'task' if len(tasks) == 1 else 'tasks'}{suffix}")
 
 
-def check_out(out: Path, name: str, env: Env, tasks: Sequence[np.ndarray]) -> None:
+def check_out(out: Path, name: str, env: Env, tasks: Sequence[np.ndarray], runs: int = 1) -> None:
     """Checks, before anything is played, that a file can be made on this machine.
+
+    Args:
+        out: path of the new file.
+        name: the environment's name.
+        env: the environment.
+        tasks: tasks (d,).
+        runs: number of runs.
 
     Raises:
         ConfigError: if the suffix is wrong, the file exists, a map is to show several tasks, or a film needs
@@ -97,6 +105,11 @@ def check_out(out: Path, name: str, env: Env, tasks: Sequence[np.ndarray]) -> No
     """
     files.check_new(out, suffixes(name, env))
     suffix = out.suffix.lower()
+    if suffix == ".html" and runs * len(tasks) > _VIEWS:
+        raise ConfigError(
+            f"a page shows at most {_VIEWS} views, as many as browsers draw; {runs} run(s) on {len(tasks)} "
+            f"tasks are {runs * len(tasks)}: give fewer --task"
+        )
     if robots.of(env) is not None and suffix != ".html":
         from roml_jax.render import film
 

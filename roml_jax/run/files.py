@@ -57,7 +57,8 @@ def new(path: Path) -> Generator[Path]:
     Raises:
         ConfigError: if the file cannot be written or exists already; one line.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # with the suffix: encoders of films go by it
+    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

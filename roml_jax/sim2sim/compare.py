@@ -132,7 +132,7 @@ def show(console: Console, compared: Compared, tolerance: float) -> bool:
         table.add_row(
             engine, f"{returns.mean():.{digits}f}", f"{gaps.mean():+.{digits}f}", f"{share:.3%}",
             f"{np.median(np.abs(gaps)):.{digits}f}", f"{np.abs(gaps).max():.{digits}f}",
-            "agrees" if within else f"differs by more than {tolerance:.2g}",
+            "agrees" if within else f"differs by more than {100 * tolerance:.2g} %",
         )  # fmt: skip
     output.show_table(console, table)
     return bool(every)

@@ -19,8 +19,10 @@ from played import N, Played
 
 import roml_jax
 from roml_jax.config.presets import ConfigError
+from roml_jax.deploy import inputs
 from roml_jax.deploy import policy as policies
 from roml_jax.deploy.policy import exported
+from roml_jax.types import Continuous, Discrete
 
 OPTIMISED = True
 
@@ -422,3 +424,11 @@ def test_a_memory_may_be_numpys(cheetah):
     memory = policy.observe(policy.act(policy.begin(), obs)[1], 0.5, obs)
     saved = pickle.loads(pickle.dumps(jax.device_get(memory)))
     np.testing.assert_array_equal(policy.act(memory, obs)[0], policy.act(saved, obs)[0])
+
+
+def test_limits_that_are_none_are_null_in_json():
+    """JSON has no infinity, and most readers refuse it."""
+    some = Continuous(2, (-np.inf, -1.0), (np.inf, 2.0))
+    assert inputs.limits(some) == {"size": 2, "low": [None, -1.0], "high": [None, 2.0]}
+    assert inputs.limits(Continuous(1, -np.inf, np.inf)) == {"size": 1, "low": None, "high": None}
+    assert inputs.limits(Discrete(3)) == {"n": 3}

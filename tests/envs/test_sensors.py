@@ -8,11 +8,12 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cart import cart
 
 import roml_jax
 from roml_jax import envs, testing
 from roml_jax.deploy import policy as policies
-from roml_jax.envs import TaskDimension, delay, history, inside, noise
+from roml_jax.envs import TaskDimension, delay, history, inside, noise, wrappers
 from roml_jax.render import __main__ as render
 
 RAIL = """
@@ -222,3 +223,10 @@ def test_a_wrapped_environment_trains_is_evaluated_shown_and_exported(tmp_path, 
         begin = jax.export.deserialize(bytearray(file.read("begin"))).call
     action, _ = act(begin(np.zeros(3, np.int32)), np.zeros((3, 4), np.float32))
     assert action.shape == (3, 1)
+
+
+def test_a_wrapped_robot_on_another_engine_keeps_its_wrappers():
+    wrapped = wrappers.Wrapper(wrappers.Wrapper(cart()))
+    other = wrapped.on("mjx")
+    assert type(other) is type(other.env) is wrappers.Wrapper
+    assert (wrapped.physics.name, other.physics.name) == ("mujoco", "mjx")

@@ -149,6 +149,16 @@ def test_parquet_has_the_rows_of_csv(tmp_path):
     assert [list(row) for row in zip(*read.values(), strict=True)] == list(recorded.rows(made))
 
 
+def test_a_dimension_with_the_name_of_a_column_keeps_its_values(tmp_path):
+    made = records(np.random.default_rng(0).normal(size=(1, 3, 2)), seeds=(0,))
+    made = made._replace(names=("length",), tasks=made.tasks[:, :1], length=np.full((1, 3, 2), 7))
+    recorded.write(made, tmp_path / "a.csv", ".csv")
+    with (tmp_path / "a.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["length"] for row in rows} == {"7"}
+    np.testing.assert_allclose([float(row["task/length"]) for row in rows[::2]], made.tasks[:, 0], rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("family", "wanted"),
     [

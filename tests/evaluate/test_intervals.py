@@ -134,3 +134,6 @@ def test_differences_without_common_seeds_are_between_independent_groups():
     np.testing.assert_allclose(made.mean, x.mean() - y.mean())
     np.testing.assert_allclose([made.low, made.high], wanted.confidence_interval, atol=0.12)
     assert made.n == 9
+    # one common seed would be a single pair, whatever the other seeds say
+    again = difference(dict(enumerate(x)), {11 + i: value for i, value in enumerate(y)})
+    np.testing.assert_array_equal(again, made)

@@ -201,6 +201,9 @@ def test_other_seeds_are_not_paired_and_a_single_one_is_described():
     assert got.pairs == 0
     assert [float(x) for x in got.mean[:3]] == [1.5] * 3  # the seeds of each side are equal
     assert "2 and 3 seeds without a common one" in shown((versus.show, got))
+    (got,) = versus.settings(made([[1.0, 3.0]] * 2, [0, 1], seeds=(1, 3)), second, ("a", "b"))
+    assert [float(x) for x in got.mean[:3]] == [1.5] * 3
+    assert "2 and 3 seeds with one in common, not in pairs" in shown((versus.show, got))
     single = made([[1.0, 3.0]], [0, 1], seeds=(3,))
     (got,) = versus.settings(single, second, ("a", "b"))
     assert np.isnan(got.mean.low)
@@ -237,6 +240,8 @@ def test_settings_meet_the_same_setting_of_the_other_run_or_its_only_one():
     for other in (second, plain):
         got = {one.label: float(one.mean.mean) for one in versus.settings(first, other, ("a", "b"))}
         assert got == {"alpha=0.05": 1.0, "alpha=0.3": 2.0}
+    got = {one.label: float(one.mean.mean) for one in versus.settings(plain, first, ("a", "b"))}
+    assert got == {"alpha=0.05": -1.0, "alpha=0.3": -2.0}
     with pytest.raises(ConfigError, match="no swept setting in common"):
         versus.settings(first, swept([[0.0, 0.0]] * 2, (0.1, 0.2)), ("a", "b"))
 

@@ -4,6 +4,8 @@ import base64
 import functools
 import json
 import re
+import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +16,13 @@ from brax import envs as brax_envs
 from cart import MODEL, cart
 from PIL import Image
 from played import Played as Trial
+from small_runs import trained
 
 import roml_jax
-from roml_jax.envs import Edit, TaskDimension, from_brax
+from roml_jax.envs import Edit, TaskDimension, from_brax, pictures
 from roml_jax.errors import ConfigError
-from roml_jax.render import film, page, robots, rollouts, scene, walks
+from roml_jax.render import film, page, robots, rollouts, scene, show, walks
+from roml_jax.run import files, saved
 
 
 @functools.cache
@@ -134,6 +138,92 @@ def test_a_film_without_opengl_is_one_line(monkeypatch):
     with pytest.raises(ConfigError, match=r"no offscreen OpenGL .*use \.html") as error:
         film.check(".gif")
     assert "\n" not in str(error.value)
+
+
+def test_a_video_is_written_under_a_name_that_encoders_know(tmp_path, monkeypatch):
+    """They go by the suffix, also of the file that is renamed when it is whole."""
+    written = []
+
+    class Writer:
+        def __init__(self, path, **_):
+            assert path.suffix == ".mp4"
+            self.path = path
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.path.write_text("video")
+
+        def append_data(self, pixels):
+            written.append(pixels.shape)
+
+    monkeypatch.setitem(sys.modules, "imageio", types.ModuleType("imageio"))
+    monkeypatch.setitem(sys.modules, "imageio.v2", types.SimpleNamespace(get_writer=Writer))
+    monkeypatch.setattr(film, "_images", lambda robot, one: iter([Image.new("RGB", (4, 2))] * 3))
+    played = still(None, [(1.0,), (2.0,)], np.zeros(1))
+    with files.new(tmp_path / "film.mp4") as part:
+        film.of_robot(types.SimpleNamespace(names=("mass",), dt=0.02), played, part, ".mp4")
+    assert [path.name for path in tmp_path.iterdir()] == ["film.mp4"]
+    assert written == [(2, 8, 3)] * 3
+    monkeypatch.setattr(film.importlib.util, "find_spec", lambda name: None if name == "imageio" else 1)
+    with pytest.raises(ConfigError, match=r"^.mp4 needs imageio: pip install imageio imageio-ffmpeg"):
+        film.check(".mp4")
+
+
+MARKED = """
+<mujoco><worldbody>
+  <body name="torso"><freejoint/><geom name="trunk" type="box" size=".2 .1 .1" mass="1"/></body>
+  <body name="goal" mocap="true" pos="1 0 0"><geom name="flag" size=".05" contype="0" conaffinity="0"/></body>
+</worldbody></mujoco>
+"""
+
+
+def test_edits_of_frames_that_the_compiler_found_equal_are_drawn_where_they_are():
+    model = mujoco.MjModel.from_xml_string(MARKED)
+    pose = np.array([[0.0, 0, 1, 1, 0, 0, 0]])
+    trunk = scene.drawn_geoms(model).index(model.geom("trunk").id)
+
+    def place(field, value):
+        changed = np.array(getattr(model, field))
+        changed[model.body("torso").id if field == "body_ipos" else model.geom("trunk").id] = value
+        return scene.frames(pictures.edited(model, {field: changed}), pose)[0][0, trunk, :3]
+
+    np.testing.assert_allclose(place("body_ipos", [0.1, 0, 0]), [0, 0, 1], atol=1e-9)
+    np.testing.assert_allclose(place("geom_pos", [0.3, 0, 0]), [0.3, 0, 1], atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["ours", "MuJoCo XLA's"])
+def test_mocap_bodies_are_drawn_where_the_episode_has_them(kind):
+    model = mujoco.MjModel.from_xml_string(MARKED)
+    qpos = np.tile([0.0, 0, 1, 1, 0, 0, 0], (2, 1))
+    mocap = {
+        "mocap_pos": np.array([[[0.0, 2, 0]], [[0, 3, 0]]]), "mocap_quat": np.tile([1.0, 0, 0, 0], (2, 1, 1)),
+    }  # fmt: skip
+    holder = {"qpos": qpos} | ({"carried": mocap} if kind == "ours" else mocap)
+    state = types.SimpleNamespace(physics=types.SimpleNamespace(**holder))
+    poses, _ = scene.frames(model, np.asarray(rollouts._pose(state)))
+    flag = scene.drawn_geoms(model).index(model.geom("flag").id)
+    np.testing.assert_allclose(poses[:, flag, :3], mocap["mocap_pos"][:, 0], atol=1e-6)
+    poses, _ = scene.frames(model, qpos)  # without a pose: where the model has them
+    np.testing.assert_allclose(poses[:, flag, :3], [[1, 0, 0]] * 2)
+
+
+def test_runs_in_folders_of_one_name_have_labels_of_their_own(tmp_path):
+    for name in ("a", "b"):
+        trained(tmp_path / name / "cem")
+    runs = [saved.load(tmp_path / name / "cem") for name in ("a", "b")]
+    assert [label for _, label in rollouts.of_runs(runs, [0, 0])] == [
+        f"{tmp_path / name / 'cem'}, seed 0" for name in ("a", "b")
+    ]
+    assert [label for _, label in rollouts.of_runs(runs[:1], [0])] == ["cem, seed 0"]
+
+
+def test_a_page_has_no_more_views_than_browsers_draw(cheetah, tmp_path):
+    env, tasks = cheetah.parts.env, [np.array([1.0])] * 9
+    show.check_out(tmp_path / "page.html", "cheetah_mass", env, tasks, 1)
+    with pytest.raises(ConfigError, match=r"at most 16 views.* 2 run\(s\) on 9 tasks are 18"):
+        show.check_out(tmp_path / "page.html", "cheetah_mass", env, tasks, 2)
 
 
 def test_walks_are_a_map_or_a_film(khazad_dum, tmp_path):
