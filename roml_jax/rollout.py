@@ -51,7 +51,8 @@ class EpisodeProtocol:
     'terminal', the last observation of the previous episode (the reference, and the presets of the paper's
     environments)."""
     end_flag: bool = True
-    """Append a flag to the observation: 1 for the last observation of each episode, else 0."""
+    """Append a flag to the observation: 1 for that after the last step of an episode's horizon, else 0. An
+    episode that ends early has none."""
     action_map: ActionMap = "raw"
     """Action that the environment gets from a continuous policy: 'raw', the policy's output (environments
     clamp it); 'tanh', tanh of the output."""
@@ -302,7 +303,16 @@ def make_learner(
         env: unbatched.
         protocol: K, H and the boundary.
         constrain: sharding constraint on the task axis, for several devices.
+
+    Raises:
+        ValueError: if a test would end before the agent has adapted; one line.
     """
+    tested = protocol.test_episodes or agent.unadapted + 1
+    if tested <= agent.unadapted:
+        raise ValueError(
+            f"protocol.test_episodes={tested} is too few: the agent uses what it has seen of a task after "
+            f"{agent.unadapted} episodes"
+        )
 
     def collect(state: Any, tasks: Array, key: Array) -> tuple[Any, Rollout, Feedback]:
         experience, outcome = run_episodes(agent, env, protocol, state, tasks, key, constrain=constrain)

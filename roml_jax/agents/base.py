@@ -216,6 +216,7 @@ class Agent(NamedTuple):
         inform: (A, belief, tasks (N, d)) -> belief, called after ``begin`` for an agent that gets the task
             as input (an upper bound for the other agents); None for all other agents.
         exploring: number of initial test episodes that act stochastically.
+        unadapted: number of initial episodes of a task before the agent uses what it has seen of it.
         storage: where A holds experience; None if it holds none.
         value_score: (A, Rollout) -> (N,), for samplers that use it; None for an agent without a critic of
             its policy's values.
@@ -234,6 +235,7 @@ class Agent(NamedTuple):
     acting: Acting = keep_all
     inform: Inform | None = None
     exploring: int = 0
+    unadapted: int = 0
     storage: Storage | None = None
     value_score: ValueScore | None = None
     counters: tuple[str, ...] = ()

@@ -27,6 +27,8 @@ from roml_jax.networks import ActorCritic, action_log_prob, choose_action
 from roml_jax.registry import leaf
 from roml_jax.types import Array, EnvSpec, Metrics, Rollout, TaskWeights, Transition
 
+_LEAST_STEPS = 3  # of an episode; a line through two returns leaves nothing
+
 
 def _ppo_config() -> PpoConfig:
     """MAML's defaults: credit crosses episodes, since exploring episodes pay off in later ones."""
@@ -216,6 +218,11 @@ def _check(spec: EnvSpec, config: MamlConfig) -> None:
             f"{config.inner_steps} inner step(s) of {config.inner_episodes} episode(s) use all "
             f"{spec.episodes} episodes of a task, and none is left after adaptation: raise protocol.episodes"
         )
+    if spec.horizon < _LEAST_STEPS:
+        raise ValueError(
+            f"agent=maml needs episodes of at least {_LEAST_STEPS} steps, since a line through the returns "
+            f"is taken off, and these have {spec.horizon}: use another agent"
+        )
 
 
 @register("maml")
@@ -274,4 +281,5 @@ def make(spec: EnvSpec, num_tasks: int, config: MamlConfig) -> Agent:
         ),
         acting=lambda state: state._replace(opt_state=()),
         exploring=config.exploring,
+        unadapted=config.exploring,
     )

@@ -337,7 +337,16 @@ def update(
 
 
 def check_minibatches(spec: EnvSpec, num_tasks: int, config: ppo.PpoConfig, whole_tasks: bool) -> None:
-    """Raises ValueError with a one-line message if a batch does not divide into minibatches."""
+    """Raises ValueError with a one-line message if a batch is nothing to learn from or does not divide."""
+    if config.credit == "episode" and spec.horizon == 1:
+        raise ValueError(
+            "ppo.credit=episode drops the last reward of an episode, which is all of one of a single step: "
+            "use ppo.credit=task with several episodes"
+        )
+    if spec.episodes * spec.horizon == 1:
+        raise ValueError(
+            "a task of one episode of one step has no return to scale rewards by: raise one of them"
+        )
     if whole_tasks and num_tasks % config.minibatches:
         raise ValueError(
             f"{num_tasks} tasks per iteration do not divide into ppo.minibatches={config.minibatches}; "

@@ -226,7 +226,8 @@ def _gradient_step(
 
     def critic_loss(learned: Any) -> tuple[Array, tuple[Array, Metrics]]:
         precision, weighted = context.factors(learned["encoder"], *transition)
-        counts = valid[..., None]
+        # as many transitions as acting counts, also where episodes ended early
+        counts = (valid * (valid.shape[1] / jnp.maximum(valid.sum(axis=1, keepdims=True), 1)))[..., None]
         belief = posterior((precision * counts).sum(axis=1), (weighted * counts).sum(axis=1))
         z = belief.sample(seed=z_key)
         by_step = jnp.broadcast_to(z[:, None], (*batch.reward.shape, z.shape[-1]))
@@ -296,7 +297,12 @@ def _init(
 
 
 def _check(spec: EnvSpec, num_tasks: int, config: PearlConfig) -> None:
-    action = spec.action
+    action, prior = spec.action, config.context.prior_episodes
+    if spec.episodes <= prior:
+        raise ValueError(
+            f"context.prior_episodes={prior} are all {spec.episodes} episodes of a task, so that the belief "
+            "is never used: raise protocol.episodes or lower it"
+        )
     if not isinstance(action, Discrete) and action.squash:
         raise ValueError("agent=pearl squashes its actions itself: use --protocol.action-map raw")
     if config.buffer_visits < num_tasks:
@@ -372,4 +378,5 @@ def make(spec: EnvSpec, num_tasks: int, config: PearlConfig) -> Agent:
         # with slots, the number of rows must be a multiple of num_tasks and of slots
         storage=replay_field("buffer_visits", math.lcm(num_tasks, config.slots) if config.slots else 1),
         counters=("frames",),
+        unadapted=config.context.prior_episodes,
     )

@@ -18,6 +18,7 @@ import numpy as np
 
 from roml_jax.envs import amounts
 from roml_jax.envs.amounts import Amount
+from roml_jax.envs.physics.base import actuator_of
 from roml_jax.envs.starts import named
 from roml_jax.errors import suggestion
 from roml_jax.tasks import TaskFamily
@@ -144,7 +145,8 @@ def _line(action: Actions, model: mujoco.MjModel) -> tuple[np.ndarray, np.ndarra
             raise ValueError(f"action: {given} needs a scale, such as Actions({given}=..., scale=0.3)")
         low, high = ctrl_limits(model)
         for i in np.flatnonzero(~np.isfinite(high - low)):
-            name = mujoco.mj_id2name(model, mujoco.mjtObj.mjOBJ_ACTUATOR, int(i)) or int(i)
+            actuator = actuator_of(model, "actuator_ctrlrange", int(i))
+            name = mujoco.mj_id2name(model, mujoco.mjtObj.mjOBJ_ACTUATOR, actuator) or int(i)
             raise ValueError(f"action: actuator {name!r} has no ctrlrange; give it one, or give a scale")
         return (high - low) / 2, (high + low) / 2
     scale = _numbers("scale", action.scale, model.nu)

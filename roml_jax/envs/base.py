@@ -111,6 +111,10 @@ class Rendered(Env, Protocol):
         ...
 
 
+BLOWN_UP = 1e4
+"""A simulation with a larger position or velocity has diverged."""
+
+
 def choose(live: Array, new: Any, old: Any) -> Any:
     """The tree ``new`` where ``live`` () holds, with the types of ``old``; elsewhere ``old``."""
 

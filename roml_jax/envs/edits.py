@@ -21,7 +21,7 @@ import numpy as np
 
 from roml_jax import checks, tasks
 from roml_jax.envs.physics import compiled_flags
-from roml_jax.envs.physics.base import Derived, ModelLeaves, field_of
+from roml_jax.envs.physics.base import Derived, ModelLeaves, actuator_of, field_of, rows_of_actuator
 from roml_jax.envs.physics.derived import inertia_scaled
 from roml_jax.errors import suggestion
 from roml_jax.types import Array
@@ -30,6 +30,8 @@ How = Literal["scale", "set", "add"]
 Scale = Literal["linear", "log"]
 Row = int | str
 
+# Fields of quaternions and axes: engines take them to be of length 1, as MuJoCo's compiler makes them.
+_DIRECTIONS = ("body_quat", "body_iquat", "geom_quat", "site_quat", "jnt_axis")
 _KINDS = {
     "body": mujoco.mjtObj.mjOBJ_BODY,
     "geom": mujoco.mjtObj.mjOBJ_GEOM,
@@ -147,10 +149,13 @@ def _rows(model: mujoco.MjModel, edit: Edit, row: Row) -> list[int]:
     kind = _KINDS[prefix]
     index = mujoco.mj_name2id(model, kind, row)
     if index < 0:
-        total = {mujoco.mjtObj.mjOBJ_JOINT: model.njnt}.get(kind, count)
-        valid = [name for i in range(total) if (name := mujoco.mj_id2name(model, kind, i))]
+        kinds = mujoco.mjtObj
+        total = {kinds.mjOBJ_JOINT: model.njnt, kinds.mjOBJ_ACTUATOR: len(model.actuator_trntype)}
+        valid = [name for i in range(total.get(kind, count)) if (name := mujoco.mj_id2name(model, kind, i))]
         what, has = kind.name.removeprefix("mjOBJ_").lower(), ", ".join(valid) or "none with a name"
         raise ValueError(f"the model has no {what} named {row!r}{suggestion(str(row), valid)} (it has {has})")
+    if prefix == "actuator":
+        return rows_of_actuator(model, edit.field, index)
     if prefix not in ("dof", "qpos", "qpos0"):
         return [index]
     address = model.jnt_dofadr if prefix == "dof" else model.jnt_qposadr
@@ -220,8 +225,9 @@ def _changes(model: mujoco.MjModel, edit: Edit, edited: np.ndarray) -> np.ndarra
     touched = mask.reshape(len(mask), -1).any(-1)
     unread = np.flatnonzero(touched & ~read)
     if unread.size and (edit.rows is not None or not (touched & read).any()):
-        kind = _KINDS.get(edit.field.split("_")[0], mujoco.mjtObj.mjOBJ_SENSOR)
-        name = mujoco.mj_id2name(model, kind, int(unread[0])) or int(unread[0])
+        prefix, row = edit.field.split("_")[0], int(unread[0])
+        index = actuator_of(model, edit.field, row) if prefix == "actuator" else row
+        name = mujoco.mj_id2name(model, _KINDS.get(prefix, mujoco.mjtObj.mjOBJ_SENSOR), index) or row
         raise ValueError(
             f"an edit of {edit.field} of {name!r} would do nothing: the compiled model has no {lacks} there"
         )
@@ -251,7 +257,8 @@ def make_apply_task(
 
     Edits of the same field are applied in order, dimension by dimension. The function is pure, so a new task
     at every reset needs no compilation. A field whose edits change nothing, as they scale zeros, is a NumPy
-    array of the unedited values, so that an engine knows it before the program is compiled.
+    array of the unedited values, so that an engine knows it before the program is compiled. Edited
+    quaternions and axes are scaled to length 1, as MuJoCo's compiler does.
 
     Engines scale all inertias with the masses if no task edits an inertia. If tasks edit those of some
     bodies, the others are scaled here with ``derived="consistent"``.
@@ -268,6 +275,7 @@ def make_apply_task(
     changed = edited_entries(model, dimensions)
     originals = {edit.field: field_of(model, edit.field) for _, edit, _ in steps}
     steps = [step for step in steps if step[1].field in changed]
+    directions = [name for name in _DIRECTIONS if name in changed]
     said = changed.get("body_inertia", np.zeros((model.nbody, 3), bool)).any(axis=1, keepdims=True)
     follows = derived == "consistent" and {"body_mass", "body_inertia"} <= set(originals) and not said.all()
 
@@ -280,6 +288,10 @@ def make_apply_task(
             number, old = edit.factor * task[index], leaves[edit.field]
             new = {"scale": old * number, "add": old + number, "set": number}[edit.how]
             leaves[edit.field] = jnp.where(mask, new, old)
+        for name in directions:
+            changes = changed[name].any(axis=1, keepdims=True)
+            length = jnp.linalg.norm(leaves[name], axis=1, keepdims=True)
+            leaves[name] = jnp.where(changes, leaves[name] / length, leaves[name])
         if follows:
             mass, inertia = originals["body_mass"], originals["body_inertia"]
             scaled = inertia_scaled(jnp.asarray(mass), jnp.asarray(inertia), leaves["body_mass"])

@@ -19,7 +19,7 @@ from jax.typing import ArrayLike
 from roml_jax import users_code
 from roml_jax.envs import actions, amounts, door, edits, physics
 from roml_jax.envs import carry as carried
-from roml_jax.envs.base import EnvState, all_finite, choose, part_slices, split_parts
+from roml_jax.envs.base import BLOWN_UP, EnvState, all_finite, choose, part_slices, split_parts
 from roml_jax.envs.physics import Derived, EngineName, ModelLeaves, Physics, PhysicsState
 from roml_jax.envs.sources import load
 from roml_jax.envs.starts import Start, TaskModel, begin, noisy_start
@@ -28,7 +28,6 @@ from roml_jax.tasks import TaskFamily
 from roml_jax.types import Array, Continuous, EnvSpec
 
 # Limit of positions (m) and velocities (m/s, rad/s); a simulation beyond it has blown up.
-_BLOWN_UP = 1e4
 
 
 def _at_least_one(**numbers: int) -> None:
@@ -337,7 +336,7 @@ class TaskEnv:
         terms = self._terms(motion)
         reward = sum(terms.values(), jnp.zeros_like(state.reward))
         sound = (
-            (jnp.abs(moved.qpos) < _BLOWN_UP).all() & (jnp.abs(moved.qvel) < _BLOWN_UP).all()
+            (jnp.abs(moved.qpos) < BLOWN_UP).all() & (jnp.abs(moved.qvel) < BLOWN_UP).all()
             & all_finite(obs, privileged) & jnp.isfinite(reward)
         )  # fmt: skip
         live = sound & ~state.done

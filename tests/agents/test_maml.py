@@ -129,6 +129,25 @@ def test_what_is_differentiated_is_what_acted(inner):
 def test_an_episode_must_follow_the_last_inner_step():
     with pytest.raises(config.ConfigError, match=r"raise protocol\.episodes"):
         experiment.make(config.make("probe_target", "uniform", "maml", inner_steps=2))
+    with pytest.raises(config.ConfigError, match=r"test_episodes=1 is too few: .* after 1 episodes"):
+        experiment.make(config.make("probe_target", "uniform", "maml", **{"protocol.test_episodes": 1}))
+
+
+def test_a_line_needs_three_steps():
+    with pytest.raises(config.ConfigError, match=r"needs episodes of at least 3 steps.* these have 2"):
+        experiment.make(config.make("probe_target", "uniform", "maml", **{"protocol.horizon": 2}))
+
+
+@pytest.mark.parametrize(
+    ("agent", "options", "said"),
+    [
+        ("multitask", {"protocol.horizon": 1}, "ppo.credit=episode drops the last reward of an episode"),
+        ("rl2", {"protocol.horizon": 1, "protocol.episodes": 1}, "a task of one episode of one step"),
+    ],
+)
+def test_what_policies_cannot_learn_from_is_refused(agent, options, said):
+    with pytest.raises(config.ConfigError, match=said):
+        experiment.make(config.make("probe_target", "uniform", agent, **options))
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from scipy import stats
 
 from roml_jax import agents, config, envs, experiment
 from roml_jax.agents import pearl, sac
+from roml_jax.agents import replay as replays
 from roml_jax.types import Continuous, Discrete, EnvSpec, Transition
 
 OPTIMISED = True
@@ -26,7 +27,7 @@ def _posterior(precision, weighted):
 
 
 def _agent(action, **context):
-    spec = EnvSpec("toy", {"all": slice(0, 3)}, action, horizon=4, episodes=2)
+    spec = EnvSpec("toy", {"all": slice(0, 3)}, action, horizon=4, episodes=3)
     options = pearl.PearlConfig(
         sac=sac.SacConfig(layers=(8,)), context=pearl.ContextConfig(latent=2, layers=(8,), **context),
         buffer_visits=4,
@@ -83,6 +84,33 @@ def test_z_comes_from_the_prior_until_enough_episodes_then_from_a_posterior_wort
     second = np.asarray(agent.adapt(state, first, None, jax.random.key(3)).z)
     # 20 transitions of 0.4 each, worth 10 of them: precision 4
     assert stats.kstest((second.ravel() - 2.0) * 2.0, "norm").pvalue > 1e-3
+
+
+def test_learning_counts_as_many_transitions_as_acting_where_episodes_end_early():
+    """A context of one transition again and again, of which three quarters of the draws are not valid."""
+    action = Continuous(1)
+    spec = EnvSpec("toy", {"all": slice(0, 3)}, action, horizon=4, episodes=3)
+    options = pearl.PearlConfig(
+        sac=sac.SacConfig(layers=(8,), meta_batch=64, batch=4),
+        context=pearl.ContextConfig(latent=2, layers=(8,), size=50), buffer_visits=4,
+    )  # fmt: skip
+    networks, encoder = sac.make_networks(action, options.sac), sac.Mlp((8,), (2, 2))
+    context = pearl._Context(options.context, action, encoder, spec.obs_size)
+    state = pearl._init(jax.random.key(0), spec, networks, context, options)
+
+    @jax.jit
+    def deviation(valid):
+        seen = pearl.Visit(
+            jnp.ones((4, 3, 5, 3)), jnp.ones((4, 3, 4, 1)), jnp.ones((4, 3, 4)), valid, jnp.ones(4)
+        )
+        ring = replays.add(state.replay, seen)
+        learner = state._replace(replay=())
+        _, metrics = pearl._gradient_step(learner, networks, context, options, ring, jax.random.key(1))
+        return metrics["z_deviation"]
+
+    whole = np.ones((4, 3, 4), bool)
+    short = whole & (np.arange(4) == 0)
+    assert float(deviation(short)) == pytest.approx(float(deviation(whole)), rel=1e-5)
 
 
 def test_nothing_seen_is_the_standard_normal():
@@ -179,9 +207,17 @@ def test_starts_on_every_environment_as_shipped(env):
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [({"buffer_visits": 5}, "at least num_tasks"), ({"buffer_visits": 12, "slots": 4}, "multiple of num_")],
+    [
+        ({"buffer_visits": 5}, "at least num_tasks"),
+        ({"buffer_visits": 12, "slots": 4}, "multiple of num_"),
+        (
+            {"context.prior_episodes": 2, "protocol.episodes": 2},
+            "the belief is never used: raise protocol.epi",
+        ),
+        ({"protocol.test_episodes": 1}, "test_episodes=1 is too few: .* of a task after 1 episodes"),
+    ],
 )
-def test_a_buffer_that_an_iteration_does_not_fit_is_refused(options, said):
+def test_what_an_iteration_or_a_belief_does_not_fit_is_refused(options, said):
     with pytest.raises(config.ConfigError, match=said):
         experiment.make(config.make("probe_target", "uniform", "pearl", num_tasks=8, **options))
 

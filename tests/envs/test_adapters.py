@@ -276,13 +276,14 @@ def test_an_early_end(on_playground):
     assert not any(bool(s.diverged.any()) for s in seen)
 
 
-def test_a_poisoned_task_harms_no_other(run):
+@pytest.mark.parametrize("value", [np.nan, 1e6], ids=["not finite", "no robot's"])
+def test_a_poisoned_task_harms_no_other(run, value):
     state = run.start()
 
     part = "data" if hasattr(state.physics, "data") else "pipeline_state"
     inner = getattr(state.physics, part)
     qvel = np.array(inner.qvel)
-    qvel[1] = np.nan
+    qvel[1] = value
     physics = state.physics.replace(**{part: inner.replace(qvel=qvel)})
     clean, bad = run.step(state, 0.3), run.step(state._replace(physics=physics), 0.3)
     assert np.asarray(bad.diverged).tolist() == [False, True, False]

@@ -3,11 +3,13 @@
 import re
 
 import jax.numpy as jnp
+import mujoco
 import numpy as np
 import pytest
 from cart import MODEL, cart
 
 from roml_jax.envs import Edit, TaskDimension
+from roml_jax.envs.door import rules
 from roml_jax.envs.edits import family, make_apply_task
 
 
@@ -53,6 +55,53 @@ def test_joints_stand_for_their_degrees_of_freedom():
     assert set(changed("dof_damping", Edit("dof_damping", "set", "ball"))) == {(3,), (4,), (5,)}
     assert set(changed("qpos0", Edit("qpos0", "add", "ball"))) == {(3,), (4,), (5,), (6,)}
     assert changed("qpos_spring", Edit("qpos_spring", "set", "lift")) == {(1,): 2.0}
+
+
+SEVERAL = mujoco.MjModel.from_xml_string("""
+<mujoco>
+  <worldbody>
+    <body><joint name="ball" type="ball"/><geom size=".1"/>
+      <body pos="0 0 .2"><joint name="hinge"/><geom size=".1" pos="0 0 .3"/></body>
+    </body>
+  </worldbody>
+  <actuator>
+    <pid name="two" joint="hinge"/><orientation name="three" joint="ball"/>
+    <motor name="knee" joint="hinge" ctrllimited="true" ctrlrange="-1 1"/>
+  </actuator>
+</mujoco>
+""")
+
+
+def test_an_actuators_name_stands_for_the_rows_of_its_controls_or_outputs():
+    """The first has two controls, the second three outputs: their rows are not the actuators' numbers."""
+
+    def rows(field, name, **options):
+        dimension = TaskDimension("t", 0.0, 10.0, (Edit(field, "set", name, **options),))
+        new = np.asarray(make_apply_task(SEVERAL, (dimension,))(jnp.array([7.0]))[field])
+        return sorted(set(np.argwhere(new == 7.0)[:, 0].tolist()))
+
+    assert SEVERAL.nactuator < SEVERAL.nout < SEVERAL.nu
+    assert rows("actuator_ctrlrange", "knee") == [SEVERAL.nu - 1]
+    assert rows("actuator_gear", "knee", column=0) == [SEVERAL.nout - 1]
+    assert rows("actuator_gear", "three", column=0) == [1, 2, 3]
+    assert rows("actuator_gainprm", "knee", column=0) == [2]
+    assert rules.row_name(SEVERAL, "actuator_gear", SEVERAL.nout - 1) == "'knee'"
+    with pytest.raises(ValueError, match="an edit of actuator_ctrlrange of 'three' would do nothing"):
+        rows("actuator_ctrlrange", "three")
+
+
+@pytest.mark.parametrize(
+    ("field", "row", "column"),
+    [("geom_quat", "rod", 2), ("body_quat", "pole", 1), ("body_iquat", "pole", 3), ("jnt_axis", "hinge", 0)],
+)
+def test_edited_directions_have_length_1_as_after_compilation(field, row, column):
+    new = np.asarray(leaves(Edit(field, "add", row, column), task=0.5)[field])
+    old = np.array(getattr(MODEL, field))
+    at = getattr(MODEL, {"geom": "geom", "body": "body", "jnt": "joint"}[field.split("_")[0]])(row).id
+    old[at, column] += 0.5
+    old[at] /= np.linalg.norm(old[at])
+    np.testing.assert_allclose(new, old, atol=1e-7)
+    assert (new[at] != getattr(MODEL, field)[at]).any()
 
 
 def test_edits_of_one_field_compose_in_order():

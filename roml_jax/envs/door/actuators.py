@@ -8,6 +8,7 @@ import mujoco
 
 from roml_jax.envs.door.rules import Change, row_name
 from roml_jax.envs.physics import Derived
+from roml_jax.envs.physics.base import actuator_of
 
 _BOTH = "actuator_gainprm and actuator_biasprm"
 
@@ -27,19 +28,19 @@ def _is_automatic(model: mujoco.MjModel, row: int) -> bool:
 def _surprise(
     model: mujoco.MjModel, change: Change, row: int, biased: Container[int], derived: Derived
 ) -> str | None:
-    name = row_name(model, "actuator", row)
+    name, index = row_name(model, change.field, row), actuator_of(model, change.field, row)
     if change.field == "actuator_gear":
-        if _is_servo(model, row):
+        if _is_servo(model, index):
             return (
                 f"{name} is a servo: a gear of g moves its target to ctrl / g and makes it g * g times as "
                 f"stiff; for a weaker one edit actuator_forcerange, for a softer one {_BOTH}"
             )
-        if _is_automatic(model, row) and derived == "consistent":
+        if _is_automatic(model, index) and derived == "consistent":
             return (
                 f"{name} is a muscle of force -1: MuJoCo chooses its peak force anew for every gear; for a "
                 f"weaker one edit column 3 of {_BOTH}"
             )
-    elif _is_servo(model, row) and change.mask[row, 0] and row not in biased:
+    elif _is_servo(model, index) and change.mask[row, 0] and row not in biased:
         return (
             f"{name} is a servo: its gain alone moves its target, not its stiffness; for a softer one "
             f"edit {_BOTH}, for a weaker one actuator_forcerange"

@@ -12,12 +12,12 @@ from typing import NamedTuple
 import mujoco
 import numpy as np
 
+from roml_jax.envs.base import BLOWN_UP
 from roml_jax.envs.physics import readings as readings_
 from roml_jax.envs.physics.base import Contacts, Derived, field_of, write_field
 
 _FULL = mujoco.mjtState.mjSTATE_INTEGRATION
 _SECONDS, _MOST_STEPS = 0.6, 300  # of a trajectory; from rest, 0.6 s is a fall of 1.8 m
-_BLOWN_UP = 1e4
 # Derived fields that a "stale" engine keeps at the unedited model's values.
 _STALE = (
     "body_invweight0", "dof_M0", "dof_invweight0", "dof_length", "tendon_length0", "tendon_invweight0",
@@ -184,7 +184,7 @@ def _roll(model: mujoco.MjModel, data: mujoco.MjData, rng: np.random.Generator, 
 def sound(data: mujoco.MjData) -> bool:
     """Whether positions and velocities are finite and have not blown up."""
     both = np.concatenate([data.qpos, data.qvel])
-    return bool(np.isfinite(both).all() and (abs(both) < _BLOWN_UP).all())
+    return bool(np.isfinite(both).all() and (abs(both) < BLOWN_UP).all())
 
 
 class Stepped(NamedTuple):

@@ -10,7 +10,7 @@ import numpy as np
 
 from roml_jax.envs.door import contacts
 from roml_jax.envs.physics import compiled_flags
-from roml_jax.envs.physics.base import field_of, is_inert
+from roml_jax.envs.physics.base import actuator_of, field_of, is_inert
 
 _KINDS = {
     "body": mujoco.mjtObj.mjOBJ_BODY, "geom": mujoco.mjtObj.mjOBJ_GEOM, "site": mujoco.mjtObj.mjOBJ_SITE,
@@ -92,6 +92,8 @@ def row_name(model: mujoco.MjModel, field: str, row: int) -> str:
     prefix = field.split("_")[0]
     if prefix == "dof":
         prefix, row = "jnt", int(model.dof_jntid[row])
+    if prefix == "actuator":
+        row = actuator_of(model, field, row)
     if prefix in ("qpos", "qpos0"):
         prefix, row = "jnt", int(np.searchsorted(model.jnt_qposadr, row, side="right")) - 1
     return contacts.name_of(model, _KINDS[prefix], row) if prefix in _KINDS else f"row {row}"

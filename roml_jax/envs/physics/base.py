@@ -100,6 +100,30 @@ def field_of(model: mujoco.MjModel, name: str) -> np.ndarray:
     return np.asarray(value)
 
 
+_PER_CONTROL = ("actuator_ctrllimited", "actuator_ctrlrange")
+_PER_OUTPUT = ("actuator_acc0", "actuator_gear", "actuator_length0", "actuator_lengthrange")
+
+
+def _first_rows(model: mujoco.MjModel, field: str) -> np.ndarray:
+    """The first row of each actuator in a field: some fields have a row per control, or per output."""
+    if field in _PER_CONTROL:
+        return model.actuator_ctrladr
+    if field in _PER_OUTPUT:
+        return model.actuator_outadr
+    return np.arange(len(model.actuator_trntype))
+
+
+def rows_of_actuator(model: mujoco.MjModel, field: str, actuator: int) -> list[int]:
+    """The rows of a field ``actuator_*`` that belong to an actuator: one, unless it has several controls."""
+    first = [*_first_rows(model, field).tolist(), len(field_of(model, field))]
+    return list(range(first[actuator], first[actuator + 1]))
+
+
+def actuator_of(model: mujoco.MjModel, field: str, row: int) -> int:
+    """The actuator that a row of a field ``actuator_*`` belongs to."""
+    return int(np.searchsorted(_first_rows(model, field), row, side="right")) - 1
+
+
 def write_field(model: mujoco.MjModel, name: str, value: np.ndarray | float) -> None:
     """Writes a field, or a field of a part; single numbers have no array to write into."""
     *parts, last = name.split(".")
