@@ -154,6 +154,10 @@ def test_a_run_on_an_object_is_resumed_with_the_module_that_registers_it(tmp_pat
     assert train.main([*command[3:6], "own_memory_module"]) == 0
     assert "resumes from iteration 1" in capfd.readouterr().out
     assert roml.open(folder).config.imports == ("own_memory_module",)
+    (tmp_path / "another_module.py").write_text(MODULE.replace("own_memory", "another_memory"))
+    assert train.main(["--resume", str(folder), "--import", "another_module"]) == 0  # complete
+    made = config.parse(["--resume", str(folder), "--import", "another_module"])
+    assert made.imports == ("own_memory_module", "another_module")
     assert "own_memory_module" in (folder / "imports.json").read_text()
 
 

@@ -230,7 +230,8 @@ def make(spec: EnvSpec, num_tasks: int, config: MamlConfig) -> Agent:
     """MAML for an environment, on N = ``num_tasks`` tasks per meta-iteration.
 
     Raises:
-        ValueError: if no episode follows the last inner step, or tasks do not divide into minibatches.
+        ValueError: if no episode follows the last inner step, episodes have fewer than three steps, or tasks
+            do not divide into minibatches.
     """
     on_policy.check_minibatches(spec, num_tasks, config.ppo, whole_tasks=True)
     _check(spec, config)

@@ -328,8 +328,9 @@ def make(spec: EnvSpec, num_tasks: int, config: PearlConfig) -> Agent:
     """PEARL for an environment, on N = ``num_tasks`` tasks per meta-iteration.
 
     Raises:
-        ValueError: if an iteration's visits do not fit into the buffer, if ``buffer_visits`` is not a
-            multiple of num_tasks with ``slots``, or if actions would be squashed twice.
+        ValueError: if no episode follows those that use the prior, if an iteration's visits do not fit into
+            the buffer, if ``buffer_visits`` is not a multiple of num_tasks with ``slots``, or if actions would
+            be squashed twice.
     """
     _check(spec, num_tasks, config)
     networks = sac.make_networks(spec.action, config.sac, spec.actor_obs)

@@ -194,7 +194,10 @@ def _assemble(
         import_modules(modules)
     names = {name: wanted.get(name) or default for name, default in _written_for(file).items()}
     before = _before_the_user(names, file, env)
-    return before, _with(before, {**given(before), **names}, "")
+    asked = {**given(before), **names}
+    if file is not None and file.run is not None and "imports" in asked:  # a run keeps its modules
+        asked["imports"] = list(dict.fromkeys([*_modules(file.options), *_modules(asked)]))
+    return before, _with(before, asked, "")
 
 
 def parse(argv: Sequence[str]) -> Config:

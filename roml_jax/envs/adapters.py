@@ -76,7 +76,7 @@ class AdaptedEnv:
     """An environment of another library as an ``Env``.
 
     The library's state is in ``EnvState.physics``. From a step on whose observation or reward is not finite,
-    the state is frozen and marked as diverged, as in ``TaskEnv``.
+    or a position or velocity beyond 1e4, the state is frozen and marked as diverged, as in ``TaskEnv``.
 
     Attributes:
         name: of the environment.
@@ -235,8 +235,9 @@ def _make(
             raise ValueError(f"{field} is constant or missing in MJX: a task cannot edit it")
     apply_task = edits.make_apply_task(named, tasks, rest["derived"])
     compiled_flags.refuse_edits(named, (field for field in fields if not is_inert(field)), rest["derived"])
-    mjx_limits.refuse_edits(named, fields, "jax")
-    mjx_limits.refuse_dead(model, edits.edited_entries(named, tasks))
+    edited = edits.edited_entries(named, tasks)
+    mjx_limits.refuse_dead(model, edited)
+    mjx_limits.refuse_edits(named, edited, "jax", cure="a robot of one's own may be on the C engine")
     if rest["attribute"] == "sys":
         brax_parts.check(model, fields)
     blind = AdaptedEnv(

@@ -30,8 +30,11 @@ How = Literal["scale", "set", "add"]
 Scale = Literal["linear", "log"]
 Row = int | str
 
-# Fields of quaternions and axes: engines take them to be of length 1, as MuJoCo's compiler makes them.
-_DIRECTIONS = ("body_quat", "body_iquat", "geom_quat", "site_quat", "jnt_axis")
+# Columns of quaternions and axes: engines take them to be of length 1, as MuJoCo's compiler makes them.
+DIRECTIONS = {
+    "body_quat": slice(4), "body_iquat": slice(4), "geom_quat": slice(4), "site_quat": slice(4),
+    "jnt_axis": slice(3), "eq_data": slice(6, 10),
+}  # fmt: skip
 _KINDS = {
     "body": mujoco.mjtObj.mjOBJ_BODY,
     "geom": mujoco.mjtObj.mjOBJ_GEOM,
@@ -56,7 +59,8 @@ class Edit:
         how: "scale" multiplies the original value by ``factor * t``, "add" adds ``factor * t`` to it, "set"
             replaces it by ``factor * t``.
         rows: name or index of a body, geom, joint, ..., or a sequence of them; None for all. In ``dof_*``
-            fields, the name of a joint selects its degrees of freedom.
+            fields, the name of a joint selects its degrees of freedom; the name of an actuator selects its
+            controls or outputs, where it has several.
         column: column of a field with several (``geom_size``); None for all.
         factor: multiplies t.
     """
@@ -250,6 +254,14 @@ def edited_entries(model: mujoco.MjModel, dimensions: Sequence[TaskDimension]) -
     return {field: mask for field, mask in entries.items() if mask.any()}
 
 
+def _unit(values: Array, columns: slice, rows: Any) -> Array:
+    """A field (n, m) whose directions in some columns have length 1 in the rows (n,) bool; 0 stays 0."""
+    part = values[:, columns]
+    length = jnp.linalg.norm(part, axis=1, keepdims=True)
+    scaled = part / jnp.where(length > 0, length, 1.0)
+    return values.at[:, columns].set(jnp.where(rows[:, None], scaled, part))
+
+
 def make_apply_task(
     model: mujoco.MjModel, dimensions: Sequence[TaskDimension], derived: Derived = "consistent"
 ) -> Callable[[Array], ModelLeaves]:
@@ -275,7 +287,11 @@ def make_apply_task(
     changed = edited_entries(model, dimensions)
     originals = {edit.field: field_of(model, edit.field) for _, edit, _ in steps}
     steps = [step for step in steps if step[1].field in changed]
-    directions = [name for name in _DIRECTIONS if name in changed]
+    directions = {
+        name: changed[name][:, DIRECTIONS[name]].any(axis=1) for name in DIRECTIONS.keys() & changed
+    }
+    if "eq_data" in directions:  # of welds; other constraints have other data there
+        directions["eq_data"] &= np.asarray(model.eq_type) == int(mujoco.mjtEq.mjEQ_WELD)
     said = changed.get("body_inertia", np.zeros((model.nbody, 3), bool)).any(axis=1, keepdims=True)
     follows = derived == "consistent" and {"body_mass", "body_inertia"} <= set(originals) and not said.all()
 
@@ -288,10 +304,8 @@ def make_apply_task(
             number, old = edit.factor * task[index], leaves[edit.field]
             new = {"scale": old * number, "add": old + number, "set": number}[edit.how]
             leaves[edit.field] = jnp.where(mask, new, old)
-        for name in directions:
-            changes = changed[name].any(axis=1, keepdims=True)
-            length = jnp.linalg.norm(leaves[name], axis=1, keepdims=True)
-            leaves[name] = jnp.where(changes, leaves[name] / length, leaves[name])
+        for name, rows in directions.items():
+            leaves[name] = _unit(leaves[name], DIRECTIONS[name], rows)
         if follows:
             mass, inertia = originals["body_mass"], originals["body_inertia"]
             scaled = inertia_scaled(jnp.asarray(mass), jnp.asarray(inertia), leaves["body_mass"])

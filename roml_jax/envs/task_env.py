@@ -27,8 +27,6 @@ from roml_jax.envs.view import Motion, Observation, Reward, View, default_observ
 from roml_jax.tasks import TaskFamily
 from roml_jax.types import Array, Continuous, EnvSpec
 
-# Limit of positions (m) and velocities (m/s, rad/s); a simulation beyond it has blown up.
-
 
 def _at_least_one(**numbers: int) -> None:
     for what, number in numbers.items():

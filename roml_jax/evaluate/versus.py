@@ -52,7 +52,8 @@ class Versus(NamedTuple):
         first: name of the first run.
         second: name of the second run.
         seeds: number of seeds of each.
-        pairs: number of common seeds, which are paired; with 0, the seeds are resampled independently.
+        pairs: number of common seeds. Two or more are paired; otherwise all seeds are resampled
+            independently.
         tasks: number of tasks.
         mean: difference of the mean returns.
         tails: differences of CVaR; empty on a grid.

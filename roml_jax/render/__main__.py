@@ -83,6 +83,7 @@ def _watch(arguments: argparse.Namespace) -> None:
     if robot is None:
         raise ConfigError(f"--watch shows robots, but {config.env} has no MuJoCo model")
     tasks, history = show.tasks_of(env.family, arguments.task), []
+    show.check_views(tasks)
     simulator = rollouts.simulator(env)
     compile_cache.prepare(cache=config.compile_cache)
     console = output.make()
@@ -97,7 +98,7 @@ def _watch(arguments: argparse.Namespace) -> None:
         data = page.data(config.env, robot, played)
         return history[-1], data | {"history": history[-_HISTORY:]}
 
-    shown = live.Live(page.page({"title": f"{config.env}, {arguments.run.name}", "live": True}))
+    shown = live.Live(page.page({"title": f"{config.env}, {arguments.run.resolve().name}", "live": True}))
     server = live.serve(shown, arguments.port)
     output.say(console, f"http://{live.HOST}:{server.server_port} follows {arguments.run}; Ctrl-C ends it")
     with contextlib.suppress(KeyboardInterrupt):

@@ -89,6 +89,19 @@ def default_out(name: str, family: TaskFamily, tasks: Sequence[np.ndarray], suff
     return Path(f"{name}-{words if short else 'task' if len(tasks) == 1 else 'tasks'}{suffix}")
 
 
+def check_views(tasks: Sequence[np.ndarray], runs: int = 1) -> None:
+    """Refuses more views on a page than browsers draw.
+
+    Raises:
+        ConfigError: one line.
+    """
+    if runs * len(tasks) > _VIEWS:
+        raise ConfigError(
+            f"a page shows at most {_VIEWS} views, as many as browsers draw; {runs} run(s) on {len(tasks)} "
+            f"tasks are {runs * len(tasks)}: give fewer --task"
+        )
+
+
 def check_out(out: Path, name: str, env: Env, tasks: Sequence[np.ndarray], runs: int = 1) -> None:
     """Checks, before anything is played, that a file can be made on this machine.
 
@@ -105,11 +118,8 @@ def check_out(out: Path, name: str, env: Env, tasks: Sequence[np.ndarray], runs:
     """
     files.check_new(out, suffixes(name, env))
     suffix = out.suffix.lower()
-    if suffix == ".html" and runs * len(tasks) > _VIEWS:
-        raise ConfigError(
-            f"a page shows at most {_VIEWS} views, as many as browsers draw; {runs} run(s) on {len(tasks)} "
-            f"tasks are {runs * len(tasks)}: give fewer --task"
-        )
+    if suffix == ".html":
+        check_views(tasks, runs)
     if robots.of(env) is not None and suffix != ".html":
         from roml_jax.render import film
 

@@ -97,7 +97,7 @@ class _Host(NamedTuple):
         frames = self.parts.frames.after(state.done)
         about = {
             "version": __version__, "jax": jax.__version__, "backend": jax.default_backend(),
-            "iteration": state.done, "frames": frames, "seconds": state.seconds,
+            "iteration": state.done, "evaluated": state.evaluated, "frames": frames, "seconds": state.seconds,
             "config": to_mapping(self.config),
         }  # fmt: skip
         self.checkpoints.save(state.done, {"state": state.meta, "last": acting, **best}, about)
@@ -247,8 +247,9 @@ def _train_and_test(host: _Host, programs: Programs, state: State) -> None:
     config, console, total, restored = host.config, host.console, host.parts.num_iterations, state
     with interrupt.Interrupts() as interrupts:
         state = _loop(host, programs, state, interrupts)
-        if state is restored:
-            state = _last_evaluation(host, programs, state)
+        if state is restored and config.eval.validates and state.evaluated < state.done:
+            programs.tests.ready("validation")  # an earlier session had a larger total
+            state, _ = _validated(host, programs, state)
         with console.status("saving the checkpoint ..."):
             if state is not restored or host.checkpoints.wait() != state.done:
                 host.save(state)
@@ -265,7 +266,8 @@ def _train_and_test(host: _Host, programs: Programs, state: State) -> None:
         programs.tests.ready("test")
         began = time.monotonic()
         final = result.summaries(programs.tests.returns(state.meta.learner, "test"), config)
-        host.log("test/", final, state.done, state.seconds + time.monotonic() - began)
+        if saved:  # a run with these rows is complete
+            host.log("test/", final, state.done, state.seconds + time.monotonic() - began)
     output.show_table(console, result.table(config, final, stopped))
     if len(stopped) == len(config.plan):
         reason = why(host.parts.env)
@@ -295,21 +297,7 @@ def _validated(host: _Host, programs: Programs, state: State) -> tuple[State, Ro
     mean, cvar = (np.array([row[name] for row in summaries], np.float32) for name in ("return_mean", "cvar"))
     acting = host.parts.learner.acting(state.meta.learner)
     best = best_learners.update(state.best, np.int32(state.done), mean, cvar, acting)
-    return state._replace(best=best), summaries
-
-
-def _last_evaluation(host: _Host, programs: Programs, state: State) -> State:
-    """Evaluates the last iteration, unless an earlier session did; its total may have been larger."""
-    is_known = True
-    if distributed.is_main() and host.config.eval.validates:
-        rows = run_folder.read_metrics(host.folder / run_folder.METRICS)
-        last = (row for row in rows if row["iteration"] == state.done)
-        is_known = any(name.startswith("eval/") for row in last for name in row)
-    (is_missing,) = distributed.any_of(not is_known)
-    if not is_missing:
-        return state
-    programs.tests.ready("validation")
-    return _validated(host, programs, state)[0]
+    return state._replace(best=best, evaluated=state.done), summaries
 
 
 def _report_diverged(host: _Host, before: Rows, now: Rows) -> None:

@@ -131,5 +131,5 @@ def check_comparable(first: Saved, second: Saved) -> None:
 
 def short_names(first: Path, second: Path) -> tuple[str, str]:
     """The names of two runs' folders, or their paths if the names are the same."""
-    names = first.name, second.name
+    names = first.resolve().name, second.resolve().name
     return names if names[0] != names[1] else (str(first), str(second))

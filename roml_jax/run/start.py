@@ -58,12 +58,14 @@ class State(NamedTuple):
         best: the best learners so far; None if the run is not evaluated during training.
         done: number of iterations done.
         seconds: training time so far, in seconds.
+        evaluated: number of iterations done at the last evaluation.
     """
 
     meta: meta.MetaState
     best: best_learners.Best | None
     done: int
     seconds: float
+    evaluated: int = 0
 
 
 def shapes_of(parts: experiment.Experiment, plan: Plan) -> meta.MetaState:
@@ -168,7 +170,8 @@ def restored(
     same = (about["jax"], about["backend"]) == (jax.__version__, jax.default_backend())
     note = "" if same else f" (saved by jax {about['jax']} on {about['backend']}: not bit-identical)"
     lines = [f"resumes from iteration {about['iteration']}{note}", *lines]
-    return State(state, best, about["iteration"], about["seconds"]), lines
+    done = about["iteration"]
+    return State(state, best, done, about["seconds"], about.get("evaluated", done)), lines
 
 
 def _total(parts: experiment.Experiment, plan: Plan, about: Mapping[str, Any]) -> list[str]:

@@ -85,6 +85,7 @@ DEAD = {
     Edit("dof_frictionloss"): "the original values are 0, and 0 times the task is 0; use how='add' or 'set'",
     Edit("qpos_spring", "add", "hinge"): "jnt_stiffness is 0 there",
     Edit("body_mass", "add", "target"): "the body cannot move",
+    Edit("jnt_axis", rows="hinge"): "it leaves the direction as it is, and its length is 1",
     Edit("actuator_biasprm", "set"): "the actuator has no bias (biastype none)",
 }
 

@@ -60,10 +60,15 @@ def test_joints_stand_for_their_degrees_of_freedom():
 SEVERAL = mujoco.MjModel.from_xml_string("""
 <mujoco>
   <worldbody>
-    <body><joint name="ball" type="ball"/><geom size=".1"/>
+    <body name="arm"><joint name="ball" type="ball"/><geom size=".1"/>
       <body pos="0 0 .2"><joint name="hinge"/><geom size=".1" pos="0 0 .3"/></body>
     </body>
+    <body name="held"><freejoint/><geom size=".1"/></body>
   </worldbody>
+  <equality>
+    <weld body1="arm" body2="held" relpose="0 0 .5 1 0 0 0"/>
+    <joint joint1="hinge" polycoef="0 0 0 0 0"/>
+  </equality>
   <actuator>
     <pid name="two" joint="hinge"/><orientation name="three" joint="ball"/>
     <motor name="knee" joint="hinge" ctrllimited="true" ctrlrange="-1 1"/>
@@ -102,6 +107,19 @@ def test_edited_directions_have_length_1_as_after_compilation(field, row, column
     old[at] /= np.linalg.norm(old[at])
     np.testing.assert_allclose(new, old, atol=1e-7)
     assert (new[at] != getattr(MODEL, field)[at]).any()
+
+
+def test_the_orientation_of_a_weld_has_length_1_and_other_constraints_keep_their_data():
+    dimension = TaskDimension("t", -9.0, 9.0, (Edit("eq_data", "add", column=7),))
+    new = np.asarray(make_apply_task(SEVERAL, (dimension,))(jnp.array([1.0]))["eq_data"])
+    np.testing.assert_allclose(new[0, 6:10], np.array([1, 1, 0, 0]) / np.sqrt(2), atol=1e-7)
+    np.testing.assert_allclose(new[0, :6], SEVERAL.eq_data[0, :6], atol=1e-7)
+    assert new[1, 7] == 1.0
+
+
+def test_a_direction_of_length_0_stays_finite():
+    new = np.asarray(leaves(Edit("jnt_axis", "scale", "hinge"), task=0.0)["jnt_axis"])
+    assert np.isfinite(new).all()
 
 
 def test_edits_of_one_field_compose_in_order():

@@ -264,6 +264,12 @@ def with_options(folder, to, **options):
     return to
 
 
+def compared(section, label):
+    """The cells of a method's row of the final table that compare it with the baseline."""
+    row = next(row for row in section.table.split("<tr>") if f"<td>{label}</td>" in row)
+    return re.findall(r"<td>(.*?)</td>", row)[-3:]
+
+
 def lengths_of(group):
     env = series.environment(group.methods[0])
     return {method.label: series.test_length(method, env) for method in group.methods}
@@ -296,7 +302,10 @@ def test_methods_with_other_numbers_of_episodes_are_drawn_and_not_compared(folde
     assert len(found) == 1
     (final,) = sections._final(group, lengths)
     assert "not compared: cem (RoML)" in final.words
-    assert "[" not in final.table.split("cem (RoML)")[-1].split("<td>")[-1]
+    assert [bool(cell) for cell in compared(final, "cem (RoML)")] == [False] * 3
+    (group,) = data.load([folders[0], folders[2]])
+    (final,) = sections._final(group, lengths_of(group))
+    assert [bool(cell) for cell in compared(final, "cem (RoML)")] == [True] * 3
     assert missing.endswith("is tested on 2 episode(s) of 8 steps and not 1 episode(s) of 8 steps")
 
 

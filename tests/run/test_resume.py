@@ -167,16 +167,20 @@ def test_a_run_that_is_ended_where_it_was_stopped_is_evaluated_there(copy):
     assert checkpoint.latest(copy / "checkpoint").name == f"0{name}"
 
 
-def test_a_checkpoint_that_could_not_be_written_again_is_told_and_the_first_stays(copy, monkeypatch, capfd):
+def test_a_checkpoint_that_could_not_be_written_again_is_told_and_the_first_stays(copy, capfd):
     last, name = rows(copy)[-1], checkpoint.latest(copy / "checkpoint").name
 
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("orbax.checkpoint.AsyncCheckpointer.save", full)
-    assert train.main(["--resume", str(copy), "--frames", str(last["frames"])]) == 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("orbax.checkpoint.AsyncCheckpointer.save", full)
+        assert train.main(["--resume", str(copy), "--frames", str(last["frames"])]) == 1
     assert "the last checkpoint was not written" in " ".join(capfd.readouterr().err.split())
     assert checkpoint.latest(copy / "checkpoint").name == name
+    assert train.main(["--resume", str(copy)]) == 0  # as the message says
+    assert checkpoint.latest(copy / "checkpoint").name == f"0{name}"
+    assert any("test/cvar" in row for row in rows(copy))
 
 
 def test_a_run_without_a_checkpoint_starts_again(whole, copy, capfd):

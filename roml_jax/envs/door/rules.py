@@ -9,6 +9,7 @@ import mujoco
 import numpy as np
 
 from roml_jax.envs.door import contacts
+from roml_jax.envs.edits import DIRECTIONS
 from roml_jax.envs.physics import compiled_flags
 from roml_jax.envs.physics.base import actuator_of, field_of, is_inert
 
@@ -116,6 +117,8 @@ def why_dead(model: mujoco.MjModel, change: Change) -> str | None:
         return "MuJoCo computes it from other fields; edit geom_size"
     if is_inert(field):
         return "the field is for rendering only"
+    if not change.mask.any() and field in DIRECTIONS:
+        return "it leaves the direction as it is, and its length is 1"
     if not change.mask.any():
         return "the original values are 0, and 0 times the task is 0; use how='add' or 'set'"
     reasons = dead_rows(model, change)

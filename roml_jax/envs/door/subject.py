@@ -168,10 +168,14 @@ def changes(subject: Subject, tried: Sequence[Variant]) -> list[Change]:
 
 
 def _alone(subject: Subject) -> dict[str, list[np.ndarray]]:
-    """The field of every edit at both ends of its dimension, as this edit alone changes it."""
+    """The field of every edit at both ends of its dimension, as this edit alone changes it.
+
+    The edits of a direction's numbers are taken together.
+    """
 
     def both(dimension: edits.TaskDimension, edit: edits.Edit) -> list[Any]:
-        alone = edits.make_apply_task(subject.compiled, [replace(dimension, edits=(edit,))])
+        of = dimension.edits if edit.field in edits.DIRECTIONS else (edit,)
+        alone = edits.make_apply_task(subject.compiled, [replace(dimension, edits=of)])
         return [alone(jnp.asarray([end], jnp.float32))[edit.field] for end in (dimension.low, dimension.high)]
 
     return programs.run(

@@ -202,8 +202,9 @@ def refuse_readings(model: mujoco.MjModel, blank: mjx.Data, readings: Iterable[s
 
 
 def refuse_edits(
-    model: mujoco.MjModel, names: Iterable[str], impl: Implementation, readings: Iterable[str] = ()
-) -> None:
+    model: mujoco.MjModel, names: Iterable[str], impl: Implementation, readings: Iterable[str] = (),
+    cure: str = INSTEAD,
+) -> None:  # fmt: skip
     """Refuses fields whose edits would do nothing, or less than they say.
 
     Args:
@@ -211,6 +212,7 @@ def refuse_edits(
         names: of the fields that a task edits.
         impl: the implementation.
         readings: fields of the data that are read.
+        cure: what to do instead, for the message.
 
     Raises:
         ValueError: one line that names the field.
@@ -231,7 +233,7 @@ def refuse_edits(
             reason = "MJX sizes the contacts with height fields once, before edits of geom_size"
         else:
             continue
-        raise ValueError(f"{reason}; {INSTEAD}")
+        raise ValueError(f"{reason}; {cure}")
 
 
 def _wraps_by_side(model: mujoco.MjModel) -> bool:
