@@ -329,8 +329,8 @@ def make(spec: EnvSpec, num_tasks: int, config: PearlConfig) -> Agent:
 
     Raises:
         ValueError: if no episode follows those that use the prior, if an iteration's visits do not fit into
-            the buffer, if ``buffer_visits`` is not a multiple of num_tasks with ``slots``, or if actions would
-            be squashed twice.
+            the buffer, if ``buffer_visits`` is not a multiple of num_tasks with ``slots``, or if actions
+            would be squashed twice.
     """
     _check(spec, num_tasks, config)
     networks = sac.make_networks(spec.action, config.sac, spec.actor_obs)
