@@ -14,8 +14,7 @@ def check_new(path: Path, suffixes: Sequence[str], option: str = "--out") -> Pat
     """Checks that a file can be made and that its suffix is one of ``suffixes``; returns the path.
 
     Raises:
-        ConfigError: if the suffix is wrong, the file exists or its folder cannot be written to; one line that
-            names the option.
+        ConfigError: if the suffix is wrong, the file exists or its folder cannot be written to; one line.
     """
     if path.suffix.lower() not in suffixes:
         raise ConfigError(f"{option} must end in {' or '.join(suffixes)}, got {path}")
@@ -23,9 +22,7 @@ def check_new(path: Path, suffixes: Sequence[str], option: str = "--out") -> Pat
         raise ConfigError(f"{option} {path} exists; nothing is overwritten")
     parent = next(folder for folder in path.absolute().parents if folder.exists())
     if not (parent.is_dir() and os.access(parent, os.W_OK)):  # told now, not after the work
-        raise ConfigError(
-            f"{option} {path} cannot be written: {parent} is not a folder that can be written to"
-        )
+        raise ConfigError(f"cannot write {path}: {parent} is not a folder that can be written to")
     return path
 
 

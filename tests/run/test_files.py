@@ -33,7 +33,7 @@ def test_a_file_is_new_and_whole(tmp_path, links, monkeypatch):
 def test_a_folder_that_cannot_be_written_to_is_told_before_the_work(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     path = tmp_path / "file" / "page.html"
-    with pytest.raises(ConfigError, match=r"^--out .*page.html cannot be written: .*file is not a folder"):
+    with pytest.raises(ConfigError, match=r"^cannot write .*page.html: .*file is not a folder"):
         files.check_new(path, (".html",))
     assert files.check_new(tmp_path / "a" / "b" / "page.html", (".html",)).parent.name == "b"
     assert not (tmp_path / "a").exists()
