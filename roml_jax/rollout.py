@@ -73,6 +73,10 @@ class EpisodeProtocol:
             privileged_slices=spec.privileged_slices,
         )  # fmt: skip
 
+    def tested(self, spec: EnvSpec) -> int:
+        """Number of episodes of a held-out task, in an environment with this spec."""
+        return self.test_episodes or self.agent_spec(spec).episodes
+
 
 class _Carry(NamedTuple):
     env: EnvState
@@ -284,7 +288,7 @@ def run_test(
     There are ``protocol.test_episodes`` episodes per task. All are greedy except the first
     ``agent.exploring`` ones. Arguments and results are those of ``run_episodes``.
     """
-    episodes = protocol.test_episodes or protocol.agent_spec(env.spec).episodes
+    episodes = protocol.tested(env.spec)
     return run_episodes(
         agent, env, replace(protocol, episodes=episodes), agent_state, tasks, key,
         greedy=jnp.arange(episodes) >= agent.exploring, record=record, index=index, constrain=constrain,
@@ -307,11 +311,10 @@ def make_learner(
     Raises:
         ValueError: if a test would end before the agent has adapted; one line.
     """
-    tested = protocol.test_episodes or agent.unadapted + 1
-    if tested <= agent.unadapted:
+    if protocol.test_episodes is not None and protocol.test_episodes <= agent.unadapted:
         raise ValueError(
-            f"protocol.test_episodes={tested} is too few: the agent uses what it has seen of a task after "
-            f"{agent.unadapted} episodes"
+            f"protocol.test_episodes={protocol.test_episodes} is too few: the agent uses what it has seen of "
+            f"a task after {agent.unadapted} episodes"
         )
 
     def collect(state: Any, tasks: Array, key: Array) -> tuple[Any, Rollout, Feedback]:

@@ -21,7 +21,7 @@ import mujoco
 import numpy as np
 
 from roml_jax.envs import brax_parts, door, edits
-from roml_jax.envs.base import BLOWN_UP, EnvState, all_finite, part_slices
+from roml_jax.envs.base import BLOWN_UP, EnvState, all_finite, part_slices, simulation
 from roml_jax.envs.physics import Derived, ModelLeaves, compiled_flags, is_inert, mjx_limits
 from roml_jax.envs.physics import derived as derived_fields
 from roml_jax.envs.physics.base import write_field
@@ -189,7 +189,8 @@ class AdaptedEnv:
         after = self._task_env(state.model).step(before, action)
         obs, privileged = self._observe(after, state.task)
         reward = jnp.asarray(after.reward, state.reward.dtype)
-        within = [(jnp.abs(part) < BLOWN_UP).all() for part in _motion(after)]
+        moved = simulation(after)
+        within = [(jnp.abs(getattr(moved, part, 0.0)) < BLOWN_UP).all() for part in ("qpos", "qvel")]
         sound = all_finite(obs, privileged) & jnp.isfinite(reward) & jnp.array(within).all()
         live = sound & ~state.done
 
@@ -205,13 +206,6 @@ class AdaptedEnv:
             physics=jax.tree.map(if_live, after, state.physics),
             privileged=jax.tree.map(if_live, privileged, state.privileged),
         )
-
-
-def _motion(state: Any) -> list[Array]:
-    """Positions and velocities in a library's state, which has them in ``pipeline_state`` or ``data``."""
-    for part in ("pipeline_state", "data"):
-        state = getattr(state, part, state)
-    return [getattr(state, name) for name in ("qpos", "qvel") if hasattr(state, name)]
 
 
 def _make(

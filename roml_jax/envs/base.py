@@ -111,6 +111,13 @@ class Rendered(Env, Protocol):
         ...
 
 
+def simulation(physics: Any) -> Any:
+    """The simulation's state in ``EnvState.physics``, which brax and Playground have inside of their own."""
+    for part in ("pipeline_state", "data"):
+        physics = getattr(physics, part, physics)
+    return physics
+
+
 BLOWN_UP = 1e4
 """A simulation with a larger position or velocity has diverged."""
 

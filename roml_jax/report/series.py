@@ -126,6 +126,5 @@ def environment(method: Method) -> envs.Env:
 
 def test_length(method: Method, env: envs.Env) -> tuple[int, int]:
     """(episodes, steps of an episode) on a held-out task."""
-    protocol = method.config.protocol
-    spec = protocol.agent_spec(env.spec)
-    return protocol.test_episodes or spec.episodes, spec.horizon
+    spec = method.config.protocol.agent_spec(env.spec)
+    return method.config.protocol.tested(env.spec), spec.horizon

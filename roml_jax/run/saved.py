@@ -121,10 +121,7 @@ def check_comparable(first: Saved, second: Saved) -> None:
         if getattr(first.config, name) != getattr(second.config, name):
             raise ConfigError(f"{first.folder} and {second.folder} have different {what}")
     specs = [run.config.protocol.agent_spec(run.parts.env.spec) for run in (first, second)]
-    episodes = [
-        run.config.protocol.test_episodes or spec.episodes
-        for run, spec in zip((first, second), specs, strict=True)
-    ]
+    episodes = [run.config.protocol.tested(run.parts.env.spec) for run in (first, second)]
     if len({(spec.episodes, spec.horizon) for spec in specs}) > 1 or len(set(episodes)) > 1:
         raise ConfigError(f"{first.folder} and {second.folder} have different numbers of episodes or steps")
 

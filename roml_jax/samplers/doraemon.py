@@ -330,9 +330,7 @@ def doraemon(family: TaskFamily, alpha: float, config: DoraemonConfig = DEFAULTS
         del key, progress
         feedback = Feedback.of(feedback)
         success = feedback.returns >= level
-        if (
-            feedback.diverged is not None
-        ):  # its return is the worst of the iteration's, which may be a good one
+        if feedback.diverged is not None:  # its return is the iteration's worst, which may be a good one
             success &= ~feedback.diverged
         return _update(config, state, box.inside(unit.from_u(draw.u)), feedback.returns, success)
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from roml_jax.envs.base import simulation
 from roml_jax.envs.door import programs
 from roml_jax.envs.door.subject import Subject, Variant
 
@@ -131,8 +132,7 @@ class Program:
 
 def _physics(state: Any) -> dict[str, Any]:
     """Positions and velocities of an engine's state, or of another library's."""
-    for part in ("pipeline_state", "data"):
-        state = getattr(state, part, state)
+    state = simulation(state)
     names = ("qpos", "qvel", "act", "qacc_warmstart")
     return {name: getattr(state, name) for name in names if hasattr(state, name)}
 
