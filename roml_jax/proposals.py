@@ -299,31 +299,6 @@ def categorical(probabilities: Sequence[float] | np.ndarray, floor: float = 1e-3
     return Proposal(jnp.asarray(prior), sample, log_prob, fit, low, jnp.ones(count), 1, is_index=(True,))
 
 
-def top_of_unit_interval(alpha: float) -> Proposal:
-    """Uniform on [1 - 2 (1 - phi), 1]: an oracle for tasks whose hardness increases with u.
-
-    ``fit`` ignores the scores: it returns 1 - alpha / 2, the uniform distribution on the top alpha.
-    """
-
-    def start(phi: Array) -> Array:
-        return jnp.clip(1 - 2 * (1 - phi[0]), 0.0, 1 - _U_MARGIN)
-
-    def sample(phi: Array, key: Array, n: int) -> Array:
-        u = jax.random.uniform(key, (n, 1), phi.dtype, minval=start(phi))
-        return jnp.clip(u, _U_MARGIN, 1 - _U_MARGIN)
-
-    def log_prob(phi: Array, u: Array) -> Array:
-        a = start(phi)
-        return jnp.where(u[:, 0] >= a, -jnp.log(1 - a), -jnp.inf)
-
-    def fit(u: Array, weights: Array) -> Array:
-        del weights
-        return jnp.full(1, 1 - alpha / 2, u.dtype)
-
-    half, one = jnp.full(1, 0.5), jnp.ones(1)
-    return Proposal(half, sample, log_prob, fit, half, one, 1, uniform_prior=True)
-
-
 def with_prior(proposal: Proposal, share: float | Array) -> Proposal:
     """A mixture that draws ``share`` of the tasks from the prior; no weight exceeds 1 / share.
 

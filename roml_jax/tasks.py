@@ -125,12 +125,12 @@ def log_beta(
     )
 
 
-def exponential(name: str, mean: float) -> TaskFamily:
+def exponential(name: str, mean: float, *, hardest: Literal["top"] | None = None) -> TaskFamily:
     """A non-negative task, exponential with this mean under the prior (e.g. a noise level)."""
     identity = lambda x: x  # noqa: E731
     return TaskFamily(
         (name,), ((0.0, math.inf),), proposals.exponential(mean), identity, identity,
-        priors=(f"exponential, mean {mean:g}",),
+        priors=(f"exponential, mean {mean:g}",), hardest=hardest,
     )  # fmt: skip
 
 

@@ -101,7 +101,7 @@ class KhazadDum:
     @property
     def family(self) -> tasks.TaskFamily:
         """The noise of the narrow bridge, exponential under the prior."""
-        return tasks.exponential("noise", self.mean_noise)
+        return tasks.exponential("noise", self.mean_noise, hardest="top")
 
     @property
     def goal(self) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""What DORAEMON and AutoDR share: tasks in the unit box, and thresholds that only a user can know."""
+"""What DORAEMON, AutoDR and the oracle share: tasks in the unit box; thresholds that only a user can know."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from roml_jax.proposals import UnitBox
 from roml_jax.tasks import TaskFamily
 from roml_jax.types import Array
 
-_MARGIN = 1e-6  # the ends of the box may be infinite tasks
+MARGIN = 1e-6  # the ends of the box may be infinite tasks
 
 
 def inside(v: Array) -> Array:
     """Points of the unit box, kept off its ends."""
-    return jnp.clip(v, _MARGIN, 1 - _MARGIN)
+    return jnp.clip(v, MARGIN, 1 - MARGIN)
 
 
 def unit_box(family: TaskFamily, sampler: str) -> UnitBox:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 
 from roml_jax import cem as method
 from roml_jax import proposals
 from roml_jax.cem import CemConfig, CemState
+from roml_jax.samplers import box
 from roml_jax.samplers.base import Schedule, TaskSampler, constant, drawn_from, falling, register, returns_of
 from roml_jax.tasks import TaskFamily
 from roml_jax.types import Array, Feedback, Metrics, TaskDraw
 
 DEFAULTS = CemConfig()
+_ROUNDING = 1e-6  # of a quantile, by way of the task that has it
 
 
 def cross_entropy(
@@ -67,24 +70,54 @@ def cem_soft(family: TaskFamily, alpha: float, config: CemConfig = DEFAULTS) -> 
     return cross_entropy(family, family.proposal, falling(alpha), config)
 
 
+def _top(prior: proposals.Proposal, quantiles: proposals.UnitBox, alpha: float) -> proposals.Proposal:
+    """The prior (of one dimension) on its quantiles in [1 - 2 (1 - phi), 1].
+
+    ``fit`` ignores the scores: it returns 1 - alpha / 2, the prior's top alpha.
+    """
+    rounding = 0.0 if prior.uniform_prior else _ROUNDING
+
+    def start(phi: Array) -> Array:
+        return jnp.clip(1 - 2 * (1 - phi[0]), 0.0, 1 - box.MARGIN)
+
+    def sample(phi: Array, key: Array, n: int) -> Array:
+        v = jax.random.uniform(key, (n, 1), phi.dtype, minval=start(phi))
+        return quantiles.to_u(box.inside(v))
+
+    def log_prob(phi: Array, u: Array) -> Array:
+        a = start(phi)
+        share = jnp.where(quantiles.from_u(u)[:, 0] >= a - rounding, -jnp.log(1 - a), -jnp.inf)
+        return share if prior.uniform_prior else share + prior.log_prob(prior.phi0.astype(u.dtype), u)
+
+    def fit(u: Array, weights: Array) -> Array:
+        del weights
+        return jnp.full(1, 1 - alpha / 2, u.dtype)
+
+    half, one = jnp.full(1, 0.5), jnp.ones(1)
+    return proposals.Proposal(
+        half, sample, log_prob, fit, half, one, 1, uniform_prior=prior.uniform_prior, box=quantiles
+    )
+
+
 @register("oracle")
 def oracle(family: TaskFamily, alpha: float, config: CemConfig = DEFAULTS) -> TaskSampler:
-    """Moves to the top alpha of the task's range, where tasks are known to be hardest.
+    """Moves to the top alpha of the prior, where tasks are known to be hardest.
 
-    Reference tasks are still drawn from the prior.
+    Reference tasks are still drawn from the whole prior.
 
     Raises:
-        ValueError: for a family of more than one dimension, a prior that is not uniform in u, or tasks
-            that are not known to be hardest at the top of their range.
+        ValueError: for a family of more than one dimension, a finite set of tasks, or tasks that are not
+            known to be hardest at the top of their range.
     """
-    if not (family.proposal.uniform_prior and family.proposal.dims == 1):
+    quantiles = family.proposal.box
+    if quantiles is None or family.proposal.dims != 1:
         raise ValueError(
-            "sampler=oracle needs one task dimension whose prior is uniform (or log-uniform) on a range, "
-            f"not {', '.join(family.names)}; use sampler=cem"
+            "sampler=oracle needs one task dimension, and not a finite set of tasks; this family has "
+            f"{', '.join(family.names)}: use sampler=cem"
         )
     if family.hardest != "top":
         raise ValueError(
             "sampler=oracle needs tasks that are known to be hardest at the top of their range "
             f"(hardest='top'), which {family.names[0]} does not set; use sampler=cem"
         )
-    return cross_entropy(family, proposals.top_of_unit_interval(alpha), constant(alpha), config)
+    return cross_entropy(family, _top(family.proposal, quantiles, alpha), constant(alpha), config)

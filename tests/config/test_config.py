@@ -117,7 +117,7 @@ WRONG = {
         "--config khazad_dumm",
         "unknown file or configuration 'khazad_dumm'; did you mean 'khazad_",
     ),
-    "oracle": ("--env khazad_dum --sampler oracle", "sampler=oracle needs one task dimension"),
+    "oracle": ("--env hopper_dynamics --sampler oracle", "sampler=oracle needs one task dimension"),
     "oracle_easy": ("--env probe_memory --sampler oracle", "which payer does not set"),
     "only_references": ("--sampler.ref_share 1", "sampler.ref_share must be in [0, 1), got 1.0"),
     "never_moves": ("--sampler.soft 1", "sampler.soft must be in [0, 1), got 1.0"),

@@ -277,12 +277,40 @@ def test_oracle_goes_half_way_to_the_top_alpha_at_each_batch():
     )
 
 
+@pytest.mark.parametrize(
+    "family",
+    [
+        tasks.exponential("noise", 0.1, hardest="top"),
+        tasks.gaussian(("wind",), (3.0,), (0.5,))._replace(hardest="top"),
+    ],
+    ids=lambda family: family.names[0],
+)
+def test_oracle_draws_from_the_top_of_a_prior_without_ends(family):
+    """At the start it is the prior; then a draw has the density of the prior above a quantile."""
+    sampler = jitted(
+        samplers.make("oracle", family, 0.05, cem.CemConfig(batch_size=N, ref_share=0.0, ref_mode="none"))
+    )
+    prior = {"noise": stats.expon(scale=0.1), "wind": stats.norm(3.0, 0.5)}[family.names[0]]
+    state = sampler.init(jax.random.key(0))
+    _, draw = sampler.sample(state, jax.random.key(3), 2000)
+    assert stats.kstest(np.asarray(draw.task)[:, 0], prior.cdf).pvalue > 1e-3
+    np.testing.assert_allclose(np.asarray(draw.log_w), 0.0, atol=1e-6)
+    state = advance(sampler, state, jax.random.key(1), iterations=20)
+    _, draw = sampler.sample(state, jax.random.key(2), 2000)
+    at = prior.cdf(np.asarray(draw.task, np.float64)[:, 0])
+    assert at.min() >= 0.95 - 1e-4
+    assert stats.kstest((at - 0.95) / 0.05, "uniform").pvalue > 1e-3
+    np.testing.assert_allclose(np.exp(np.asarray(draw.log_w)), 0.05, rtol=1e-3)
+
+
 def test_oracle_refuses_what_has_no_known_hard_end():
-    for family in (tasks.exponential("noise", 0.1), tasks.log_beta(("a", "b"), hardest="top")):
+    finite = tasks.categorical(("x",), [[0.0], [1.0]])._replace(hardest="top")
+    for family in (finite, tasks.log_beta(("a", "b"), hardest="top")):
         with pytest.raises(ValueError, match="sampler=oracle needs one task dimension"):
             samplers.make("oracle", family, 0.05)
-    with pytest.raises(ValueError, match="which x does not set"):
-        samplers.make("oracle", tasks.beta("x", 0.0, 1.0), 0.05)
+    for family in (tasks.beta("x", 0.0, 1.0), tasks.exponential("x", 0.1)):
+        with pytest.raises(ValueError, match="which x does not set"):
+            samplers.make("oracle", family, 0.05)
 
 
 def test_naive_walks_its_pool_once_and_then_draws_the_worst():
