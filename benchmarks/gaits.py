@@ -35,9 +35,13 @@ def is_cheetah(env: str) -> bool:
 
 
 def turned(spec: EnvSpec, obs: jax.Array) -> jax.Array:
-    """Net turns of the torso in an episode, mean over episodes (M,), from observations (M, K, H + 1, D)."""
-    pitch = spec.obs_slices["position"].start + _PITCH
-    return (jnp.abs(obs[:, :, -1, pitch] - obs[:, :, 0, pitch]) / (2 * jnp.pi)).mean(axis=1)
+    """Net turns of the torso in an episode, mean over episodes (M,), from observations (M, K, H + 1, D).
+
+    They count from the second observation of an episode: the first is that of the previous episode's end with
+    ``boundary="terminal"``.
+    """
+    pitch = obs[..., spec.obs_slices["position"].start + _PITCH]
+    return (jnp.abs(pitch[:, :, -1] - pitch[:, :, 1]) / (2 * jnp.pi)).mean(axis=1)
 
 
 def turns(run: saved.Saved, tasks: int) -> tuple[np.ndarray, np.ndarray]:

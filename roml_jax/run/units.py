@@ -30,7 +30,7 @@ def per_episode(row: Mapping[str, Any], count: int) -> dict[str, Any]:
     """A row of the program's metrics, with sums over a task's episodes divided.
 
     ``train/return`` becomes ``train/return_mean``, and ``train/return_min`` becomes ``train/return_worst``.
-    Other names stay.
+    Other names stay; a term of the reward (``reward/NAME``) is a mean per episode already.
 
     Args:
         row: values by metric name; NaN and infinite values may be strings.
@@ -38,8 +38,8 @@ def per_episode(row: Mapping[str, Any], count: int) -> dict[str, Any]:
     """
     divided = {}
     for name, value in row.items():
-        is_sum = name in _SUMS or name.startswith("reward/")
-        divided[_SUMS.get(name, name)] = value / count if is_sum and not isinstance(value, str) else value
+        is_sum = name in _SUMS and not isinstance(value, str)
+        divided[_SUMS.get(name, name)] = value / count if is_sum else value
     return divided
 
 

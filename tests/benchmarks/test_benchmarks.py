@@ -85,20 +85,24 @@ def _saved(env):
 
 
 def test_gaits_count_the_turns_of_the_torso(monkeypatch, capsys):
-    """Rollouts whose pitch goes to a known angle in the first of two episodes, by learner."""
+    """Rollouts whose pitch goes to a known angle at the end of both episodes, by learner.
+
+    As with ``boundary="terminal"``, the second episode's first observation is the first episode's last.
+    """
 
     def run_test(agent, env, protocol, learner, tasks, key, record):
         assert record
         n = tasks.shape[0]
-        obs = jnp.full((n, 2, 5, 21), 0.1).at[:, 0, -1, 1].add(learner["pitch"])
+        obs = jnp.full((n, 2, 5, 21), 0.1).at[:, :, -1, 1].add(learner["pitch"])
+        obs = obs.at[:, 1, 0].set(obs[:, 0, -1])
         return SimpleNamespace(obs=obs), SimpleNamespace(returns=jnp.full((n, 2), learner["return"]))
 
     monkeypatch.setattr(rollout, "run_test", run_test)
     returns, turned = gaits.turns(_saved("cheetah_mass"), 6)
     np.testing.assert_allclose(returns, [[10.0] * 6, [20.0] * 6])
-    np.testing.assert_allclose(turned, [[1.0] * 6, [0.25] * 6], rtol=1e-5)  # over both episodes
+    np.testing.assert_allclose(turned, [[2.0] * 6, [0.5] * 6], rtol=1e-5)
     monkeypatch.setattr(saved, "load", lambda folder: _saved(folder.name))
     gaits.command(["cheetah_mass"])
-    assert "0.25" in capsys.readouterr().out
+    assert "0.50" in capsys.readouterr().out
     with pytest.raises(config.ConfigError, match="for half-cheetahs only, but run is a run on khazad_dum"):
         gaits.command(["khazad_dum"])

@@ -12,8 +12,9 @@ import pytest
 import yaml
 from small_runs import VARIBAD
 
-from roml_jax import config, experiment, train
+from roml_jax import config, experiment, samplers, train
 from roml_jax.config import seed_plan
+from roml_jax.report import __main__ as report
 from roml_jax.run import checkpoint, progress, provenance, saved
 
 _BOTH = """
@@ -106,6 +107,35 @@ def test_varibad_goes_on_bit_for_bit(tmp_path):
     assert interrupted([*arguments, "--out", str(tmp_path / "run")], signal.SIGTERM) == 128 + signal.SIGTERM
     assert train.main(["--resume", str(tmp_path / "run")]) == 0
     check_same(tmp_path / "run", tmp_path / "whole")
+
+
+KHAZAD_DUM = """
+    --env khazad_dum --num-tasks 8 --chunk 3 --seeds 3 4 --frames 36864 --ppo.layers 16
+    --eval.interval 6 --eval.tasks 16 --eval.test-tasks 32
+""".split()  # noqa: SIM905
+OF_SAMPLERS = {  # so that a run of 18 iterations of 8 tasks leaves the beginning behind
+    "cem": ["--sampler.batch-size", "16"], "cem_soft": ["--sampler.batch-size", "16"],
+    "oracle": ["--sampler.batch-size", "16"], "naive": ["--sampler.batch-size", "16", "--sampler.pool", "16"],
+    "plr": ["--sampler.buffer", "16"], "accel": ["--sampler.buffer", "16"],
+    "sfl": ["--sampler.candidates", "16", "--sampler.rollouts", "2", "--sampler.top", "8"],
+    "doraemon": ["--sampler.success", "-12", "--sampler.batch-size", "16"],
+    "autodr": ["--sampler.success", "-12", "--sampler.batch-size", "2"],
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", samplers.names())
+def test_every_sampler_trains_goes_on_and_reports_on_khazad_dum(sampler, tmp_path):
+    """With the agent of its preset, VariBAD."""
+    own = OF_SAMPLERS.get(sampler, [])
+    arguments = [*KHAZAD_DUM, *VARIBAD, "--sampler", sampler, *own]
+    whole, run, page = tmp_path / "whole", tmp_path / "run", tmp_path / "page.html"
+    assert train.main([*arguments, "--out", str(whole)]) == 0
+    assert interrupted([*arguments, "--out", str(run)], signal.SIGTERM) == 128 + signal.SIGTERM
+    assert train.main(["--resume", str(run)]) == 0
+    check_same(run, whole)
+    assert report.main([str(run), "--out", str(page)]) == 0
+    assert sampler in page.read_text()
 
 
 def test_it_goes_on_bit_for_bit(whole, copy, capfd):

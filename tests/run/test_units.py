@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cart import cart
 from small_runs import rows, trained
 
 import roml_jax
@@ -21,9 +22,24 @@ ROW = {
 
 def test_sums_over_a_tasks_episodes_are_divided_and_nothing_else():
     assert units.per_episode(ROW, 4) == {
-        "seed": 0, "frames": 8, "train/return_mean": -2.0, "train/return_worst": -3.0, "reward/alive": 1.0,
+        "seed": 0, "frames": 8, "train/return_mean": -2.0, "train/return_worst": -3.0, "reward/alive": 4.0,
         "sampler/ref_cvar": -2.5, "sampler/q_ref": "nan", "sampler/phi_0": 0.5, "eval/cvar": -3.0,
     }  # fmt: skip
+
+
+def test_the_terms_of_a_reward_add_up_to_the_return(tmp_path):
+    """Both are per episode, also where a task has two."""
+    run = roml_jax.train(
+        cart(), sampler="uniform", agent="multitask", num_tasks=4, frames=160, out=tmp_path / "run",
+        **{"eval.test_tasks": 8, "ppo.layers": (8,), "ppo.minibatches": 1},
+    )  # fmt: skip
+    assert run.env.spec.episodes == 2
+    found = [row for row in run.metrics if "train/return_mean" in row]
+    assert found
+    for row in found:
+        terms = sum(value for name, value in row.items() if name.startswith("reward/"))
+        assert terms == pytest.approx(row["train/return_mean"], rel=1e-5)
+        assert row["train/return_mean"] != 0
 
 
 def test_rows_of_older_versions_are_converted_and_those_of_this_one_are_not():
