@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ def grid(family: TaskFamily, n: int) -> Array:
     Scale factors are therefore spaced by ratios. With one dimension the grid is a line, with two a square
     grid. With more, it is one line along each dimension, with the other dimensions at the prior's median. If
     the range is unbounded, the grid leaves out a thousandth of the prior at each end. For a family with at
-    most 64 tasks the grid holds each task once.
+    most 64 tasks the grid holds each task once. A dimension with a finite set has all its values.
 
     Args:
         family: the task family.
@@ -37,15 +38,17 @@ def grid(family: TaskFamily, n: int) -> Array:
     if proposal.uniform_prior:
         low, middle, high = np.zeros(dims), np.full(dims, 0.5), np.ones(dims)
     else:
-        low, middle, high = np.quantile(drawn, [_RARE, 0.5, 1 - _RARE], axis=0)
+        low, middle, high = np.quantile(drawn, [_RARE, 0.5, 1 - _RARE], axis=0, method="nearest")
+    finite = {i: np.unique(drawn[:, i]) for i, is_index in enumerate(proposal.is_index) if is_index}
+    sizes, others = [len(values) for values in finite.values()], dims - len(finite)
+    each = (n / math.prod(sizes)) ** (1 / max(others, 1)), (n - sum(sizes)) / max(others, 1)
+    side = max(2, int(each[dims > 2] + 1e-9))
+    axes = [finite.get(i, np.linspace(low[i], high[i], side)) for i in range(dims)]
     if dims <= 2:
-        side = max(2, int(n ** (1 / dims) + 1e-9))
-        axes = [np.linspace(a, b, side) for a, b in zip(low, high, strict=True)]
         u = np.array(list(itertools.product(*axes)))
     else:
-        side = max(2, n // dims)
-        u = np.tile(middle, (dims, side, 1))
-        for i in range(dims):
-            u[i, :, i] = np.linspace(low[i], high[i], side)
-        u = u.reshape(-1, dims)
+        lines = [np.tile(middle, (len(axis), 1)) for axis in axes]
+        for i, axis in enumerate(axes):
+            lines[i][:, i] = axis
+        u = np.concatenate(lines)
     return family.decode(jnp.asarray(u, drawn.dtype))

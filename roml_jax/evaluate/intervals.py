@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -79,10 +79,16 @@ def paired(
     Returns:
         The interval, or None if there is no common seed.
     """
-    common = sorted(values.keys() & baseline.keys())
-    if not common:
+    both = sorted(values.keys() & baseline.keys())
+    if not both:
         return None
-    return bootstrap([np.subtract(values[seed], baseline[seed]) for seed in common], level)
+    return bootstrap([np.subtract(values[seed], baseline[seed]) for seed in both], level)
+
+
+def common(values: Mapping[int, ArrayLike], baseline: Mapping[int, ArrayLike]) -> list[int] | None:
+    """The seeds that two methods are compared on in pairs; None if they have fewer than two in common."""
+    both = sorted(values.keys() & baseline.keys())
+    return both if len(both) > 1 else None
 
 
 def difference(
@@ -98,9 +104,8 @@ def difference(
         baseline: values (...) of the baseline by seed.
         level: nominal coverage of the interval.
     """
-    pairs = paired(values, baseline, level)
-    if pairs is not None and pairs.n > 1:
-        return pairs
+    if common(values, baseline) is not None:
+        return cast(Interval, paired(values, baseline, level))
     sides = [np.stack([np.asarray(value, float) for value in side.values()]) for side in (values, baseline)]
     return resampled(lambda x, y: x.mean(axis=0) - y.mean(axis=0), *sides, level=level)
 
@@ -130,20 +135,21 @@ def probability_of_improvement(x: ArrayLike, y: ArrayLike) -> float:
 
 
 def resampled(
-    statistic: Callable[..., ArrayLike], *groups: ArrayLike, by_task: bool = False, level: float = 0.95,
-    resamples: int = _AGGREGATE_RESAMPLES,
+    statistic: Callable[..., ArrayLike], *groups: ArrayLike, by_task: bool = False, together: bool = False,
+    level: float = 0.95, resamples: int = _AGGREGATE_RESAMPLES,
 ) -> Interval:  # fmt: skip
     """A statistic of one or several groups of seeds, with its percentile bootstrap interval.
 
-    Each group is resampled by itself. With ``by_task``, this is rliable's stratified bootstrap: the seeds are
-    drawn anew for each task. It is meant for a training of its own on each task. The learners of this package
-    act on all tasks, so the tasks' errors are not independent, and that interval is too narrow: resample
-    whole seeds instead (the default).
+    Each group is resampled by itself, or all ``together`` by the same draws of seeds. With ``by_task``, this
+    is rliable's stratified bootstrap: the seeds are drawn anew for each task. It is meant for a training of
+    its own on each task. The learners of this package act on all tasks, so the tasks' errors are not
+    independent, and that interval is too narrow: resample whole seeds instead (the default).
 
     Args:
         statistic: (groups) -> (...).
         groups: (seeds, tasks) or, without ``by_task``, (seeds, ...) each.
         by_task: whether seeds are resampled independently for each task.
+        together: whether the groups' seeds are pairs, in order; not with ``by_task``.
         level: nominal coverage of the interval.
         resamples: number of bootstrap resamples.
     """
@@ -154,11 +160,15 @@ def resampled(
         return Interval(value, unknown, unknown, n)
     rng = np.random.default_rng(_SEED)
 
-    def again(group: np.ndarray) -> np.ndarray:
+    def again() -> list[np.ndarray]:
+        if together:
+            seeds = rng.integers(n, size=n)
+            return [group[seeds] for group in arrays]
         if by_task:
-            return np.take_along_axis(group, rng.integers(len(group), size=group.shape), axis=0)
-        return group[rng.integers(len(group), size=len(group))]
+            seeds = (rng.integers(len(group), size=group.shape) for group in arrays)
+            return [np.take_along_axis(group, at, axis=0) for group, at in zip(arrays, seeds, strict=True)]
+        return [group[rng.integers(len(group), size=len(group))] for group in arrays]
 
-    drawn = np.stack([np.asarray(statistic(*map(again, arrays))) for _ in range(resamples)])
+    drawn = np.stack([np.asarray(statistic(*again())) for _ in range(resamples)])
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return Interval(value, np.minimum(low, value), np.maximum(high, value), n)

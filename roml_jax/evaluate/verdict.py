@@ -183,11 +183,29 @@ def bins(tasks: np.ndarray, count: int = _BINS) -> list[np.ndarray]:
     return [np.flatnonzero(group == g) for g in range(len(edges) + 1) if (group == g).any()]
 
 
+def _line(tasks: np.ndarray, dimension: int) -> np.ndarray:
+    """The tasks along one dimension of a grid of lines (M, d > 2): the others are at their medians.
+
+    All tasks if the grid is not of lines: a finite set, or numbers of a task that change together.
+    """
+    median = np.median(tasks, axis=0)
+    moved = ~np.isclose(tasks, median, rtol=1e-5, atol=1e-6 * np.ptp(tasks, axis=0))
+    if tasks.shape[1] < 3 or (moved.sum(axis=1) > 1).any():
+        return np.arange(len(tasks))
+    return np.flatnonzero(~np.delete(moved, dimension, axis=1).any(axis=1))
+
+
 def groups(records: Records, dimension: int) -> list[np.ndarray]:
-    """The tasks in each row of a table over one dimension: one value of a grid, else about equally many."""
-    tasks = records.tasks[:, dimension]
-    points = len(np.unique(tasks)) if records.chosen == "grid" else 0
-    return bins(tasks, points if 0 < points <= _POINTS else _BINS)
+    """The tasks in each row of a table over one dimension: one value of a grid, else about equally many.
+
+    Of a grid of lines, these are the tasks on the dimension's own line.
+    """
+    if records.chosen != "grid":
+        return bins(records.tasks[:, dimension])
+    line = _line(records.tasks, dimension)
+    tasks = records.tasks[line, dimension]
+    points = len(np.unique(tasks))
+    return [line[group] for group in bins(tasks, points if points <= _POINTS else _BINS)]
 
 
 def places(seeds: Iterable[Seed]) -> dict[str, list[int]]:

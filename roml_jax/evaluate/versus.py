@@ -10,7 +10,7 @@ from rich.console import Console
 
 from roml_jax import console as output
 from roml_jax.errors import ConfigError
-from roml_jax.evaluate import tables, verdict
+from roml_jax.evaluate import intervals, tables, verdict
 from roml_jax.evaluate.intervals import (
     Interval,
     decimals,
@@ -57,9 +57,9 @@ class Versus(NamedTuple):
         tasks: number of tasks.
         mean: difference of the mean returns.
         tails: differences of CVaR; empty on a grid.
-        iqm: difference of the interquartile means; the interval resamples whole seeds of each run.
+        iqm: difference of the interquartile means; the interval resamples whole seeds, pairs together.
         probability: probability that a seed of the first has a higher return than one of the second,
-            averaged over tasks; the interval resamples whole seeds of each run.
+            averaged over tasks; the interval resamples whole seeds, pairs together.
         probability_by_task: the same with the interval of rliable's stratified bootstrap.
         better: share of the tasks on which the first has the higher mean return over seeds.
         by_task: (M,) difference on each task, averaged over seeds.
@@ -109,7 +109,8 @@ def compare(
         count: number of tasks in ``losses`` and in ``gains``.
     """
     a, b = _by_seed(first), _by_seed(second)
-    x, y = first.by_task, second.by_task
+    common = intervals.common(a, b)
+    x, y = (np.stack([side[seed] for seed in common or side]) for side in (a, b))
     by_task = difference(a, b)
     order = np.argsort(by_task.mean, kind="stable")
     alphas = sorted({*verdict.ALPHAS, *first.alpha, *second.alpha}) if first.chosen == "prior" else []
@@ -142,10 +143,14 @@ def compare(
             for group in verdict.groups(first, dimension)
         ]  # fmt: skip
 
+    def in_aggregate(statistic: Callable[[np.ndarray, np.ndarray], float]) -> Interval:
+        """Of all common seeds, resampled together; of all seeds of both if there are no pairs."""
+        return resampled(statistic, x, y, together=common is not None)
+
     return Versus(
         label, *names, (len(a), len(b)), len(a.keys() & b.keys()), x.shape[1],
         in_statistic(np.mean), [tail(alpha) for alpha in alphas],
-        resampled(lambda x, y: iqm(x) - iqm(y), x, y), resampled(probability_of_improvement, x, y),
+        in_aggregate(lambda x, y: iqm(x) - iqm(y)), in_aggregate(probability_of_improvement),
         resampled(probability_of_improvement, x, y, by_task=True), float((by_task.mean > 0).mean()),
         by_task.mean, {name: parts(i) for i, name in enumerate(first.names)}, hard(order[:count]),
         hard(order[::-1][:count]),

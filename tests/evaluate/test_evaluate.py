@@ -191,6 +191,18 @@ def test_two_dimensions_are_a_square_and_more_are_lines_through_the_middle():
         np.testing.assert_allclose(np.delete(own, i, axis=1), 1.0, rtol=1e-6)
 
 
+def test_a_grid_has_every_value_of_a_finite_dimension_alike():
+    floor = tasks.categorical(("floor",), [[0.0], [1.0], [2.0]], [0.98, 0.0195, 0.0005])
+    parts = {"mass": tasks.log_beta(("mass",)), "floor": floor}
+    square = np.asarray(grid(tasks.product(parts), 300))
+    assert [(square[:, 1] == value).sum() for value in range(3)] == [100] * 3
+    assert len(np.unique(square, axis=0)) == 300
+    lines = np.asarray(grid(tasks.product(parts | {"head": tasks.log_beta(("head",))}), 103))
+    assert len(lines) == 103
+    assert set(lines[:, 1].tolist()) == {0.0, 1.0, 2.0}
+    np.testing.assert_array_equal(lines[:50, 1], 0.0)  # the median
+
+
 def test_a_disks_grid_lies_on_the_disk():
     points = np.asarray(grid(tasks.disk(("x", "y"), 5.0), 100))
     assert np.hypot(*points.T).max() <= 5.0 + 1e-4

@@ -16,8 +16,8 @@ from roml_jax import tasks
 from roml_jax.config import Seed
 from roml_jax.envs import EnvState
 from roml_jax.errors import ConfigError
+from roml_jax.evaluate import grids, tables, verdict, versus
 from roml_jax.evaluate import records as recorded
-from roml_jax.evaluate import tables, verdict, versus
 from roml_jax.evaluate.__main__ import command
 from roml_jax.evaluate.as_json import plain
 from roml_jax.run import cli, saved
@@ -192,6 +192,18 @@ def test_differences_are_taken_task_by_task_and_seed_by_seed():
     assert versus.ONE_SEED not in text
 
 
+def test_all_rows_of_a_comparison_are_of_the_common_seeds_in_pairs():
+    """A seed's level is its number here, so a seed too many, or one resampled alone, would be seen."""
+    first, second = (
+        made([[100.0 * seed + gain] * 20 for seed in seeds], np.arange(20), seeds=seeds)
+        for seeds, gain in ((range(5), 1.0), (range(3, 8), 0.0))
+    )
+    (got,) = versus.settings(first, second, ("a", "b"))
+    for interval in (got.mean, got.iqm):
+        np.testing.assert_allclose([float(x) for x in interval[:3]], 1.0)
+    assert float(got.probability.mean) == 0.75  # 3 and 4 against 3 and 4
+
+
 def test_other_seeds_are_not_paired_and_a_single_one_is_described():
     first, second = (
         made([[1.0, 3.0]] * 2, [0, 1], seeds=(1, 2)),
@@ -290,6 +302,23 @@ def test_nine_points_of_a_grid_are_nine_rows():
     (against,) = versus.settings(*[one._replace(chosen="grid")] * 2, ("a", "b"))
     assert len(against.by_dimension[name]) == 9
     assert [row.tasks for row in verdict.settings(one)[0].by_dimension[name]] == [1] * 7 + [2]
+
+
+def test_a_table_of_a_grid_of_lines_has_the_dimensions_own_line():
+    """Return = -log2(mass)^2 - 100 log2(damping)^2: on the line of the mass, the damping is 1."""
+    points = np.asarray(grids.grid(tasks.log_beta(("mass", "damping", "head")), 60))
+    returns = -(np.log2(points[:, 0]) ** 2) - 100 * np.log2(points[:, 1]) ** 2
+    one = made([returns] * 2, points, names=("mass", "damping", "head"))._replace(chosen="grid")
+    rows = verdict.settings(one)[0].by_dimension["mass"]
+    masses = 2.0 ** np.linspace(-1, 1, 20)
+    np.testing.assert_allclose([row.low for row in rows], masses, rtol=1e-5)
+    assert len(rows) == 20
+    for row in rows:
+        np.testing.assert_allclose(row.mean.mean, -(np.log2(row.low) ** 2), atol=1e-3)
+    along = verdict.settings(one)[0].by_dimension["damping"]
+    np.testing.assert_allclose(
+        [row.mean.mean for row in along], [-100 * np.log2(row.low) ** 2 for row in along], atol=1e-2
+    )
 
 
 def test_few_values_of_a_prior_have_a_row_each_however_rare():
