@@ -157,11 +157,11 @@ def _check_engine(env: envs.Env, task_devices: int) -> None:
         )
 
 
-def _make_learner(
-    config: Config, env: envs.Env, spec: EnvSpec, placement: Placement
+def make_learner(
+    config: Config, env: envs.Env, placement: Placement = ONE_DEVICE
 ) -> tuple[agents.Agent | None, agents.MetaLearner]:
     """The agent and its meta-learner; (None, learner) for a regression learner, which has no agent."""
-    spec = dataclasses.replace(spec, task_size=len(env.family.names))
+    spec = dataclasses.replace(config.protocol.agent_spec(env.spec), task_size=len(env.family.names))
     agent_or_learner = agents.make(config.agent, spec, config.num_tasks, config.agent_options, env)
     if isinstance(agent_or_learner, agents.MetaLearner):
         return None, agent_or_learner
@@ -254,7 +254,7 @@ def make(config: Config, env: envs.Env | None = None, placement: Placement = ONE
     spec = config.protocol.agent_spec(env.spec)
     _check_engine(env, placement.task_devices)
     try:
-        agent, learner = _make_learner(config, env, spec, placement)
+        agent, learner = make_learner(config, env, placement)
         sampler = samplers.make(config.sampler, env.family, config.alpha, config.sampler_options)
         _check_needs(config, learner, sampler)
         _check_weights(sampler, config.num_tasks)

@@ -148,7 +148,8 @@ def cut(test: Batch, size: int) -> list[Batch]:
 def joined(pieces: Sequence[Outcome], n: int) -> Outcome:
     """The outcome (..., n, K) of n tasks, from those of their batches, (..., M, K).
 
-    A diverged episode has the lowest return of its batch; here it gets that of all tasks. What fills up the
+    A diverged episode has the lowest return of its batch; here it gets that of all tasks, and NaN if the
+    episode diverged on all of them: no sum of rewards up to that moment says how bad it is. What fills up the
     last batch are tasks of the others; if the agent acts at random, they can lower a diverged episode there.
     """
 
@@ -157,6 +158,7 @@ def joined(pieces: Sequence[Outcome], n: int) -> Outcome:
 
     outcome = jax.tree.map(join, *(jax.device_get(one) for one in pieces))
     lowest = outcome.returns.min(axis=-2, keepdims=True)
+    lowest = np.where(outcome.diverged.all(axis=-2, keepdims=True), np.nan, lowest)
     return outcome._replace(returns=np.where(outcome.diverged, lowest, outcome.returns))
 
 

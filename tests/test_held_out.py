@@ -9,6 +9,7 @@ import pytest
 
 import roml_jax
 from roml_jax import held_out
+from roml_jax.run import best, result
 from roml_jax.types import Outcome
 
 
@@ -53,6 +54,21 @@ def test_a_diverged_episode_has_the_lowest_return_of_all_batches():
     second = Outcome(np.array([[3.0, -4.0], [3.0, 9.0]]), np.array([[False, False], [True, False]]), {})
     found = held_out.joined([first, second], 4).returns
     np.testing.assert_array_equal(found, [[5.0, 1.0], [7.0, -4.0], [3.0, -4.0], [3.0, 9.0]])
+
+
+def test_an_episode_that_diverged_on_all_tasks_has_no_return():
+    """A learner that breaks the simulation in its first steps would have paid the least of all costs."""
+    broken = Outcome(np.array([[-2.0, -80.0], [-1.0, -70.0]]), np.array([[True, False], [True, False]]), {})
+    found = held_out.joined([broken], 2)
+    np.testing.assert_array_equal(found.returns, [[np.nan, -80.0], [np.nan, -70.0]])
+    (row,) = result.of_test(found, roml_jax.make_config("probe_memory", "uniform", "multitask"))
+    assert row["diverged"] == 2
+    assert np.isnan(row["return_mean"])
+    assert np.isnan(row["cvar"])
+    assert row["return_episode_1"] == -75.0
+    score = np.array([row["return_mean"]], np.float32)
+    kept = best.update(best.start(np.zeros(1), 1), np.int32(1), score, score, np.ones(1))
+    assert not np.isfinite(np.asarray(kept.mean.score)).any()
 
 
 @pytest.mark.parametrize(("env", "agent"), [("khazad_dum", "multitask"), ("sine", "maml")])

@@ -124,6 +124,8 @@ class MetaLearner(NamedTuple):
         reports: names of the fields of ``Feedback`` that it fills, besides ``returns``.
         counters: names of fields of L that count what the run has done; acting does not depend on them. They
             start anew in a run that starts from another run's learner.
+        inner_steps: if the K columns of a test are not episodes but returns after so many gradient steps on
+            the task, these K numbers; else ().
     """
 
     init: Init
@@ -134,6 +136,7 @@ class MetaLearner(NamedTuple):
     storage: Storage | None = None
     reports: tuple[str, ...] = ()
     counters: tuple[str, ...] = ()
+    inner_steps: tuple[int, ...] = ()
 
 
 class Begin(Protocol):

@@ -196,4 +196,7 @@ def maml(problem: Regression, spec: EnvSpec, config: MamlRegressionConfig) -> Me
         returns = -jnp.stack(after, axis=1)
         return Outcome(returns, jnp.zeros(returns.shape, bool), {})
 
-    return MetaLearner(init, collect, update, test, acting=lambda state: state._replace(opt_state=()))
+    return MetaLearner(
+        init, collect, update, test, acting=lambda state: state._replace(opt_state=()),
+        inner_steps=config.test_steps,
+    )  # fmt: skip

@@ -42,7 +42,8 @@ def text(run: Saved, records: Records, found: Sequence[Setting], against: Sequen
     head = {
         "run": str(run.folder), "env": run.config.env, "sampler": run.config.sampler,
         "agent": run.config.agent, "which": run.which, "tasks": len(records.tasks),
-        "chosen": records.chosen, "episodes": records.returns.shape[2],
+        "chosen": records.chosen, "episodes": 0 if records.inner_steps else records.returns.shape[2],
+        "inner_steps": records.inner_steps,
         "horizon": records.horizon if records.length is not None else None, "interval": "95 % bootstrap",
     }  # fmt: skip
     return json.dumps(plain({**head, "settings": list(found), "versus": list(against)}), indent=1) + "\n"

@@ -40,6 +40,8 @@ class Records(NamedTuple):
         terms: (R, M, K) terms of the reward, by name.
         length: (R, M, K) number of valid steps; None for a learner that does not act.
         horizon: H, the number of steps of an episode that does not end early.
+        inner_steps: K numbers of gradient steps on the task, if the K returns are those after them and not
+            those of episodes; see ``MetaLearner``.
     """
 
     names: tuple[str, ...]
@@ -54,6 +56,17 @@ class Records(NamedTuple):
     terms: Mapping[str, np.ndarray]
     length: np.ndarray | None = None
     horizon: int = 0
+    inner_steps: tuple[int, ...] = ()
+
+    @property
+    def column(self) -> str:
+        """What the last dimension of the returns is."""
+        return "inner steps" if self.inner_steps else "episode"
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The K numbers of the columns: gradient steps on the task, or episodes from 0."""
+        return self.inner_steps or tuple(range(self.returns.shape[2]))
 
     @property
     def by_task(self) -> np.ndarray:
@@ -126,6 +139,7 @@ def collect(
         terms={name: np.asarray(value) for name, value in outcome.terms.items()},
         length=None if outcome.length is None else np.asarray(outcome.length),
         horizon=config.protocol.agent_spec(saved.parts.env.spec).horizon,
+        inner_steps=saved.parts.learner.inner_steps,
     )
 
 
@@ -155,23 +169,28 @@ def pooled(records: Sequence[Records], alpha: float) -> Records:
 def columns(records: Records) -> list[str]:
     """Column names of ``rows``. A task's dimension with the name of another column is called task/NAME."""
     before = [*records.seeds[0].columns, "which", "iteration", "task"]
-    after = ["episode", "return", "diverged", *(() if records.length is None else ("length",))]
+    after = [
+        records.column.replace(" ", "_"),
+        "return",
+        "diverged",
+        *(() if records.length is None else ("length",)),
+    ]
     after += [f"reward/{name}" for name in records.terms]
     taken = {*before, *after}
     return [*before, *(f"task/{name}" if name in taken else name for name in records.names), *after]
 
 
 def rows(records: Records) -> Iterator[list[Any]]:
-    """Yields one row per seed, task and episode."""
+    """Yields one row per seed, task and episode (or number of inner steps)."""
     terms = list(records.terms.values())
     for r, one in enumerate(records.seeds):
         head = [*one.columns.values(), records.which, int(records.iterations[r])]
         for m, task in enumerate(records.tasks.tolist()):
-            for k in range(records.returns.shape[2]):
+            for k, number in enumerate(records.numbers):
                 place = (r, m, k)
                 values = [float(records.returns[place]), bool(records.diverged[place])]
                 values += [] if records.length is None else [int(records.length[place])]
-                yield [*head, m, *task, k, *values, *(float(term[place]) for term in terms)]
+                yield [*head, m, *task, number, *values, *(float(term[place]) for term in terms)]
 
 
 def check_format(path: Path) -> None:

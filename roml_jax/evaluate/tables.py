@@ -100,10 +100,11 @@ def _seeds_table(setting: Setting) -> Table:
 
 
 def _adaptation_table(setting: Setting) -> Table:
-    """Mean and CVaR of the returns, separately for each episode."""
+    """Mean and CVaR of the returns, separately for each episode or number of inner steps."""
     prior = bool(setting.levels)
     digits, falls = _digits(setting), _falls(setting)
-    heads = ["episode", "mean", *((f"CVaR {setting.alpha:g} of that episode",) if prior else ())]
+    level = f"CVaR {setting.alpha:g}" + (" of that episode" if setting.column == "episode" else "")
+    heads = [setting.column, "mean", *((level,) if prior else ())]
     table = new("Adaptation" + _over(setting), *heads, *(("ended early", "steps") if falls else ()))
     for row in setting.by_episode:
         cells = [str(row.episode), row.mean.text(digits)]

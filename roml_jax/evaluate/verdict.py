@@ -42,7 +42,10 @@ class Ends(NamedTuple):
 
 
 class Episode(NamedTuple):
-    """One episode over all tasks. ``cvar`` is None on a grid, ``ends`` for a learner that does not act."""
+    """One episode over all tasks, or one number of inner steps (``Records.numbers``).
+
+    ``cvar`` is None on a grid, ``ends`` for a learner that does not act.
+    """
 
     episode: int
     mean: Interval
@@ -122,7 +125,8 @@ class Setting(NamedTuple):
         iqm_by_task: the same with the interval of rliable's stratified bootstrap.
         ends: early ends and length; None for a learner that does not act.
         by_seed: each seed.
-        by_episode: each episode.
+        column: what ``by_episode`` counts: "episode", or "inner steps" of a learner that does not act.
+        by_episode: each episode, or the returns after each number of inner steps.
         by_dimension: groups of tasks, by the dimension's name.
         worst_tasks: the tasks with the lowest returns, lowest first.
         maps: returns over two dimensions.
@@ -139,6 +143,7 @@ class Setting(NamedTuple):
     iqm_by_task: Interval
     ends: Ends | None
     by_seed: list[SeedRow]
+    column: str
     by_episode: list[Episode]
     by_dimension: dict[str, list[Part]]
     worst_tasks: list[Hard]
@@ -273,7 +278,7 @@ def _episodes(records: Records) -> list[Episode]:
     prior = records.chosen == "prior"
     return [
         Episode(
-            k,
+            records.numbers[k],
             bootstrap(returns.mean(axis=1)),
             bootstrap([cvar(seed, records.alpha[0]) for seed in returns]) if prior else None,
             ends(records, k),
@@ -375,7 +380,7 @@ def settings(records: Records, worst: int = 5, most_maps: int = 3) -> list[Setti
                 label, own.alpha[0], [seed.seed for seed in own.seeds], len(own.tasks),
                 levels(own, sorted(common)) if prior else [],
                 bootstrap(own.by_task.mean(axis=1)), bootstrap(own.by_task.min(axis=1)), *iqms(own),
-                ends(own), _seed_rows(own), _episodes(own),
+                ends(own), _seed_rows(own), own.column, _episodes(own),
                 {name: _parts(own, i) for i, name in enumerate(own.names)},
                 worst_tasks(own, worst), maps(own, most_maps),
             )

@@ -233,6 +233,11 @@ def differences(group: Group) -> list[tuple[str, list[str]]]:
     return rows
 
 
+def judged(method: Method) -> float | None:
+    """None for a method whose seeds are all tested, else the frames at which it was last evaluated."""
+    return None if method.tested else max(seed.columns["frames"][-1] for seed in method.seeds)
+
+
 def note(method: Method) -> str:
     """Remarks on a method's seeds: which of them were stopped, diverged or were never evaluated."""
     frames = {seed.seed: seed.columns["frames"][-1] for seed in method.seeds}

@@ -17,11 +17,14 @@ from roml_jax.evaluate.tables import span
 from roml_jax.evaluate.verdict import Map, bins
 from roml_jax.report import style
 from roml_jax.report.data import Group, Method
-from roml_jax.report.series import Draws, curve
+from roml_jax.report.series import Draws, Tested, curve
 from roml_jax.samplers.drawn import Spread
 from roml_jax.tasks import TaskFamily
 
-_UNITS = {"velocity": "m/s", "noise": "cells", "goal_x": "m", "goal_y": "m"}
+_UNITS = {  # of the package's own environments; a robot of one's own may use the name for something else
+    ("khazad_dum", "noise"): "cells", ("cheetah_vel", "velocity"): "m/s", ("humanoid_vel", "velocity"): "m/s",
+    ("ant_vel", "velocity"): "m/s", ("ant_goal", "x"): "m", ("ant_goal", "y"): "m",
+}  # fmt: skip
 
 
 def _alpha(group: Group) -> str:
@@ -94,7 +97,8 @@ def final(group: Group) -> Figure | None:
                     [interval.low, interval.high], [row, row], color=colour, lw=2.4, solid_capstyle="butt"
                 )
             axis.plot(interval.mean, row, "o", color=colour, ms=6.5)
-        axis.set(yticks=range(len(methods)), yticklabels=[method.label for method in methods])
+        labels = [method.label + ("" if method.tested else " (not tested yet)") for method in methods]
+        axis.set(yticks=range(len(methods)), yticklabels=labels)
         axis.set_ylim(len(methods) - 0.4, -0.55)
         axis.grid(axis="y", lw=0)
         axis.grid(axis="x", color="#e6e6e6", lw=0.6)
@@ -113,10 +117,10 @@ def _log_scaled(family: TaskFamily, i: int) -> bool:
     return abs(middle - np.sqrt(low * high)) < abs(middle - (low + high) / 2)
 
 
-def _with_unit(family: TaskFamily, i: int) -> str:
+def _with_unit(group: Group, family: TaskFamily, i: int) -> str:
     """A dimension's name with its unit."""
     name = family.names[i]
-    unit = "factor" if _log_scaled(family, i) else _UNITS.get(name)
+    unit = "factor" if _log_scaled(family, i) else _UNITS.get((group.env.split(",")[0], name))
     return f"{name} ({unit})" if unit else name
 
 
@@ -130,6 +134,7 @@ def _task_ticks(axis: Axis, low: float, high: float) -> None:
 
 def _finish_over_tasks(
     axis: Axes,
+    group: Group,
     family: TaskFamily,
     i: int,
     title: str,
@@ -140,7 +145,7 @@ def _finish_over_tasks(
     if _log_scaled(family, i):
         axis.set_xscale("log", base=2)
         _task_ticks(axis.xaxis, *family.ranges[i])
-    style.name_axes(axis, title, _with_unit(family, i), y)
+    style.name_axes(axis, title, _with_unit(group, family, i), y)
     style.label_ends(axis, ends)
 
 
@@ -169,7 +174,7 @@ def against_task(group: Group, found: Mapping[str, Records], family: TaskFamily)
             axis.fill_between(x, interval.low, interval.high, color=colour, alpha=0.2, lw=0)
             axis.plot(x, interval.mean, color=colour, lw=1.8, ls=dash)
             ends[label] = (x[-1], interval.mean[-1], colour)
-        _finish_over_tasks(axis, family, i, f"Return against {name}", "return per episode", ends)
+        _finish_over_tasks(axis, group, family, i, f"Return against {name}", "return per episode", ends)
     return figure
 
 
@@ -201,44 +206,47 @@ def sampler(group: Group, drawn: Mapping[str, Draws], family: TaskFamily, prior:
             axis.plot(x, draws.mean[:, i], color=colour, lw=1.8, ls=dash)
             ends[label] = (x[-1], draws.mean[-1, i], colour)
         axis.set_xlim(0, most / scale)
-        style.name_axes(axis, f"Tasks drawn: {name}", x_label, f"{_with_unit(family, i)}, tasks drawn")
+        style.name_axes(axis, f"Tasks drawn: {name}", x_label, f"{_with_unit(group, family, i)}, tasks drawn")
         style.label_ends(axis, ends)
     return figure
 
 
 def _episodes(method: Method, metric: str, count: int) -> Interval | None:
-    """A metric of each episode as mean and interval over seeds, (K,)."""
+    """A metric of each column of a test as mean and interval over seeds, (K,)."""
     rows = [method.final(f"{metric}_episode_{k}") for k in range(count)]
     seeds = sorted(set.intersection(*(set(row) for row in rows)))
     return bootstrap([[row[seed] for row in rows] for seed in seeds]) if seeds else None
 
 
-def adaptation(group: Group, episodes: Mapping[str, int]) -> Figure | None:
-    """Mean and CVaR over tasks of the return of each episode.
+def adaptation(group: Group, tests: Mapping[str, Tested]) -> Figure | None:
+    """Mean and CVaR over tasks of the return of each episode, or after each number of inner steps.
 
     Args:
         group: the methods.
-        episodes: episodes per held-out task, by the method's label.
+        tests: what returns on a held-out task are, by the method's label.
     """
-    most = max(episodes.values())
-    if most < 2 or not any(method.final("return_episode_0") for method in group.methods):
+    ticks = sorted({number for test in tests.values() for number in test.numbers})
+    if len(ticks) < 2 or not any(method.final("return_episode_0") for method in group.methods):
         return None
+    x_label, y_label = "episode on the task", "return of the episode"
+    if not all(test.steps for test in tests.values()):
+        x_label, y_label = "gradient steps on the task", "return after them"
     figure, axes = style.panels(2)
-    metrics: Sequence[tuple[str, str]] = (("return", "mean"), ("cvar", f"{_alpha(group)} of that episode"))
+    metrics: Sequence[tuple[str, str]] = (("return", "mean"), ("cvar", f"{_alpha(group)} of these returns"))
     for axis, (metric, title) in zip(axes, metrics, strict=True):
         ends = {}
         for i, (method, (colour, dash)) in enumerate(zip(group.methods, _looks(group).values(), strict=True)):
-            interval = _episodes(method, metric, episodes[method.label])
+            x = np.array(tests[method.label].numbers)
+            interval = _episodes(method, metric, len(x))
             if interval is None:
                 continue
-            x = np.arange(episodes[method.label])
             shift = 0.06 * (i - (len(group.methods) - 1) / 2)
             axis.plot(x + shift, interval.mean, color=colour, lw=1.4, ls=dash, marker="o", ms=4.5)
             axis.vlines(x + shift, interval.low, interval.high, color=colour, lw=1.6)
             ends[method.label] = (x[-1] + 0.12, interval.mean[-1], colour)
-        axis.set_xlim(-0.2, most - 0.8)
-        axis.set_xticks(np.arange(most))
-        style.name_axes(axis, f"Adaptation: {title}", "episode on the task", "return of the episode")
+        axis.set_xlim(ticks[0] - 0.2, ticks[-1] + 0.2)
+        axis.set_xticks(ticks)
+        style.name_axes(axis, f"Adaptation: {title}", x_label, y_label)
         style.label_ends(axis, ends)
     return figure
 
@@ -270,7 +278,9 @@ def differences(
             axis.plot(x, mean, color=colour, lw=1.8, ls=dash)
             ends[label] = (x[-1], mean[-1], colour)
         axis.axhline(0.0, color=style.FAINT, lw=1.0)
-        _finish_over_tasks(axis, family, i, f"Difference from {baseline}", "difference of returns", ends)
+        _finish_over_tasks(
+            axis, group, family, i, f"Difference from {baseline}", "difference of returns", ends
+        )
     return figure
 
 

@@ -118,8 +118,11 @@ def final_table(group: Group, alike: Container[str]) -> str:
         if against is not None:
             reference = [against.final(name) for name in ("return_mean", "cvar")]
             pairs = [paired(values, other) for values, other in zip((mean, cvar), reference, strict=True)]
+            texts = [_compared(pair, digits) for pair in pairs]
+            if method.alpha != against.alpha:
+                texts[1] = ""
             cells += ["", "", ""] if method is against or method.label not in alike else [
-                *(_compared(pair, digits) for pair in pairs), str(pairs[0].n if pairs[0] else 0)
+                *texts, str(pairs[0].n if pairs[0] else 0)
             ]  # fmt: skip
         rows.append([*cells, data.note(method)])
     return table(heads, rows, text_columns=(len(heads) - 1,))

@@ -8,9 +8,10 @@ import numpy as np
 
 from roml_jax.evaluate.records import Records
 from roml_jax.evaluate.verdict import ONE_SEED
-from roml_jax.report import figures, page, series, verdicts
+from roml_jax.report import data, figures, page, series, verdicts
 from roml_jax.report.data import Group
 from roml_jax.report.page import Section
+from roml_jax.report.series import Tested
 from roml_jax.samplers import drawn
 from roml_jax.tasks import TaskFamily
 
@@ -77,35 +78,50 @@ def _drawn(group: Group, family: TaskFamily) -> list[Section]:
     return [Section("What the sampler draws", words, figure, "sampler")]
 
 
-def _final(group: Group, lengths: Mapping[str, tuple[int, int]]) -> list[Section]:
-    against = page.baseline(group)
-    alike = {label for label in lengths if against is None or lengths[label] == lengths[against.label]}
+def _alike(group: Group, tests: Mapping[str, Tested]) -> tuple[set[str], list[str]]:
+    """The methods that can be compared with the baseline, and sentences on why others are not."""
+    against, methods = page.baseline(group), {method.label: method for method in group.methods}
+    if against is None:
+        return set(tests), []
+    lengths = [label for label in tests if tests[label] != tests[against.label]]
+    untested = [
+        label for label, method in methods.items()
+        if label not in lengths and data.judged(method) != data.judged(against)
+    ]  # fmt: skip
+    reasons = [f" Tested otherwise, and not compared: {', '.join(lengths)}."] if lengths else []
+    if untested:
+        reasons.append(
+            " Not compared, because one side is not tested yet, and evaluations during training have other "
+            f"tasks: {', '.join(untested)}."
+        )
+    return set(tests) - {*lengths, *untested}, reasons
+
+
+def _final(group: Group, tests: Mapping[str, Tested]) -> list[Section]:
+    against, (alike, reasons) = page.baseline(group), _alike(group, tests)
     words = (
         "A task's return is the mean over its episodes; CVaR is the mean over the worst share alpha of tasks."
     )
     if against is not None:
         words += f" Differences are relative to {against.label} and paired by seed."
         words += " Methods with a single common seed are described, not compared."
-    others = [label for label in lengths if label not in alike]
-    if others:
-        words += f" Tested on another number of episodes or steps, and not compared: {', '.join(others)}."
+    words += "".join(reasons)
+    if against is not None and any(method.alpha != against.alpha for method in group.methods):
+        words += f" CVaR is compared at the same alpha only, that of {against.label}."
     if len({(method.config.eval.seed, method.config.eval.test_tasks) for method in group.methods}) > 1:
         words += " Methods are tested on held-out tasks of their own (eval.seed, eval.test_tasks)."
     table = page.final_table(group, alike)
     return [Section("Final performance", words, figures.final(group), "final", table)]
 
 
-def _by_task(
-    group: Group, lengths: Mapping[str, tuple[int, int]], tasks: int
-) -> tuple[dict[str, Records], list[str]]:
+def _by_task(group: Group, tests: Mapping[str, Tested], tasks: int) -> tuple[dict[str, Records], list[str]]:
     """The records of the methods whose tests are as long as the first one's, and why others are left out."""
     records, missing, first = {}, [], group.methods[0]
-    length, seed = lengths[first.label], first.config.eval.seed
+    wanted, seed = tests[first.label], first.config.eval.seed
     for method in group.methods:
-        own = lengths[method.label]
-        if own != length:
-            texts = (f"{episodes} episode(s) of {steps} steps" for episodes, steps in (own, length))
-            missing.append(f"{method.label} is tested on {' and not '.join(texts)}")
+        own = tests[method.label]
+        if own != wanted:
+            missing.append(f"{method.label} is tested on {own.text} and not {wanted.text}")
             continue
         loaded, why = series.by_task(method, tasks, seed)
         if loaded is None:
@@ -124,10 +140,10 @@ def sections(group: Group, tasks: int) -> list[Section]:
             against the task"; 0 to leave out the section.
     """
     env = series.environment(group.methods[0])
-    family, lengths = env.family, {method.label: series.test_length(method, env) for method in group.methods}
-    parts = [_learning(group), *_final(group, lengths)]
+    family, tests = env.family, {method.label: series.tested(method, env) for method in group.methods}
+    parts = [_learning(group), *_final(group, tests)]
     if tasks:
-        records, missing = _by_task(group, lengths, tasks)
+        records, missing = _by_task(group, tests, tasks)
         words = (
             f"Returns of the last learners on {tasks} held-out tasks. Each dot is one task, averaged over "
             "seeds and episodes. Lines are means over tenths of the tasks."
@@ -138,10 +154,11 @@ def sections(group: Group, tasks: int) -> list[Section]:
         parts.append(Section("Return against the task", words, figure, "tasks"))
         parts += verdicts.sections(group, records)
     parts += _drawn(group, family)
-    episodes = {label: length[0] for label, length in lengths.items()}
-    adaptation = figures.adaptation(group, episodes)
+    adaptation = figures.adaptation(group, tests)
     if adaptation is not None:
         words = "Return of each episode on a task. The learner has more data on the task in each episode."
+        if not all(test.steps for test in tests.values()):
+            words = "Return after each number of gradient steps on the examples of a task."
         parts.append(Section("Adaptation", words, adaptation, "adaptation"))
     parts += _training(group)
     options = page.differences_table(group)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from roml_jax import envs, samplers
+from roml_jax import envs, experiment, samplers
 from roml_jax.errors import ConfigError
 from roml_jax.evaluate import records as recorded
 from roml_jax.evaluate.intervals import Interval, bootstrap
@@ -124,7 +124,29 @@ def environment(method: Method) -> envs.Env:
     return envs.from_options(method.config.env, method.config.env_options)
 
 
-def test_length(method: Method, env: envs.Env) -> tuple[int, int]:
-    """(episodes, steps of an episode) on a held-out task."""
-    spec = method.config.protocol.agent_spec(env.spec)
-    return method.config.protocol.tested(env.spec), spec.horizon
+class Tested(NamedTuple):
+    """What a method's returns on a held-out task are.
+
+    Attributes:
+        numbers: episodes from 0, or the numbers of inner steps that returns are computed after.
+        steps: of an episode; 0 for a learner that does not act.
+    """
+
+    numbers: tuple[int, ...]
+    steps: int
+
+    @property
+    def text(self) -> str:
+        """In words."""
+        if self.steps:
+            return f"{len(self.numbers)} episode(s) of {self.steps} steps"
+        return f"returns after {', '.join(map(str, self.numbers))} inner steps"
+
+
+def tested(method: Method, env: envs.Env) -> Tested:
+    """What a method's returns on a held-out task are."""
+    _, learner = experiment.make_learner(method.config, env)
+    if learner.inner_steps:
+        return Tested(learner.inner_steps, 0)
+    protocol = method.config.protocol
+    return Tested(tuple(range(protocol.tested(env.spec))), protocol.agent_spec(env.spec).horizon)

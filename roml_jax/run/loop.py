@@ -265,10 +265,10 @@ def _train_and_test(host: _Host, programs: Programs, state: State) -> None:
     with console.status("testing ..."):
         programs.tests.ready("test")
         began = time.monotonic()
-        final = result.summaries(programs.tests.returns(state.meta.learner, "test"), config)
+        final = result.of_test(programs.tests.outcome(state.meta.learner, "test"), config)
         if saved:  # a run with these rows is complete
             host.log("test/", final, state.done, state.seconds + time.monotonic() - began)
-    output.show_table(console, result.table(config, final, stopped))
+    output.show_table(console, result.table(config, final, stopped, host.parts.learner.inner_steps))
     if len(stopped) == len(config.plan):
         reason = why(host.parts.env)
         raise RunError(
@@ -292,7 +292,7 @@ def _stopped(parts: experiment.Experiment, state: meta.MetaState) -> dict[int, i
 
 def _validated(host: _Host, programs: Programs, state: State) -> tuple[State, Rows]:
     """Evaluates the learners on the validation tasks and updates the best ones."""
-    summaries = result.summaries(programs.tests.returns(state.meta.learner, "validation"), host.config)
+    summaries = result.of_test(programs.tests.outcome(state.meta.learner, "validation"), host.config)
     host.log("eval/", summaries, state.done, state.seconds)
     mean, cvar = (np.array([row[name] for row in summaries], np.float32) for name in ("return_mean", "cvar"))
     acting = host.parts.learner.acting(state.meta.learner)

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -83,14 +82,14 @@ class Tests:
     def _program(self, purpose: held_out.Purpose) -> Callable[..., Outcome]:
         return self._compiled[len(self._batches[purpose][0].tasks)].result()
 
-    def returns(self, learner: Any, purpose: held_out.Purpose) -> np.ndarray:
-        """Returns (M, K), or (R, M, K) of R > 1 seeds, of the learner's state on the M tasks of a test.
+    def outcome(self, learner: Any, purpose: held_out.Purpose) -> Outcome:
+        """Returns and divergence (M, K), or (R, M, K) of R > 1 seeds, of a learner on the M tasks of a test.
 
         Must be called after ``ready``.
         """
         test = self._program(purpose)
         pieces = [test(learner, batch) for batch in self._batches[purpose]]
-        return np.asarray(held_out.joined(pieces, self._tasks[purpose]).returns)
+        return held_out.joined(pieces, self._tasks[purpose])
 
 
 class Programs(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ from rich.table import Table
 
 from roml_jax import held_out, quickly
 from roml_jax.config import Config
+from roml_jax.types import Outcome
 
 _summarise = quickly.jit(held_out.summarise)
 
@@ -32,25 +33,46 @@ def summaries(returns: Any, config: Config) -> list[dict[str, float]]:
     return [{name: float(value) for name, value in one.items()} for one in summaries]
 
 
+def of_test(outcome: Outcome, config: Config) -> list[dict[str, float]]:
+    """As ``summaries``, with the number of tasks on which the simulation diverged.
+
+    Args:
+        outcome: returns and divergence as in ``summaries``.
+        config: the run's configuration.
+    """
+    diverged = np.asarray(outcome.diverged).any(axis=-1).reshape(len(config.plan), -1).sum(axis=1)
+    return [
+        row | {"diverged": float(count)}
+        for row, count in zip(summaries(outcome.returns, config), diverged, strict=True)
+    ]
+
+
 def mean(rows: list[dict[str, float]], name: str) -> float:
     """The mean of a metric over the rows that have it; NaN if none has it."""
     return float(np.mean([row[name] for row in rows if name in row] or [np.nan]))
 
 
-def table(config: Config, final: list[dict[str, float]], stopped: Mapping[int, int]) -> Table:
+def table(
+    config: Config, final: list[dict[str, float]], stopped: Mapping[int, int], inner_steps: Sequence[int] = ()
+) -> Table:
     """The table of the final test: a row per seed, and a row with the mean over the seeds of each setting.
 
     Args:
         config: the run's configuration.
         final: one summary per seed.
         stopped: for the seeds that diverged, the iterations done before, by position of the seed.
+        inner_steps: as in ``MetaLearner``.
     """
     tasks = f"{config.eval.test_tasks} held-out tasks"
-    output = Table(title=escape(f"{config.env}, {config.sampler}: {tasks}, return per episode"))
+    unit = "return" if inner_steps else "return per episode"
+    output = Table(title=escape(f"{config.env}, {config.sampler}: {tasks}, {unit}"))
     episodes = [name for name in final[0] if name.startswith("return_episode_")]
     alpha_swept = "alpha" in config.plan[0].settings
     cvar = "CVaR" if alpha_swept else f"CVaR {config.alpha:g}"
-    for heading in ("seed", "mean", cvar, *(f"episode {i}" for i in range(len(episodes)))):
+    each = [f"after {n} step{'s' * (n != 1)}" for n in inner_steps] or [
+        f"episode {i}" for i in range(len(episodes))
+    ]
+    for heading in ("seed", "mean", cvar, *each):
         output.add_column(heading, justify="right")
     labels = [
         f"{seed.label} (diverged after {stopped[i]} iterations)" if i in stopped else seed.label

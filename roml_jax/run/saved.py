@@ -115,7 +115,7 @@ def check_comparable(first: Saved, second: Saved) -> None:
     """Refuses two runs that cannot be compared on the same tasks.
 
     Raises:
-        ConfigError: if the runs differ in environment, episodes or steps; one line.
+        ConfigError: if the runs differ in environment, episodes, steps or inner steps; one line.
     """
     for name, what in (("env", "environments"), ("env_options", "options of the environment")):
         if getattr(first.config, name) != getattr(second.config, name):
@@ -124,6 +124,8 @@ def check_comparable(first: Saved, second: Saved) -> None:
     episodes = [run.config.protocol.tested(run.parts.env.spec) for run in (first, second)]
     if len({(spec.episodes, spec.horizon) for spec in specs}) > 1 or len(set(episodes)) > 1:
         raise ConfigError(f"{first.folder} and {second.folder} have different numbers of episodes or steps")
+    if first.parts.learner.inner_steps != second.parts.learner.inner_steps:
+        raise ConfigError(f"{first.folder} and {second.folder} are tested after other numbers of inner steps")
 
 
 def short_names(first: Path, second: Path) -> tuple[str, str]:

@@ -248,7 +248,7 @@ def test_a_final_test_is_repeated_batch_by_batch(agent):
     with concurrent.futures.ThreadPoolExecutor() as pool:
         tests = programs.Tests(pool, parts, config, learner)
         tests.ready("test")
-        final = tests.returns(learner, "test")
+        final = tests.outcome(learner, "test").returns
     several = jax.jit(lambda tree: jax.tree.map(lambda x: x[None], tree))(learner)
     run = saved.Saved(pathlib.Path(), config, parts, "last", np.zeros(1, int), several)
     assert roml_jax.experiment.batch_sizes(config) == {"validation": 6, "test": 6}

@@ -272,7 +272,7 @@ def compared(section, label):
 
 def lengths_of(group):
     env = series.environment(group.methods[0])
-    return {method.label: series.test_length(method, env) for method in group.methods}
+    return {method.label: series.tested(method, env) for method in group.methods}
 
 
 def test_methods_are_compared_on_the_same_tasks_whatever_their_seeds(folders, tmp_path):
@@ -294,8 +294,8 @@ def test_methods_with_other_numbers_of_episodes_are_drawn_and_not_compared(folde
     (short / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
     (group,) = data.load([folders[0], short])
     lengths = lengths_of(group)
-    assert sorted(episodes for episodes, _ in lengths.values()) == [1, 2]
-    figure = figures.adaptation(group, {label: episodes for label, (episodes, _) in lengths.items()})
+    assert sorted(len(test.numbers) for test in lengths.values()) == [1, 2]
+    figure = figures.adaptation(group, lengths)
     for axis in figure.axes:
         assert sorted(len(line.get_xdata()) for line in axis.lines) == [1, 2]
     found, (missing,) = sections._by_task(group, lengths, 8)
