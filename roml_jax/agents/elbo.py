@@ -164,7 +164,7 @@ def negative_elbo(
         draws: the drawn beliefs and steps.
 
     Returns:
-        (loss (), metrics).
+        (loss (), metrics); the metric "loss" is per decoded value of a step.
     """
     config = encoder.config
     posterior = encoder.apply(params["encoder"], trajectory)
@@ -187,4 +187,7 @@ def negative_elbo(
         metrics[label] = summed / values
     kl = jnp.take_along_axis(kl_chain(posterior), draws.latents, axis=1).sum(axis=1).mean()
     metrics["kl"] = kl / latents
-    return total + config.kl_weight * kl, metrics
+    total = total + config.kl_weight * kl
+    # per value: the limit at which a seed counts as diverged does not depend on how many are decoded
+    metrics["loss"] = total / (latents * decodes)
+    return total, metrics

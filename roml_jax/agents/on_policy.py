@@ -185,12 +185,19 @@ def update_statistics(stats: Statistics, rollout: Rollout, latent: Array) -> Sta
     )
 
 
+def last_steps(valid: Array) -> Array:
+    """Whether each step (..., H) is the last valid one of its episode."""
+    return valid & ~jnp.concatenate([valid[..., 1:], jnp.zeros_like(valid[..., :1])], axis=-1)
+
+
 def advantages(
     config: ppo.PpoConfig, rollout: Rollout, reward: Array, value: Array, weights: TaskWeights
 ) -> tuple[Array, Array]:
     """Returns (advantages (N, K, H), values (N, K, H) with 0 for the steps after an early end).
 
-    A task that the sampler filters out has advantage 0 and its predicted values as value targets.
+    A task that the sampler filters out has advantage 0 and its predicted values as value targets. So has the
+    last step before a simulation diverged, as at a time limit: a value of 0 after it would reward breaking
+    the simulation wherever rewards are costs.
 
     Args:
         config: options.
@@ -202,11 +209,12 @@ def advantages(
     n, _, h = reward.shape
     value = jnp.where(rollout.valid, value, 0.0)
     unfiltered = (weights.keep > 0)[:, None, None]
+    cut = last_steps(rollout.valid) & rollout.outcome.diverged[:, :, None]
     if config.credit == "task":
-        flat = (x.reshape(n, -1) for x in (reward, value, rollout.valid))
+        flat = (x.reshape(n, -1) for x in (reward, value, rollout.valid, cut))
         advantage = ppo.gae_over_task(*flat, config.gamma, config.gae_lambda)
         return advantage.reshape(reward.shape) * unfiltered, value
-    keep = rollout.valid & (jnp.arange(h) < h - 1) & unfiltered
+    keep = rollout.valid & ~cut & (jnp.arange(h) < h - 1) & unfiltered
     return ppo.gae(reward, value, keep.astype(reward.dtype), config.gamma, config.gae_lambda), value
 
 
@@ -215,7 +223,8 @@ def value_score(
 ) -> Array:
     """How much better than the critic expected each task went, ``Feedback.value_score`` (N,).
 
-    Rewards, and so the scores, are in units of the running std of returns.
+    Rewards, and so the scores, are in units of the running std of returns, this rollout's included: these are
+    the advantages that PPO learns from, and the first scores of a run have the unit of later ones.
 
     Args:
         policy: module.
@@ -226,7 +235,7 @@ def value_score(
     """
     inputs = policy_inputs(config, stats, rollout.critic_obs[:, :, :-1], rollout.extras)
     _, value = policy.apply(params, *inputs)
-    reward = scale_reward(stats.return_, rollout.reward * rollout.valid)
+    _, reward = scaled_rewards(stats, rollout, config.gamma)
     ones = jnp.ones(reward.shape[0], reward.dtype)
     advantage, _ = advantages(config, rollout, reward, value, TaskWeights(ones, ones))
     positive = jnp.maximum(advantage, 0.0) * rollout.valid

@@ -81,6 +81,7 @@ class Visit(NamedTuple):
         action: (..., K, H, A).
         reward: (..., K, H) raw.
         valid: (..., K, H) bool.
+        diverged: (..., K) bool, whether the simulation diverged in the episode.
         weight: (...,) the sampler's weight of the visit in the policy's loss.
     """
 
@@ -88,6 +89,7 @@ class Visit(NamedTuple):
     action: Array
     reward: Array
     valid: Array
+    diverged: Array
     weight: Array
 
 
@@ -187,14 +189,18 @@ def draw_rows(size: Array, cursor: Array, slots: int, n: int, m: int, key: Array
 
 
 def _steps(rows: Visit, visit: Array, step: Array) -> tuple[Array, Array, Array, Array, Array, Array]:
-    """Returns (obs, action, reward, next obs, terminal, valid) of visits (...) at steps (...) < K H."""
+    """Returns (obs, action, reward, next obs, terminal, valid) of visits (...) at steps (...) < K H.
+
+    A step before the simulation diverged is not terminal: a value of 0 after it would reward breaking the
+    simulation wherever rewards are costs.
+    """
     horizon = rows.reward.shape[2]
     at = (visit, step // horizon, step % horizon)
     after = (*at[:2], at[2] + 1)
     valid = rows.valid[at]
     within = at[2] + 1 < horizon
     follows = rows.valid[(*at[:2], jnp.minimum(at[2] + 1, horizon - 1))]
-    terminal = (valid & within & ~follows).astype(rows.reward.dtype)
+    terminal = (valid & within & ~follows & ~rows.diverged[at[:2]]).astype(rows.reward.dtype)
     return rows.obs[at], rows.action[at], rows.reward[at], rows.obs[after], terminal, valid
 
 
@@ -252,7 +258,9 @@ def _update(
     weights: TaskWeights, key: Array,
 ) -> tuple[PearlState, Metrics]:  # fmt: skip
     weight = (weights.keep > 0) * weights.loss
-    visit = Visit(rollout.critic_obs, rollout.action, rollout.reward, rollout.valid, weight)
+    visit = Visit(
+        rollout.critic_obs, rollout.action, rollout.reward, rollout.valid, rollout.outcome.diverged, weight
+    )
     ring = replays.add(state.replay, visit)
     frames = common.count_frames(state.frames, rollout)
     learner = state._replace(replay=(), frames=frames)
@@ -285,7 +293,7 @@ def _init(
     opt_state = {name: sac.ADAM.init(params[name]) for name in ("policy", "value")}
     row = Visit(
         jnp.zeros((k, h + 1, d)), jnp.zeros((k, h, a)), jnp.zeros((k, h)), jnp.zeros((k, h), bool),
-        jnp.zeros(()),
+        jnp.zeros(k, bool), jnp.zeros(()),
     )  # fmt: skip
     return PearlState(
         params,

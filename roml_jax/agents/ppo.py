@@ -141,7 +141,9 @@ def _sums_backward(x: Array, decay: Array) -> Array:
     return x
 
 
-def gae_over_task(reward: Array, value: Array, valid: Array, gamma: float, gae_lambda: float) -> Array:
+def gae_over_task(
+    reward: Array, value: Array, valid: Array, cut: Array, gamma: float, gae_lambda: float
+) -> Array:
     """Generalised advantage estimation over all episodes of a task; an episode's end is an ordinary step.
 
     The value after the last step of the last episode is 0. Steps after an early end are skipped: the last
@@ -151,18 +153,20 @@ def gae_over_task(reward: Array, value: Array, valid: Array, gamma: float, gae_l
         reward: (..., T) over all episodes in sequence.
         value: (..., T) of the observations that actions were chosen from.
         valid: (..., T) bool.
+        cut: (..., T) bool, steps after which nothing is known: their advantage is 0, as at a time limit of
+            ``gae``, and no advantage crosses them.
         gamma: discount.
         gae_lambda: decay.
 
     Returns:
-        (..., T) advantages, 0 where not valid.
+        (..., T) advantages, 0 where not valid or cut.
     """
     skip = jnp.where(valid, 0.0, 1.0).astype(value.dtype)
     following = _sums_backward(jnp.where(valid, value, 0.0), skip)  # the next valid value, from here on
     next_value = jnp.concatenate([following[..., 1:], jnp.zeros_like(value[..., :1])], axis=-1)
     delta = reward + gamma * next_value - value
-    decay = jnp.where(valid, gamma * gae_lambda, 1.0).astype(value.dtype)
-    return jnp.where(valid, _sums_backward(jnp.where(valid, delta, 0.0), decay), 0.0)
+    decay = jnp.where(cut, 0.0, jnp.where(valid, gamma * gae_lambda, 1.0)).astype(value.dtype)
+    return jnp.where(valid, _sums_backward(jnp.where(valid & ~cut, delta, 0.0), decay), 0.0)
 
 
 def weighted_mean(x: Array, weight: Array) -> Array:

@@ -90,8 +90,13 @@ def _init(key: Array, spec: EnvSpec, config: VaribadConfig, networks: Networks) 
     belief = {
         "encoder": networks.encoder.init(encoder_key, one),
         "decoder": {
-            name: module.init(decoder_key, jnp.zeros((1, config.vae.latent)), one)
-            for name, module in networks.decoders.items()
+            # the first decoder, of the rewards, has the key itself
+            name: module.init(
+                jax.random.fold_in(decoder_key, i) if i else decoder_key,
+                jnp.zeros((1, config.vae.latent)),
+                one,
+            )
+            for i, (name, module) in enumerate(networks.decoders.items())
         },
     }
     reached = {"policy": policy, "memory": belief["encoder"]} if config.ppo_reaches_belief else policy
@@ -183,11 +188,11 @@ def update_belief(
         trajectory, key = now
         draws = elbo.draw(config.vae, key, *trajectory.reward.shape, trajectory.reward.dtype)
         params = params_of(vectors)
-        (loss, metrics), grads = grad(params, networks.encoder, networks.decoders, trajectory, draws)
+        (_, metrics), grads = grad(params, networks.encoder, networks.decoders, trajectory, draws)
         flat, _ = _ravel(grads)
         updates, opt_state = transform.update(flat, opt_state, vectors)
         vectors = optax.apply_updates(vectors, jax.tree.map(lambda u: -state.rates["vae.lr"] * u, updates))
-        metrics = metrics | {"loss": loss, "grad_norm": optax.global_norm(flat)}
+        metrics = metrics | {"grad_norm": optax.global_norm(flat)}
         return (vectors, opt_state), Table.of(metrics)
 
     keys = jax.random.split(key, config.vae.updates)

@@ -101,8 +101,9 @@ def test_learning_counts_as_many_transitions_as_acting_where_episodes_end_early(
     @jax.jit
     def deviation(valid):
         seen = pearl.Visit(
-            jnp.ones((4, 3, 5, 3)), jnp.ones((4, 3, 4, 1)), jnp.ones((4, 3, 4)), valid, jnp.ones(4)
-        )
+            jnp.ones((4, 3, 5, 3)), jnp.ones((4, 3, 4, 1)), jnp.ones((4, 3, 4)), valid,
+            jnp.zeros((4, 3), bool), jnp.ones(4),
+        )  # fmt: skip
         ring = replays.add(state.replay, seen)
         learner = state._replace(replay=())
         _, metrics = pearl._gradient_step(learner, networks, context, options, ring, jax.random.key(1))
@@ -111,6 +112,19 @@ def test_learning_counts_as_many_transitions_as_acting_where_episodes_end_early(
     whole = np.ones((4, 3, 4), bool)
     short = whole & (np.arange(4) == 0)
     assert float(deviation(short)) == pytest.approx(float(deviation(whole)), rel=1e-5)
+
+
+def test_an_early_end_is_terminal_and_a_diverged_simulation_is_not():
+    """Two visits of one episode of four steps, which stop after the second; the second visit diverges."""
+    valid = jnp.tile(jnp.arange(4) < 2, (2, 1, 1))
+    rows = pearl.Visit(
+        jnp.zeros((2, 1, 5, 3)), jnp.zeros((2, 1, 4, 1)), -jnp.ones((2, 1, 4)), valid,
+        jnp.array([[False], [True]]), jnp.ones(2),
+    )  # fmt: skip
+    visit, step = jnp.arange(2)[:, None], jnp.arange(4)[None]
+    *_, terminal, found = pearl._steps(rows, jnp.broadcast_to(visit, (2, 4)), jnp.broadcast_to(step, (2, 4)))
+    np.testing.assert_array_equal(terminal, [[0, 1, 0, 0], [0, 0, 0, 0]])
+    np.testing.assert_array_equal(found, valid[:, 0])
 
 
 def test_nothing_seen_is_the_standard_normal():

@@ -1,11 +1,15 @@
 """PPO's returns and losses, against loops."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from brax.training.acme import running_statistics
 
 from roml_jax.agents import on_policy, ppo, statistics
+from roml_jax.types import TaskWeights
 
 RNG = np.random.default_rng(0)
 
@@ -84,6 +88,28 @@ def test_reward_statistics_are_those_of_updates_step_by_step():
     assert int(after.count.lo) == int(one_by_one.count.lo) == 50_000 + 16 * 300
     for name in ("mean", "std", "summed_variance"):
         np.testing.assert_allclose(getattr(after, name), getattr(one_by_one, name), rtol=3e-5)
+
+
+@pytest.mark.parametrize("credit", ["episode", "task"])
+def test_breaking_the_simulation_is_no_gain_where_rewards_are_costs(credit):
+    """Every step costs 0.1, and the critic knows the cost of a whole episode; the second task diverges."""
+    n, k, h, gamma = 3, 2, 20, 0.97
+    to_come = -0.1 * np.cumsum(gamma ** np.arange(h))[::-1]
+    valid = np.ones((n, k, h), bool)
+    valid[1, 0, 5:] = valid[2, 0, 5:] = False
+    diverged = np.zeros((n, k), bool)
+    diverged[1, 0] = True  # the third task ends by itself
+    reward, value = np.where(valid, -0.1, 0.0), np.broadcast_to(to_come, (n, k, h))
+    met = SimpleNamespace(valid=jnp.asarray(valid), outcome=SimpleNamespace(diverged=jnp.asarray(diverged)))
+    config = ppo.PpoConfig(credit=credit, gamma=gamma)
+    weights = TaskWeights(jnp.ones(n), jnp.ones(n))
+    got, _ = on_policy.advantages(config, met, jnp.asarray(reward), jnp.asarray(value), weights)
+    got = np.asarray(got)
+    assert got[1, 0, 4] == 0.0
+    assert got[1, 0].max() < 0.05  # as the whole episode's, without credit for what is not paid any more
+    if credit == "episode":
+        assert got[2, 0, 4] > 0.5  # an end is an end
+    np.testing.assert_array_equal(got[:, 0, 5:][1:], 0.0)
 
 
 def test_statistics_are_those_of_brax():

@@ -92,6 +92,8 @@ def test_elbo_against_loops(x64):
             kl_total += 0.5 * np.sum(v0 - v1 + np.exp(v1 - v0) + (m1 - m0) ** 2 / np.exp(v0) - 1)
     assert float(got) == pytest.approx((reconstruction + 0.7 * kl_total) / 3, rel=1e-9)
     assert float(metrics["kl"]) == pytest.approx(kl_total / 3 / CONFIG.latents, rel=1e-9)
+    # what a seed is stopped by: per value, so that its limit does not depend on how many are decoded
+    assert float(metrics["loss"]) == pytest.approx(float(got) / CONFIG.latents / CONFIG.decodes, rel=1e-9)
 
 
 def test_gathering_steps_has_the_scatters_gradient(x64):

@@ -1,5 +1,7 @@
 """The positive value loss that an agent with a critic reports, in closed form."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,13 +22,20 @@ def options(credit="episode"):
     )  # fmt: skip
 
 
+def settled(stats):
+    """Statistics of so many returns, of standard deviation 1, that a rollout does not change them."""
+    count = replace(stats.return_.count, lo=jnp.asarray(2**30, stats.return_.count.lo.dtype))
+    return stats._replace(return_=replace(stats.return_, count=count, summed_variance=jnp.float32(2.0**30)))
+
+
 def scored(expects, reward, credit="episode", valid=None):
     """The scores of the baseline agent on toy tasks, with a critic that always expects this value."""
     agent = multitask.multitask(toys.spec(), toys.N, multitask.MultitaskConfig(options(credit)))
     state = jax.jit(agent.init)(jax.random.key(0))
     critic = state.params["params"]["value"]
     fixed = {"kernel": jnp.zeros_like(critic["kernel"]), "bias": jnp.full_like(critic["bias"], expects)}
-    state = state._replace(params={"params": {**state.params["params"], "value": fixed}})
+    params = {"params": {**state.params["params"], "value": fixed}}
+    state = state._replace(params=params, statistics=settled(state.statistics))
     met = toys.rollout(RNG, reward, valid)._replace(extras=np.zeros((toys.N, toys.K, toys.H, 0)))
     return np.asarray(jax.jit(agent.value_score)(state, met))
 
@@ -76,7 +85,7 @@ def test_any_critic_that_predicts_every_step_scores_nothing():
             self.apply = lambda params, obs, latent: (None, jnp.asarray(value, jnp.float32))
 
     met: Rollout = toys.rollout(RNG, reward)
-    stats = on_policy.init_statistics(toys.D, met.extras.shape[-1])
+    stats = settled(on_policy.init_statistics(toys.D, met.extras.shape[-1]))
     exact = on_policy.value_score(Critic(value), options(), (), stats, met)
     np.testing.assert_allclose(exact, 0.0, atol=1e-5)
     # below by one: every judged step is short by 1 - gamma, and by what follows it
@@ -84,6 +93,23 @@ def test_any_critic_that_predicts_every_step_scores_nothing():
     short = [1 - GAMMA] * (toys.H - 1)
     advantages = [sum((GAMMA * LAMBDA) ** j * x for j, x in enumerate(short[h:])) for h in range(toys.H - 1)]
     np.testing.assert_allclose(below, np.full(toys.N, sum(advantages) / toys.H), rtol=1e-4)
+
+
+def test_a_runs_first_scores_have_the_unit_of_later_ones():
+    """Before anything is known of the returns, rewards a hundred times as large give the same scores."""
+    reward = RNG.normal(size=(toys.N, toys.K, toys.H))
+    stats = on_policy.init_statistics(toys.D, 0)
+
+    class Critic:
+        apply = staticmethod(lambda params, obs, latent: (None, jnp.zeros(reward.shape, jnp.float32)))
+
+    met = toys.rollout(RNG, reward)._replace(extras=np.zeros((*reward.shape, 0)))
+    scores = [
+        on_policy.value_score(Critic(), options(), (), stats, met._replace(reward=factor * reward))
+        for factor in (1.0, 100.0)
+    ]
+    assert (np.asarray(scores[0]) > 0).any()
+    np.testing.assert_allclose(scores[1], scores[0], rtol=1e-4)
 
 
 def test_agents_that_have_a_critic_report_it_by_task():

@@ -97,6 +97,27 @@ def test_only_decoders_with_a_weight_exist_and_one_must():
         vae.make_decoders(vae.VaeConfig(task_weight=1.0), 3, 2, 0)
 
 
+def test_decoders_begin_with_weights_of_their_own():
+    parts = experiment.make(
+        config.make("probe_memory", "uniform", **{"num_tasks": 8, "vae.state_weight": 1.0})
+    )
+    decoders = jax.jit(parts.learner.init)(jax.random.key(0)).belief["decoder"]
+    kernels = [
+        {
+            jax.tree_util.keystr(path): leaf
+            for path, leaf in jax.tree_util.tree_leaves_with_path(decoders[name])
+        }
+        for name in ("reward", "state")
+    ]
+    alike = [
+        np.array_equal(leaf, kernels[1][path])
+        for path, leaf in kernels[0].items()
+        if "kernel" in path and leaf.shape == kernels[1][path].shape
+    ]
+    assert alike
+    assert not any(alike)
+
+
 def _trained(iterations=3, **options):
     options = {"num_tasks": 8, "frames": 1e4, "chunk": 3, "learning_starts": 0, "eval.tasks": 4} | options
     parts = experiment.make(config.make("probe_memory", "uniform", **options))
