@@ -6,7 +6,7 @@ import functools
 import itertools
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -100,6 +100,15 @@ class Env(Protocol):
 
     def step(self, state: EnvState, action: Array) -> EnvState:
         """One step; a discrete action is an integer (), a continuous one (A,)."""
+        ...
+
+
+@runtime_checkable
+class Told(Env, Protocol):
+    """An environment that is told the policy's own action where wrappers change or delay it."""
+
+    def step_told(self, state: EnvState, action: Array, told: Array) -> EnvState:
+        """One step with an action (A,) that wrappers made of the policy's own, ``told`` (A,)."""
         ...
 
 

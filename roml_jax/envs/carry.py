@@ -156,6 +156,12 @@ def applied(entries: Entries, view: View, action: Array) -> dict[str, Array]:
     return given
 
 
+def poses(entries: Entries, view: View) -> dict[str, Array]:
+    """Where the entries put mocap bodies before the first step: there the policy sees them first."""
+    given = applied(entries, view, jnp.zeros(size(entries)))
+    return {field: value for field, value in given.items() if field in POSES}
+
+
 def _checked(name: str, given: Any, view: View) -> dict[str, Array]:
     if not isinstance(given, Mapping):
         raise ValueError(f"apply of carry {name!r} must return a dict, got {users_code.told(given)}")

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from roml_jax.envs import amounts
-from roml_jax.envs.amounts import Amount, Resolved
+from roml_jax.envs.amounts import Amount
 from roml_jax.envs.base import Env, EnvState
 from roml_jax.envs.wrappers import Wrapper
 from roml_jax.errors import suggestion, unknown
@@ -122,7 +122,7 @@ class DelayMemory(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Delayed(Wrapper):
-    """An environment with latency; see ``delay``. Delays are (task (d,)) -> steps () int."""
+    """An environment with latency; see ``delay``. Delays are (task (d,)) -> steps, int, () or (D,)."""
 
     action: Callable[[Array], Array]
     observation: Callable[[Array], Array]
@@ -151,10 +151,13 @@ class Delayed(Wrapper):
         if not self.longest[1]:
             return obs, own
         observations = jnp.concatenate([obs[None], own.observations[:-1]])
-        return observations[self.observation(task)], own._replace(observations=observations)
+        late = observations[self.observation(task), jnp.arange(obs.size)]
+        return late, own._replace(observations=observations)
 
 
-def delay(env: Env, action: Amount = 0, observation: Amount = 0, unit: Unit = "steps") -> Delayed:
+def delay(
+    env: Env, action: Amount = 0, observation: Amount | Mapping[str, Amount] = 0, unit: Unit = "steps"
+) -> Delayed:
     """An environment whose actions or observations arrive late.
 
     Before the first action has arrived, the environment gets the action 0. Before an observation is as old
@@ -164,7 +167,8 @@ def delay(env: Env, action: Amount = 0, observation: Amount = 0, unit: Unit = "s
     Args:
         env: any; with a delay of actions, one with continuous actions.
         action: latency of actions, or the name of a task dimension.
-        observation: latency of observations, likewise.
+        observation: latency of observations, likewise; or a dict by part, where parts that are left out are
+            not late, such as commands and the last action, which the robot's computer knows.
         unit: "steps" are control steps; "s" and "ms" need an environment that knows its control step.
 
     Raises:
@@ -180,10 +184,9 @@ def delay(env: Env, action: Amount = 0, observation: Amount = 0, unit: Unit = "s
         if per_step is None:
             raise ValueError(f"delay: {env.spec.name} has no control step in seconds (dt); use unit='steps'")
         per_step = float(per_step) * (1000.0 if unit == "ms" else 1.0)
-    parts = [
-        _whole(amounts.resolve(env.family, given, f"delay: {what}"), per_step, f"delay: {what}")
-        for what, given in (("action", action), ("observation", observation))
-    ]
+    parts = (
+        _whole(env, action, per_step, "delay: action"), _of_observation(env, observation, per_step)
+    )  # fmt: skip
     longest = parts[0][1], parts[1][1]
     if not any(longest):
         raise ValueError(
@@ -194,8 +197,30 @@ def delay(env: Env, action: Amount = 0, observation: Amount = 0, unit: Unit = "s
     return Delayed(env, parts[0][0], parts[1][0], longest)
 
 
-def _whole(amount: Resolved, per_step: float, what: str) -> tuple[Callable[[Array], Array], int]:
+def _of_observation(
+    env: Env, given: Amount | Mapping[str, Amount], per_step: float
+) -> tuple[Callable[[Array], Array], int]:
+    """((task) -> the delay of each number of the observation (D,) in whole steps, the longest one)."""
+    spec, what = env.spec, "delay: observation"
+    by_part = given if isinstance(given, Mapping) else dict.fromkeys(spec.obs_slices, given)
+    parts = []
+    for name, amount in by_part.items():
+        if name not in spec.obs_slices:
+            raise ValueError(f"{what}: {unknown('part of the observation', name, spec.obs_slices)}")
+        parts.append((spec.obs_slices[name], *_whole(env, amount, per_step, what)))
+
+    def steps(task: Array) -> Array:
+        delays = jnp.zeros(spec.obs_size, jnp.int32)
+        for part, of, _ in parts:
+            delays = delays.at[part].set(of(task))
+        return delays
+
+    return steps, max((longest for *_, longest in parts), default=0)
+
+
+def _whole(env: Env, given: Amount, per_step: float, what: str) -> tuple[Callable[[Array], Array], int]:
     """((task) -> a delay in whole steps, the longest one)."""
+    amount = amounts.resolve(env.family, given, what)
     if not math.isfinite(amount.high):
         raise ValueError(f"{what}: the range of the task dimension has no upper end, so no memory is enough")
     longest = round(amount.high / per_step)

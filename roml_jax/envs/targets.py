@@ -145,7 +145,7 @@ def mocap_at(body: str, where: Callable[[View], Array]) -> Carry:
 
     Args:
         body: its name.
-        where: (``View`` before a step) -> (3,) its position during the step.
+        where: (``View`` before a step) -> (3,) its position during the step, and at the start of an episode.
     """
 
     def apply(_: tuple, view: View, action: Array) -> dict[str, Array]:

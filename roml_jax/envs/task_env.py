@@ -208,10 +208,11 @@ class TaskEnv:
         held = carried.start(self.carry or {}, jax.random.key(0), view)
         return read(parts, view._replace(carry=held))
 
-    def _begin(self, key: Array, task: Array, leaves: ModelLeaves) -> PhysicsState:
+    def _begin(self, key: Array, task: Array, leaves: ModelLeaves, **poses: Array) -> PhysicsState:
+        """The first state of an episode, with poses of mocap bodies that are carried."""
         field = functools.partial(self._field, task, leaves)
         begun = begin(self.start, key, TaskModel(task, leaves, self.physics.model, field))
-        return self.physics.reset(begun.qpos, begun.qvel, leaves, begun.others)
+        return self.physics.reset(begun.qpos, begun.qvel, leaves, {**begun.others, **poses})
 
     def _still(self, values: Mapping[str, Any]) -> carried.Carried | tuple[()]:
         """What is carried at the start of an episode."""
@@ -256,7 +257,7 @@ class TaskEnv:
         return Motion(before, before, action, jnp.clip(ctrl, low, high), self.physics.dt)
 
     def _move(
-        self, state: EnvState, action: Array, ctrl: Array | None
+        self, state: EnvState, action: Array, ctrl: Array | None, told: Array | None = None
     ) -> tuple[Motion, PhysicsState, Array, Any]:
         """One control step: its motion, and the simulation, the key and what is carried after it."""
         before, given = self._view(state.physics, state.task, state.model, state.carry), {}
@@ -270,7 +271,8 @@ class TaskEnv:
         moved = self.physics.step(state.physics, motion.ctrl, state.model, state.done, *held)
         if self.carry is None:
             return motion._replace(after=self._view(moved, state.task, state.model, ())), moved, state.key, ()
-        key, carry = state.key, state.carry._replace(action=jnp.asarray(action), ctrl=ctrl)
+        own = jnp.asarray(action if told is None else told)
+        key, carry = state.key, state.carry._replace(action=own, ctrl=ctrl)
         motion = motion._replace(after=self._view(moved, state.task, state.model, carry))
         if self.carry:
             key, own_key = jax.random.split(key)
@@ -310,6 +312,9 @@ class TaskEnv:
             view = self._view(state, task, leaves, held)
             assert isinstance(held, carried.Carried)
             held = held._replace(values=carried.start(self.carry, own_key, view))
+            poses = carried.poses(self.carry, self._view(state, task, leaves, held))
+            if poses:
+                state = self._begin(start_key, task, leaves, **poses)
         view = self._view(state, task, leaves, held)
         nothing = jnp.zeros(self._actuated + carried.size(self.carry))
         terms = self._terms(self._motion(view, nothing, jnp.zeros(self.physics.model.nu)))
@@ -329,7 +334,13 @@ class TaskEnv:
 
         With ``ctrl`` (nu,), these are the controls, and nothing that is carried acts; for checks.
         """
-        motion, moved, key, held = self._move(state, action, ctrl)
+        return self._after(state, *self._move(state, action, ctrl))
+
+    def step_told(self, state: EnvState, action: Array, told: Array) -> EnvState:
+        """A step with an action that wrappers made of the policy's own, ``told`` (``View.action``)."""
+        return self._after(state, *self._move(state, action, None, told))
+
+    def _after(self, state: EnvState, motion: Motion, moved: PhysicsState, key: Array, held: Any) -> EnvState:
         obs, privileged = self._observe(motion.after)
         terms = self._terms(motion)
         reward = sum(terms.values(), jnp.zeros_like(state.reward))

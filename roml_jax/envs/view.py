@@ -27,7 +27,8 @@ class View(NamedTuple):
         number: (name) -> the task's number of a dimension, ().
         state: the whole state of the simulation: activations, ``carried["mocap_pos"]``, ...
         dt: seconds of a control step.
-        action: (A,) the policy's last action, 0 at the start; None in an environment without a carry.
+        action: (A,) the policy's last action, 0 at the start; None in an environment without a carry. With
+            ``delay``, what the policy chose and not what has arrived.
         carry: the values of the environment's ``carry``, by name.
     """
 
@@ -51,7 +52,7 @@ class Motion(NamedTuple):
     Attributes:
         before: the view at its start; its ``action`` is that of the step before.
         after: the view at its end; its ``action`` is that of this step.
-        action: (A,) the policy's action.
+        action: (A,) the action that acts in this step; with ``delay``, one that the policy chose before.
         ctrl: (nu,) the controls, clamped to the actuators' ranges, as MuJoCo does.
         dt: seconds of the control step.
     """

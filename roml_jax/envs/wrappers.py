@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self, cast
 
 import jax
+import jax.numpy as jnp
 
-from roml_jax.envs.base import Env, EnvState, choose
+from roml_jax.envs.base import Env, EnvState, Told, choose
 from roml_jax.envs.physics import EngineName
 from roml_jax.tasks import TaskFamily
 from roml_jax.types import Array, EnvSpec
@@ -84,9 +85,19 @@ class Wrapper:
 
     def step(self, state: EnvState, action: Array) -> EnvState:
         """One step. After the end of an episode, the observation and the memory stay as they are."""
+        return self._step(state, action, action)
+
+    def _step(self, state: EnvState, action: Array, told: Array) -> EnvState:
+        """A step with an action that wrappers outside made of the policy's own, ``told``."""
         layer = state.carry
         sent, own = self.sent(layer.own, state.task, action)
-        after = self.env.step(state._replace(obs=layer.obs, carry=layer.inner), sent)
+        before, env = state._replace(obs=layer.obs, carry=layer.inner), self.env
+        if isinstance(env, Wrapper) and type(env).step is Wrapper.step:
+            after = env._step(before, sent, told)
+        elif isinstance(env, Told) and not isinstance(env, Wrapper) and jnp.shape(told) == jnp.shape(sent):
+            after = env.step_told(before, sent, told)
+        else:
+            after = env.step(before, sent)
         new = self.seen(own, state.task, after.obs, action)
         obs, own = choose(after.valid, new, (state.obs, layer.own))
         return after._replace(obs=obs, carry=Layer(after.obs, after.carry, own))

@@ -110,6 +110,20 @@ def test_a_delay_may_be_a_task():
         np.testing.assert_allclose(episode(env, actions, seconds), right, rtol=1e-4, atol=1e-4)
 
 
+def test_a_delay_beyond_its_buffer_is_refused():
+    """MuJoCo would cut it to the buffer's length, so that four fifths of these tasks would be one."""
+    source = rod(actuator=MOTOR.replace("/>", ' nsample="5" delay="0.01"/>'), joint=' damping="3"')
+
+    def up_to(seconds):
+        return env_of(source, TaskDimension("delay", 0.0, seconds, (Edit("actuator_delay", "set"),)))
+
+    up_to(0.01)
+    with pytest.raises(
+        ValueError, match=r"is 0\.05 s and its buffer holds 0\.01 s: give it nsample=25 at the"
+    ):
+        up_to(0.05)
+
+
 def test_a_delayed_sensor_is_read_late():
     sensor = '<sensor><jointpos joint="slide" nsample="4" delay="0.008"/></sensor>'
     source = rod(after=sensor)

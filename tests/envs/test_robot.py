@@ -17,7 +17,10 @@ from roml_jax.envs import (
     TaskEnv,
     check,
     commands,
+    delay,
     force,
+    history,
+    inside,
     mocap,
     mocap_at,
     pushes,
@@ -183,7 +186,10 @@ def test_forces_change_momentum_by_f_times_t_and_mocap_bodies_move(engine):
         "goal": mocap_at("goal", lambda view: jnp.array([0.0, 0.0, view.number("newtons")])),
     })  # fmt: skip
     assert env.spec.action == Continuous(5)
-    physics = run(env, jnp.tile(jnp.array([0, 0, 1.0, -0.5, 0]), (16, 1)))[1].physics
+    first, rest = run(env, jnp.tile(jnp.array([0, 0, 1.0, -0.5, 0]), (16, 1)))
+    # the first observation has the bodies where they are carried, not where the file has them
+    np.testing.assert_allclose(first.physics.carried["mocap_pos"], [[0.5, 0, 1], [0, 0, 6.0]], atol=1e-6)
+    physics = rest.physics
     steps = np.arange(1, 17)
     flown = np.stack([np.zeros(16), 6 * DT * steps, 3 * DT * steps], 1)
     np.testing.assert_allclose(3 * physics.qvel[:, 1:4], flown, atol=1e-5)
@@ -193,6 +199,26 @@ def test_forces_change_momentum_by_f_times_t_and_mocap_bodies_move(engine):
     hand = np.stack([np.minimum(0.5 + 0.1 * steps, 0.7), -0.05 * steps, np.ones(16)], 1)
     np.testing.assert_allclose(poses[:, 0], hand, atol=1e-6)
     np.testing.assert_allclose(poses[:, 1], np.tile([0, 0, 6.0], (16, 1)), atol=1e-6)
+
+
+def test_the_last_action_is_what_the_policy_chose_also_where_it_arrives_later():
+    """As the robot's program knows it; inside of another wrapper, too."""
+    bare = robot(
+        carry={}, observation={"last": lambda view: view.action, "joint": lambda view: view.qpos[:1]}
+    )
+    actions = jnp.array([[0.1, 1.0], [0.2, 2.0], [0.3, 3.0], [0.4, 4.0]])
+    for env in (delay(bare, action=2), history(delay(bare, action=2), 2)):
+        _, states = run(env, actions)
+        np.testing.assert_allclose(states.obs[:, :2], actions, rtol=1e-6)
+        arrived = np.concatenate([np.zeros((2, 2)), actions[:2]])
+        np.testing.assert_allclose(inside(env, states)[1].carry.ctrl, arrived, rtol=1e-6)
+    late = delay(bare, observation={"joint": 1})
+    assert run(late, actions)[1].obs.shape == (4, 3)
+    np.testing.assert_allclose(run(late, actions)[1].obs[:, :2], actions, rtol=1e-6)
+    with pytest.raises(
+        ValueError, match="delay: observation: unknown part of the observation 'joints'; did you"
+    ):
+        delay(bare, observation={"joints": 1})
 
 
 def test_random_pushes_have_their_sizes_ways_and_pauses():

@@ -14,12 +14,12 @@ import mujoco
 import numpy as np
 
 from roml_jax.envs import starts
-from roml_jax.envs.door import actuators, compare, contacts, engines, oracle, programs, rules
+from roml_jax.envs.door import actuators, compare, contacts, engines, oracle, programs, rules, together
 from roml_jax.envs.door import subject as subjects
 from roml_jax.envs.door.report import Finding, Part, Report, Row, ordered
 from roml_jax.envs.door.rules import Change
 from roml_jax.envs.door.subject import Subject, Variant
-from roml_jax.envs.physics import field_of, warned
+from roml_jax.envs.physics import field_of, mjx_unlike, warned
 from roml_jax.envs.wrappers import inside
 from roml_jax.types import Array
 
@@ -63,12 +63,19 @@ def check(env: Any, *, engine: bool = True) -> Report:
         tried = _states(subject, begun, variants, _STATES)
         changes = subjects.changes(subject, variants)
         findings = [finding for change in changes for finding in _impossible(subject, change)]
+        findings = findings or [
+            Finding("error" if is_error else "warning", text)
+            for is_error, text in together.impossible(subject, changes)
+        ]
         if any(finding.level == "error" for finding in findings):
             return Report(env.name, _engine_of(env), ordered(findings))  # such values are not stepped
         findings += [
             Finding("warning", f"task {change.dimension!r}: {text}")
             for change, text in actuators.surprises(subject.compiled, changes, subject.derived)
         ]
+        if hasattr(env, "physics") and env.physics.name == "mjx":
+            unlike = mjx_unlike.unlike(subject.compiled)
+            findings += [Finding("warning", unlike)] if unlike else []
         models, refused = _models(subject, variants)
         findings += refused
         own, program = _program(env, subject, engine)
@@ -147,10 +154,12 @@ def _starts(env: Any, subject: Subject) -> tuple[np.ndarray, np.ndarray]:
     model, start = subject.compiled, getattr(env, "start", None)
     if start is None:
         return np.array(model.qpos0)[None], np.zeros((1, model.nv))
-    middle, begun = jnp.full(subject.family.proposal.dims, 0.5), start
+    middle, begun, field = jnp.full(subject.family.proposal.dims, 0.5), start, _unedited(model)
 
     def drawn() -> list[tuple[Array, Array]]:
-        robot = starts.TaskModel(subject.family.decode(middle), {}, model, _unedited(model))
+        task = subject.family.decode(middle)
+        leaves = {name: field(name) for name in subject.apply_task(task)}
+        robot = starts.TaskModel(task, leaves, model, field)
         return [starts.begin(begun, jax.random.key(seed), robot)[:2] for seed in range(_STARTS)]
 
     states = programs.run(drawn)

@@ -1,4 +1,4 @@
-"""Why MJX steps a model differently from MuJoCo: contacts that it does not find, or a solver cut short."""
+"""Why MJX steps a model differently from MuJoCo: contacts that it does not find, a solver cut short, ..."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import mujoco
 import numpy as np
 
 from roml_jax.envs.door import contacts, programs
+from roml_jax.envs.physics import mjx_unlike
 from roml_jax.quiet import mjx
 
 _ITERATIONS = 1000
@@ -55,7 +56,7 @@ def why(model: mujoco.MjModel, situation: Situation, tolerance: float) -> str | 
         tolerance: of velocities, beyond which the solver has not converged.
     """
     positions, end = _trajectory(model, situation)
-    reasons = [text for text in (_contacts(model, positions),) if text]
+    reasons = [text for text in (mjx_unlike.unlike(model), _contacts(model, positions)) if text]
     converged = copy.copy(model)
     converged.opt.iterations = converged.opt.ls_iterations = _ITERATIONS
     converged.opt.tolerance = converged.opt.ls_tolerance = 1e-12

@@ -48,6 +48,7 @@ _RANGES = (
     "jnt_range", "jnt_actfrcrange", "actuator_ctrlrange", "actuator_forcerange", "actuator_actrange",
     "tendon_range", "tendon_actfrcrange",
 )  # fmt: skip
+_DELAYS = {"actuator_delay": "actuator_history", "sensor_delay": "sensor_history"}
 
 
 class Change(NamedTuple):
@@ -217,13 +218,14 @@ _SPECIAL: dict[str, Callable[[mujoco.MjModel, Change, int], str | None]] = {
 def impossible(model: mujoco.MjModel, change: Change) -> list[tuple[bool, str]]:
     """Values at the ends of an edit that cannot be: whether each is an error, and what it is."""
     for end, value in (("low", change.low), ("high", change.high)):
-        found = _impossible_at(model, change, value)
+        found = impossible_at(model, change, value)
         if found:
             return [(is_error, f"{text} at the {end} end of the range") for is_error, text in found]
     return []
 
 
-def _impossible_at(model: mujoco.MjModel, change: Change, value: np.ndarray) -> list[tuple[bool, str]]:
+def impossible_at(model: mujoco.MjModel, change: Change, value: np.ndarray) -> list[tuple[bool, str]]:
+    """Why a value (the field's shape) cannot be: whether each reason is an error, and what it is."""
     field, base = change.field, field_of(model, change.field)
     # values that the edit leaves as they are in the model are MuJoCo's business
     new = change.mask & (value != base)
@@ -235,6 +237,8 @@ def _impossible_at(model: mujoco.MjModel, change: Change, value: np.ndarray) -> 
         wrong = wrong | (used & (value <= 0) & _must_be_positive(model, field, value.shape))
     if wrong.any():
         return [(True, _shown(model, change, value, wrong))]
+    if field in _DELAYS and (text := _too_late(model, field, new, value)):
+        return [(True, text)]
     if field in _RANGES:
         read = compiled_flags.rows_read(model, field)
         flag = np.ones(len(value), bool) if read is None else read[0]
@@ -252,6 +256,19 @@ def _impossible_at(model: mujoco.MjModel, change: Change, value: np.ndarray) -> 
                 (False, f"body_inertia of {name} is {numbers}: no body has one larger than the others' sum")
             ]
     return []
+
+
+def _too_late(model: mujoco.MjModel, field: str, new: np.ndarray, value: np.ndarray) -> str | None:
+    """A delay beyond its buffer, which MuJoCo would cut to the length of the buffer without a word."""
+    longest = getattr(model, _DELAYS[field])[:, 0] * model.opt.timestep
+    late = np.flatnonzero(new & (value > longest * (1 + 1e-5)) & (longest > 0))
+    if not late.size:
+        return None
+    row, steps = int(late[0]), int(np.ceil(value[late].max() / model.opt.timestep - 1e-3))
+    return (
+        f"{field} of {row_name(model, field, row)} is {value[row]:.4g} s and its buffer holds "
+        f"{longest[row]:.4g} s: give it nsample={steps}"
+    )
 
 
 def _must_be_positive(model: mujoco.MjModel, field: str, shape: tuple[int, ...]) -> np.ndarray:

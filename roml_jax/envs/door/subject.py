@@ -110,12 +110,12 @@ def variants(subject: Subject) -> list[Variant]:
             listed.append((name, end, task))
     which = corners(len(names))
     listed += [("", "corner", np.float32(np.where(row, bounds[:, 1], bounds[:, 0]))) for row in which]
-    fields = _fields(subject, np.stack([task for _, _, task in listed]))
+    found = fields(subject, np.stack([task for _, _, task in listed]))
     tried = [
-        Variant(name, end, task, {field: leaf[i] for field, leaf in fields.items()})
+        Variant(name, end, task, {field: leaf[i] for field, leaf in found.items()})
         for i, (name, end, task) in enumerate(listed)
     ]
-    originals = {field: field_of(subject.compiled, field).astype(np.float32) for field in fields}
+    originals = {field: field_of(subject.compiled, field).astype(np.float32) for field in found}
     for i, (_, end, _) in enumerate(listed):
         if end == "low":
             tried[i : i + 2] = _alone_at_the_ends(tried[i], tried[i + 1], originals)
@@ -140,7 +140,7 @@ def corners(d: int) -> np.ndarray:
     return np.concatenate([both, random])
 
 
-def _fields(subject: Subject, tasks: np.ndarray) -> dict[str, np.ndarray]:
+def fields(subject: Subject, tasks: np.ndarray) -> dict[str, np.ndarray]:
     """The model fields of tasks (n, d), each (n, ...)."""
     return programs.run(jax.vmap(lambda task: dict(subject.apply_task(task))), np.float32(tasks))
 

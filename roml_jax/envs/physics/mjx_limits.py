@@ -178,12 +178,20 @@ def refuse_model(model: mujoco.MjModel, impl: Implementation) -> None:
         raise ValueError(f"MJX disables all passive forces if springs or damping are disabled; {INSTEAD}")
     if model.opt.enableflags & (mujoco.mjtEnableBit.mjENBL_SLEEP | mujoco.mjtEnableBit.mjENBL_IPC):
         raise ValueError(f"MJX does not simulate sleep or ipc, which this model enables; {INSTEAD}")
+    if (model.sensor_type == mujoco.mjtSensor.mjSENS_RANGEFINDER).any() and not model.nmat:
+        raise ValueError(
+            "MJX cannot follow the rays of rangefinders in a model without materials; add one "
+            f"(<asset><material name='any'/></asset>), or: {INSTEAD}"
+        )
     if model.opt.integrator == mujoco.mjtIntegrator.mjINT_DISCRETE:
         raise ValueError(f"MJX has no integrator 'discrete', which this model sets; {INSTEAD}")
 
 
 def refuse_readings(model: mujoco.MjModel, blank: mjx.Data, readings: Iterable[str]) -> None:
-    """Refuses sensors that MJX leaves at 0: those of forces and accelerations, without any constraint.
+    """Refuses sensors that MJX leaves at 0 or reads wrongly.
+
+    Those of forces and accelerations, without any constraint; of touch (tactile); and rangefinders on a
+    camera, or of more than the distance.
 
     Args:
         model: the unedited model.
@@ -193,8 +201,17 @@ def refuse_readings(model: mujoco.MjModel, blank: mjx.Data, readings: Iterable[s
     Raises:
         ValueError: one line.
     """
+    if "sensordata" not in readings:
+        return
+    kinds, rays = model.sensor_type, mujoco.mjtSensor.mjSENS_RANGEFINDER
+    plain = (model.sensor_objtype == mujoco.mjtObj.mjOBJ_SITE) & (model.sensor_intprm[:, 0] == 1)
+    wrong = (kinds == mujoco.mjtSensor.mjSENS_TACTILE) | ((kinds == rays) & ~plain)
+    for row in np.flatnonzero(wrong):
+        what = "rangefinders other than of a site's distance" if kinds[row] == rays else "tactile sensors"
+        name = model.sensor(int(row)).name or int(row)
+        raise ValueError(f"readings: MJX has no {what}, which sensor {name!r} is; {INSTEAD}")
     late = (model.sensor_needstage == mujoco.mjtStage.mjSTAGE_ACC).any()
-    if "sensordata" in readings and late and not blank._impl.efc_J.size:
+    if late and not blank._impl.efc_J.size:
         raise ValueError(
             "readings: MJX computes no sensors of forces or accelerations in a model without constraints "
             f"(limits, contacts, friction, equalities); {INSTEAD}"
