@@ -1,6 +1,7 @@
 """sim2sim: a policy in plain MuJoCo, which shares no step with the engines, and on the engines."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from cart import MODEL, cart
 
-from roml_jax import envs
+from roml_jax import config, envs
 from roml_jax.envs import Edit, TaskDimension
 from roml_jax.errors import ConfigError
 from roml_jax.sim2sim import __main__ as command
@@ -133,6 +134,15 @@ def test_the_command_agrees_on_a_hopper_and_exits_with_0(run, capsys):
     (line,) = [line for line in text.splitlines() if line.strip().startswith("mujoco ")]
     assert "agrees" in line
     assert {"plain", "MuJoCo"} <= set(text.split())  # one cell, perhaps on two lines
+
+
+def test_plain_mujoco_is_within_the_c_engines_limits_also_for_a_run_on_mjx():
+    """It is what the engines are judged by; with MJX's limits its own solver may not have converged."""
+    options = config.make("hopper_dynamics", "uniform", "multitask", **{"env.physics": "mjx"})
+    made = envs.from_options(options.env, options.env_options)
+    assert made.physics.model.opt.iterations == 8
+    run = SimpleNamespace(config=options, parts=SimpleNamespace(env=made))
+    assert compare._env_of(run, compare.PLAIN).physics.model.opt.iterations == 100
 
 
 def test_a_difference_beyond_the_tolerance_exits_with_1(run, capsys, monkeypatch):

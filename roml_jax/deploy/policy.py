@@ -211,7 +211,8 @@ class Policy:
             state: None for the first call of a task, then what the call before returned.
             episode_start: (n,) or () bool, whether the observation is the first of an episode.
             deterministic: False for actions sampled as in training.
-            episodes: episodes of a task, after which a robot's memory starts anew; None for K of training.
+            episodes: episodes of a task, after which a robot's memory starts anew; None for where the
+                observation says that the task is new or, if it does not, K of training.
 
         Returns:
             (actions as ``act`` gives them, state).
@@ -220,7 +221,7 @@ class Policy:
             ValueError: as ``act`` and ``observe``, or if the outcome of the latest step is missing; one line.
         """
         chosen = self if deterministic else self._sampling
-        return predict(chosen, observation, state, episode_start, episodes or self.episodes)
+        return predict(chosen, observation, state, episode_start, episodes, self.episodes)
 
     def _checked(self, memory: Memory, obs: ArrayLike) -> tuple[np.ndarray, bool]:
         """Checks observations; returns them as (n, D), and whether they had no axis n."""

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from roml_jax.deploy.acting import Memory
 
 _NAMES = ("observation", "last_observation", "last_reward")
+_NEW_TASK = "new_task"  # optional: whether the episode is the first one of a task
 
 
 class Policy(Protocol):
@@ -31,11 +32,12 @@ class Policy(Protocol):
 
 
 class _Seen(NamedTuple):
-    """An observation, and the outcome of the step before it; None if it was not given."""
+    """An observation, the outcome of the step before it, and whether the task is new; None if not given."""
 
     obs: np.ndarray
     last_obs: np.ndarray | None
     last_reward: np.ndarray | None
+    new_task: np.ndarray | None = None
 
 
 def _seen(observation: Any) -> _Seen:
@@ -46,10 +48,12 @@ def _seen(observation: Any) -> _Seen:
     """
     if not isinstance(observation, Mapping):
         return _Seen(np.asarray(observation), None, None)
-    if set(observation) != set(_NAMES):
+    if set(observation) - {_NEW_TASK} != set(_NAMES):
         raise ValueError(f"an observation is an array or a dict of {', '.join(_NAMES)}: got {[*observation]}")
     obs, last_obs, last_reward = (np.asarray(observation[name]) for name in _NAMES)
-    return _Seen(obs, last_obs, last_reward.reshape(obs.shape[:-1]))
+    new_task = np.asarray(observation[_NEW_TASK], bool) if _NEW_TASK in observation else None
+    new_task = None if new_task is None else new_task.reshape(obs.shape[:-1])
+    return _Seen(obs, last_obs, last_reward.reshape(obs.shape[:-1]), new_task)
 
 
 def remembers(memory: Memory) -> bool:
@@ -75,9 +79,10 @@ def predict(
     observation: ArrayLike | Mapping[str, ArrayLike],
     state: Memory | None,
     episode_start: ArrayLike | None,
-    episodes: int,
+    episodes: int | None,
+    of_training: int,
 ) -> tuple[np.ndarray, Memory]:
-    """As ``Policy.predict``, for the policy that chooses the action.
+    """As ``Policy.predict``, for the policy that chooses the action; ``of_training`` is its K.
 
     Raises:
         ValueError: as ``Policy.predict``; one line.
@@ -97,4 +102,7 @@ def predict(
         np.asarray(False if episode_start is None else episode_start, bool), len(state.obs)
     )
     memory = policy.observe(state, seen.last_reward, seen.last_obs, end=start)
-    return policy.act(_renewed(policy, memory, start & (memory.episode >= episodes)), seen.obs)
+    is_new = memory.episode >= (episodes or of_training)
+    if episodes is None and seen.new_task is not None:
+        is_new = np.broadcast_to(seen.new_task, len(state.obs))
+    return policy.act(_renewed(policy, memory, start & is_new), seen.obs)

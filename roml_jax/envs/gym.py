@@ -27,6 +27,7 @@ from roml_jax.envs.wrappers import inside
 from roml_jax.types import Array, Discrete
 
 OBSERVATION, LAST_OBSERVATION, LAST_REWARD = "observation", "last_observation", "last_reward"
+NEW_TASK = "new_task"
 _SEEDS = 2**31
 
 
@@ -41,8 +42,9 @@ def spaces(env: Env, recall: bool) -> tuple[gymnasium.Space[Any], gymnasium.Spac
     vector = gymnasium.spaces.Box(-np.inf, np.inf, (env.spec.obs_size,))
     if not recall:
         return vector, action
-    reward = gymnasium.spaces.Box(-np.inf, np.inf, (1,))
-    return gymnasium.spaces.Dict({OBSERVATION: vector, LAST_OBSERVATION: vector, LAST_REWARD: reward}), action
+    reward, flag = gymnasium.spaces.Box(-np.inf, np.inf, (1,)), gymnasium.spaces.Box(0.0, 1.0, (1,))
+    told = {OBSERVATION: vector, LAST_OBSERVATION: vector, LAST_REWARD: reward, NEW_TASK: flag}
+    return gymnasium.spaces.Dict(told), action
 
 
 class _Batch:
@@ -148,6 +150,7 @@ class _Batch:
             OBSERVATION: self.obs,
             LAST_OBSERVATION: self.last_obs.copy(),
             LAST_REWARD: self.last_reward[:, None].copy(),
+            NEW_TASK: (self.episode == 0)[:, None].astype(np.float32),
         }
 
     def info(self, stepped: bool) -> dict[str, np.ndarray]:
@@ -210,7 +213,8 @@ class GymEnv(gymnasium.Env):
             episodes: K, consecutive episodes of a task; None for the environment's.
             horizon: H, steps after which an episode is truncated; None for the environment's.
             recall: whether observations are dicts {"observation" (D,), "last_observation" (D,), "last_reward"
-                (1,)}, with the outcome of the latest step; it is 0 before the first step of a task.
+                (1,), "new_task" (1,)}, with the outcome of the latest step, which is 0 before the first step
+                of a task, and 1 in a task's first episode.
             render_mode: None, or "rgb_array" for an environment that has ``render``.
 
         Raises:

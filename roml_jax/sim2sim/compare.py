@@ -57,12 +57,15 @@ def on_engine(env: Any, engine: str) -> Any:
 def _env_of(saved: Saved, engine: str) -> Any:
     """The run's environment on an engine, with the solver limits that a training on that engine has."""
     config, env = saved.config, saved.parts.env
-    if engine != PLAIN and hasattr(config.env_options, "physics") and isinstance(env, envs.TaskEnv):
-        options = dataclasses.replace(config.env_options, physics=engine)
+    if hasattr(config.env_options, "physics") and isinstance(env, envs.TaskEnv):
+        # plain MuJoCo is the reference, so its solver has the C engine's limits, which it converges within
+        options = dataclasses.replace(config.env_options, physics="mujoco" if engine == PLAIN else engine)
         try:
-            return envs.from_options(config.env, options)
+            env = envs.from_options(config.env, options)
         except ValueError as error:
             raise ConfigError(f"{engine}: {error}") from None
+        if engine != PLAIN:
+            return env
     return on_engine(env, engine)
 
 

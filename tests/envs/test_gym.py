@@ -156,6 +156,24 @@ def test_predict_acts_as_act_and_observe(robot, varibad):
     assert (episode > K).any()
 
 
+@pytest.mark.parametrize("episodes", [1, 3])
+def test_predict_forgets_a_task_where_the_environment_changes_it(robot, varibad, episodes):
+    """Also if a task has another number of episodes than in training."""
+    assert episodes != K
+    batch = GymVectorEnv(robot, 2, episodes=episodes, recall=True)
+    obs, _ = batch.reset(seed=0)
+    state, start, seen = None, np.ones(2, bool), 0
+    for _ in range(4 * H):
+        action, state = varibad.predict(obs, state, episode_start=start)
+        for i in np.flatnonzero(start & (obs["new_task"][:, 0] > 0)):
+            fresh, _ = varibad.act(varibad.begin(), obs["observation"][i])
+            np.testing.assert_allclose(action[i], fresh, rtol=1e-5, atol=1e-6)
+            seen += 1
+        obs, _, terminated, truncated, _ = batch.step(action)
+        start = terminated | truncated
+    assert seen > 2
+
+
 def test_a_policy_without_memory_needs_no_more_than_the_observation(robot, multitask):
     single = GymEnv(robot)
     obs, _ = single.reset(seed=0)
