@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -26,6 +27,8 @@ version."""
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs ``COMMAND [OPTIONS]``; returns the exit code."""
+    if argv is None and not {"", os.getcwd()} & {*sys.path}:
+        sys.path.insert(0, os.getcwd())  # as ``python -m`` does, for --import of a module in this folder
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "--help-all"):
         print("usage: roml-jax COMMAND [OPTIONS]\n")

@@ -22,26 +22,7 @@ ALL_PAGES = (*PAGES, "benchmarks/README.md", "CONTRIBUTING.md")
 RUN = [page for page in PAGES[1:] if page != "docs/tutorial.md"]
 
 # What the pages call cart.xml.
-CART = """
-<mujoco>
-  <option timestep="0.01" cone="pyramidal"/>
-  <worldbody>
-    <body name="cart" pos="0 0 0.1">
-      <joint name="rail" type="slide" axis="1 0 0" damping="0.5"/>
-      <geom name="bed" type="box" size="0.4 0.2 0.02" mass="1"/>
-    </body>
-    <body name="crate" pos="0 0 0.17">
-      <joint name="slip" type="slide" axis="1 0 0"/>
-      <joint name="lift" type="slide" axis="0 0 1"/>
-      <geom name="box" type="box" size="0.1 0.1 0.05" mass="1"/>
-      <site name="top" pos="0 0 0.05"/>
-    </body>
-  </worldbody>
-  <actuator>
-    <motor name="drive" joint="rail" gear="8" ctrllimited="true" ctrlrange="-1 1"/>
-  </actuator>
-</mujoco>
-"""
+CART = (ROOT / "examples" / "cart.xml").read_text()
 # The code runs as printed, but for these: a small agent, a few tasks and two iterations.
 _SMALL = 'num_tasks=4, chunk=1, **{"sampler.batch_size": 4, "eval.tasks": 4, "eval.test_tasks": 4'
 TINY = {
