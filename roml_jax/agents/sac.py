@@ -3,8 +3,7 @@
 Every network's input contains the observation and a latent z; that of the Q and value networks also contains
 the privileged parts, if the environment has any. The temperature is 1; ``reward_scale`` sets
 the weight of rewards against entropy. Continuous actions are tanh of a Gaussian, rescaled to the action
-range. For discrete actions, exact expectations replace samples. Source: Rakelly et al. 2019, and their code
-(spec.md D).
+range. For discrete actions, exact expectations replace samples. Source: Rakelly et al. 2019, and their code.
 """
 
 from __future__ import annotations

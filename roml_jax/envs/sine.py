@@ -2,7 +2,7 @@
 
 It is an environment (predict y at x; the reward is minus the squared error), so every agent can train on it.
 It is also a problem with examples, so supervised meta-learners can train on it too
-(``roml_jax.agents.regression``). Source: Finn et al. 2017, with RoML's frequencies (spec.md D).
+(``roml_jax.agents.regression``). Source: Finn et al. 2017, with RoML's frequencies.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ def _parser() -> parsers.Parser:
     parser.add_argument(
         "--tasks", type=functools.partial(parsers.at_least, 0), default=_TASKS,
         help="number of held-out tasks on which every learner is tested for the figure of return against "
-        "the task; 0 for no such figure (default: %(default)s)",
+        "the task and the sections after it; 0 leaves them out (default: %(default)s)",
     )  # fmt: skip
     return parser
 

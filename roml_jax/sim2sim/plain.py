@@ -18,7 +18,7 @@ import numpy as np
 
 from roml_jax.envs import physics
 from roml_jax.envs.door import oracle
-from roml_jax.envs.physics import ModelLeaves, Physics, PhysicsState, carried
+from roml_jax.envs.physics import ModelLeaves, Physics, PhysicsState, carried, warned
 from roml_jax.envs.physics import readings as reading
 from roml_jax.envs.physics.base import Given
 from roml_jax.types import Array
@@ -59,6 +59,10 @@ class _Host:
 
     def start(self, begun: Mapping[str, Any], leaves: Mapping[str, Any]) -> PhysicsState:
         """Starts an episode of every robot; arguments (n, ...) or, for one robot, (...)."""
+        with warned.quiet():
+            return self._start(begun, leaves)
+
+    def _start(self, begun: Mapping[str, Any], leaves: Mapping[str, Any]) -> PhysicsState:
         front, (begun, leaves) = _rows((begun, leaves), np.ndim(begun["qpos"]) - 1)
         self._robots, self._begun = [], []
         for i in range(len(begun["qpos"])):
@@ -87,7 +91,8 @@ class _Host:
                 if not _is_in(robot, qpos[i], qvel[i]):
                     raise RuntimeError("plain MuJoCo was stepped from another state than it returned last")
             _write(robot.data, {name: value[i] for name, value in given.items()})
-            states.append(self._stepped(robot))
+            with warned.quiet():  # a robot that blows up is NaN, and MuJoCo would write a log file
+                states.append(self._stepped(robot))
         return self._gathered(states, front, qpos.dtype)
 
     def _edited(self, leaves: Mapping[str, np.ndarray]) -> mujoco.MjModel:
