@@ -43,7 +43,9 @@ def spaces(env: Env, recall: bool) -> tuple[gymnasium.Space[Any], gymnasium.Spac
     if not recall:
         return vector, action
     reward, flag = gymnasium.spaces.Box(-np.inf, np.inf, (1,)), gymnasium.spaces.Box(0.0, 1.0, (1,))
-    told = {OBSERVATION: vector, LAST_OBSERVATION: vector, LAST_REWARD: reward, NEW_TASK: flag}
+    told: dict[str, gymnasium.Space[Any]] = {
+        OBSERVATION: vector, LAST_OBSERVATION: vector, LAST_REWARD: reward, NEW_TASK: flag,
+    }  # fmt: skip
     return gymnasium.spaces.Dict(told), action
 
 

@@ -50,6 +50,6 @@ def _is_limited(model: mujoco.MjModel) -> np.ndarray:
         (joints, model.jnt_actfrclimited),
         ((mujoco.mjtTrn.mjTRN_TENDON,), model.tendon_actfrclimited),
     ):
-        own = np.isin(kind, kinds)
+        own = np.isin(kind, np.array(kinds, int))
         limited[own] |= flags[target[own]].astype(bool)
     return limited
