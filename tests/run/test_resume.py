@@ -119,7 +119,7 @@ OF_SAMPLERS = {  # so that a run of 18 iterations of 8 tasks leaves the beginnin
     "plr": ["--sampler.buffer", "16"], "accel": ["--sampler.buffer", "16"],
     "sfl": ["--sampler.candidates", "16", "--sampler.rollouts", "2", "--sampler.top", "8"],
     "doraemon": ["--sampler.success", "-12", "--sampler.batch-size", "16"],
-    "autodr": ["--sampler.success", "-12", "--sampler.batch-size", "2"],
+    "autodr": ["--sampler.success", "-12", "--sampler.failure", "-16", "--sampler.batch-size", "2"],
 }  # fmt: skip
 
 
