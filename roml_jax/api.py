@@ -79,6 +79,8 @@ class Run:
     def returns(self, tasks: ArrayLike | None = None) -> np.ndarray:
         """Returns (S, M, K) of each seed's learner on each task and episode, with greedy actions.
 
+        A diverged episode has the lowest return of all M tasks, and NaN if it diverged on all of them.
+
         Args:
             tasks: (M, d). By default: the tasks of the run's final test. A task far from the prior is
                 reported in a warning.

@@ -134,7 +134,8 @@ class Outcome(NamedTuple):
 
     Attributes:
         returns: (N, K) undiscounted sums of valid rewards. An episode that diverged gets the lowest
-            return of all N tasks in that episode; its own return up to the divergence is one of these.
+            return of all N tasks in that episode; its own return up to the divergence is one of these. On
+            held-out tasks it is NaN if the episode diverged on all of them (``held_out.joined``).
         diverged: (N, K) bool, whether the simulation blew up.
         terms: (N, K) sums of the reward terms, by name; empty for a reward without terms.
         length: (N, K) int, number of valid steps; less than the horizon after an early end. None for a

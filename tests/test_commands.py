@@ -1,10 +1,12 @@
 """Wrong input to the commands on runs: one line on stderr, exit code 2, nothing written."""
 
 import shutil
+import sys
 
 import pytest
 from small_runs import trained
 
+from roml_jax import __main__ as program
 from roml_jax import export
 from roml_jax.demo import __main__ as demo
 from roml_jax.evaluate import __main__ as evaluate
@@ -118,6 +120,15 @@ def test_wrong_input_is_one_line(line, said, place, monkeypatch, capsys):
     assert error.count("\n") == 1
     assert said in error
     assert {path: path.stat().st_mtime_ns for path in place.rglob("*")} == before
+
+
+def test_the_console_script_imports_modules_of_the_current_folder(tmp_path, monkeypatch, capsys):
+    """As ``python -m`` does; an installed script has its own folder there instead."""
+    monkeypatch.setattr(sys, "argv", ["roml-jax", "--version"])
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", str(tmp_path))])
+    monkeypatch.chdir(tmp_path)
+    assert program.main() == 0
+    assert sys.path[0] == str(tmp_path)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

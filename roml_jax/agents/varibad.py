@@ -90,7 +90,7 @@ def _init(key: Array, spec: EnvSpec, config: VaribadConfig, networks: Networks) 
     belief = {
         "encoder": networks.encoder.init(encoder_key, one),
         "decoder": {
-            # the first decoder, of the rewards, has the key itself
+            # the first decoder, by default the only one, has the key itself
             name: module.init(
                 jax.random.fold_in(decoder_key, i) if i else decoder_key,
                 jnp.zeros((1, config.vae.latent)),

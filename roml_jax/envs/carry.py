@@ -38,12 +38,15 @@ class Carry(NamedTuple):
             torque on each body in world coordinates; ``qfrc_applied`` (nv,); ``mocap_pos`` (nmocap, 3);
             ``mocap_quat`` (nmocap, 4). Forces of several values are added. None for nothing.
         size: numbers of the policy's action that go to ``apply``; they follow those of the actuators.
+        at_start: whether the poses of ``apply``, with an action of 0, hold at the start of an episode, too,
+            where the policy sees the bodies first. Otherwise they are where the model has them.
     """
 
     start: Callable[..., Any]
     step: Callable[..., Any]
     apply: Callable[..., Mapping[str, Array]] | None = None
     size: int = 0
+    at_start: bool = False
 
 
 class Carried(NamedTuple):
@@ -157,8 +160,14 @@ def applied(entries: Entries, view: View, action: Array) -> dict[str, Array]:
 
 
 def poses(entries: Entries, view: View) -> dict[str, Array]:
-    """Where the entries put mocap bodies before the first step: there the policy sees them first."""
-    given = applied(entries, view, jnp.zeros(size(entries)))
+    """Where entries put mocap bodies at the start of an episode, by their names in MuJoCo's data.
+
+    Args:
+        entries: by name; those that are not ``at_start`` are left out.
+        view: at the start.
+    """
+    chosen = {name: entry for name, entry in entries.items() if entry.at_start}
+    given = applied(chosen, view, jnp.zeros(size(chosen)))
     return {field: value for field, value in given.items() if field in POSES}
 
 

@@ -215,8 +215,8 @@ class GymEnv(gymnasium.Env):
             episodes: K, consecutive episodes of a task; None for the environment's.
             horizon: H, steps after which an episode is truncated; None for the environment's.
             recall: whether observations are dicts {"observation" (D,), "last_observation" (D,), "last_reward"
-                (1,), "new_task" (1,)}, with the outcome of the latest step, which is 0 before the first step
-                of a task, and 1 in a task's first episode.
+                (1,), "new_task" (1,)}, with the outcome of the latest step. The outcome is 0 before the first
+                step of a task; ``new_task`` is 1 in its first episode, else 0.
             render_mode: None, or "rgb_array" for an environment that has ``render``.
 
         Raises:

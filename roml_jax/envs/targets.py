@@ -155,4 +155,4 @@ def mocap_at(body: str, where: Callable[[View], Array]) -> Carry:
             raise ValueError(f"where of mocap body {body!r} must return (3,), got {place.shape}")
         return {"mocap_pos": now.at[row].set(place)}
 
-    return Carry(lambda key, view: (), lambda key, value, motion: (), apply)
+    return Carry(lambda key, view: (), lambda key, value, motion: (), apply, at_start=True)

@@ -94,13 +94,22 @@ class Wrapper:
         before, env = state._replace(obs=layer.obs, carry=layer.inner), self.env
         if isinstance(env, Wrapper) and type(env).step is Wrapper.step:
             after = env._step(before, sent, told)
-        elif isinstance(env, Told) and not isinstance(env, Wrapper) and jnp.shape(told) == jnp.shape(sent):
-            after = env.step_told(before, sent, told)
+        elif sent is not told and _is_told(env) and jnp.shape(told) == jnp.shape(sent):
+            after = cast(Told, env).step_told(before, sent, told)
         else:
             after = env.step(before, sent)
         new = self.seen(own, state.task, after.obs, action)
         obs, own = choose(after.valid, new, (state.obs, layer.own))
         return after._replace(obs=obs, carry=Layer(after.obs, after.carry, own))
+
+
+def _is_told(env: Env) -> bool:
+    """Whether the environment inside takes the policy's own action, and no subclass has a step of its own."""
+
+    def owner(name: str) -> type:
+        return next(kind for kind in type(env).__mro__ if name in vars(kind))
+
+    return not isinstance(env, Wrapper) and isinstance(env, Told) and owner("step") is owner("step_told")
 
 
 def inside(env: Env, state: Any = None) -> tuple[Env, Any]:

@@ -104,6 +104,13 @@ def _evaluate(run: Saved, other: Saved | None, arguments: argparse.Namespace) ->
     return _Found(records, verdict.settings(records, arguments.worst), against)
 
 
+def _each(records: recorded.Records) -> str:
+    """What there is of each task, in words."""
+    if records.inner_steps:
+        return f"returns after {', '.join(map(str, records.inner_steps))} inner steps"
+    return f"{records.returns.shape[2]} episodes each"
+
+
 def _show(console: Console, run: Saved, found: _Found) -> None:
     config, records = run.config, found.records
     kind = "on a grid over the task range" if records.chosen == "grid" else "from the prior"
@@ -112,7 +119,7 @@ def _show(console: Console, run: Saved, found: _Found) -> None:
         Text.assemble(
             (config.env, "bold"),
             f", {config.sampler} x {config.agent}: {len(records.tasks)} tasks {kind}, "
-            f"{records.returns.shape[2]} episodes each, learner ",
+            f"{_each(records)}, learner ",
             (run.which, "bold"),
             "\n",
         ),

@@ -23,7 +23,8 @@ def grid(family: TaskFamily, n: int) -> Array:
     Scale factors are therefore spaced by ratios. With one dimension the grid is a line, with two a square
     grid. With more, it is one line along each dimension, with the other dimensions at the prior's median. If
     the range is unbounded, the grid leaves out a thousandth of the prior at each end. For a family with at
-    most 64 tasks the grid holds each task once. A dimension with a finite set has all its values.
+    most 64 tasks the grid holds each task once. A dimension with a finite set has each value that 10,000
+    draws from the prior contain.
 
     Args:
         family: the task family.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -59,6 +60,18 @@ class Seed(NamedTuple):
         _, values = self.series(name)
         return float(values[-1]) if values.size else None
 
+    @property
+    def tested(self) -> bool:
+        """Whether the seed was tested; its returns are NaN if an episode diverged on all tasks."""
+        return any(self.last(f"test/{name}") is not None for name in ("return_mean", "diverged"))
+
+    def final(self, name: str) -> float | None:
+        """A metric of the final test or, without a test, of the last evaluation; None if there is none."""
+        value = self.last(f"test/{name}")
+        if value is None and self.tested:
+            return math.nan if f"test/{name}" in self.columns else None
+        return self.last(f"eval/{name}") if value is None else value
+
 
 class Method(NamedTuple):
     """Seeds that share all options.
@@ -80,16 +93,17 @@ class Method(NamedTuple):
     seeds: tuple[Seed, ...]
 
     def final(self, name: str) -> dict[int, float]:
-        """The metric by seed, from the final test or, without a test, from the last evaluation."""
-        values = {
-            seed.seed: _first(seed.last(f"test/{name}"), seed.last(f"eval/{name}")) for seed in self.seeds
-        }
+        """The metric by seed, from the final test or, without a test, from the last evaluation.
+
+        NaN for a seed that was tested and has no return, since an episode diverged on all tasks.
+        """
+        values = {seed.seed: seed.final(name) for seed in self.seeds}
         return {seed: value for seed, value in values.items() if value is not None}
 
     @property
     def tested(self) -> bool:
         """Whether all seeds were tested."""
-        return all(seed.last("test/return_mean") is not None for seed in self.seeds)
+        return all(seed.tested for seed in self.seeds)
 
 
 class Group(NamedTuple):
@@ -97,10 +111,6 @@ class Group(NamedTuple):
 
     env: str
     methods: tuple[Method, ...]
-
-
-def _first(*values: float | None) -> float | None:
-    return next((value for value in values if value is not None), None)
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
@@ -234,8 +244,11 @@ def differences(group: Group) -> list[tuple[str, list[str]]]:
 
 
 def judged(method: Method) -> float | None:
-    """None for a method whose seeds are all tested, else the frames at which it was last evaluated."""
-    return None if method.tested else max(seed.columns["frames"][-1] for seed in method.seeds)
+    """None for a method whose seeds are all tested, else the frames at which it was last evaluated, or 0."""
+    if method.tested:
+        return None
+    evaluated = [seed.series("eval/return_mean")[0] for seed in method.seeds]
+    return max((float(frames[-1]) for frames in evaluated if frames.size), default=0.0)
 
 
 def note(method: Method) -> str:
@@ -248,6 +261,9 @@ def note(method: Method) -> str:
     diverged = [str(seed.seed) for seed in method.seeds if (seed.last("train/stopped") or 0) > 0]
     if diverged:
         notes.append(f"diverged: seed {', '.join(diverged)}")
+    broken = [str(seed) for seed, value in method.final("return_mean").items() if math.isnan(value)]
+    if broken:
+        notes.append(f"an episode diverged on all test tasks: seed {', '.join(broken)}")
     if not method.final("return_mean"):
         notes.append("never evaluated")
     elif not method.tested:

@@ -223,7 +223,8 @@ def adaptation(group: Group, tests: Mapping[str, Tested]) -> Figure | None:
 
     Args:
         group: the methods.
-        tests: what returns on a held-out task are, by the method's label.
+        tests: what returns on a held-out task are, by the label of the methods that are drawn; all of them
+            episodes, or all of them numbers of inner steps.
     """
     ticks = sorted({number for test in tests.values() for number in test.numbers})
     if len(ticks) < 2 or not any(method.final("return_episode_0") for method in group.methods):
@@ -236,6 +237,8 @@ def adaptation(group: Group, tests: Mapping[str, Tested]) -> Figure | None:
     for axis, (metric, title) in zip(axes, metrics, strict=True):
         ends = {}
         for i, (method, (colour, dash)) in enumerate(zip(group.methods, _looks(group).values(), strict=True)):
+            if method.label not in tests:
+                continue
             x = np.array(tests[method.label].numbers)
             interval = _episodes(method, metric, len(x))
             if interval is None:

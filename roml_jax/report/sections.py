@@ -84,17 +84,22 @@ def _alike(group: Group, tests: Mapping[str, Tested]) -> tuple[set[str], list[st
     if against is None:
         return set(tests), []
     lengths = [label for label in tests if tests[label] != tests[against.label]]
-    untested = [
-        label for label, method in methods.items()
-        if label not in lengths and data.judged(method) != data.judged(against)
-    ]  # fmt: skip
+    left = [label for label in methods if label not in lengths]
+    untested = [label for label in left if methods[label].tested != against.tested]
+    elsewhere = [
+        label
+        for label in left
+        if label not in untested and data.judged(methods[label]) != data.judged(against)
+    ]
     reasons = [f" Tested otherwise, and not compared: {', '.join(lengths)}."] if lengths else []
     if untested:
         reasons.append(
             " Not compared, because one side is not tested yet, and evaluations during training have other "
             f"tasks: {', '.join(untested)}."
         )
-    return set(tests) - {*lengths, *untested}, reasons
+    if elsewhere:
+        reasons.append(f" Last evaluated after other frames, and not compared: {', '.join(elsewhere)}.")
+    return set(tests) - {*lengths, *untested, *elsewhere}, reasons
 
 
 def _final(group: Group, tests: Mapping[str, Tested]) -> list[Section]:
@@ -154,11 +159,15 @@ def sections(group: Group, tasks: int) -> list[Section]:
         parts.append(Section("Return against the task", words, figure, "tasks"))
         parts += verdicts.sections(group, records)
     parts += _drawn(group, family)
-    adaptation = figures.adaptation(group, tests)
+    acts = bool(tests[group.methods[0].label].steps)
+    alike = {label: test for label, test in tests.items() if bool(test.steps) == acts}
+    adaptation = figures.adaptation(group, alike)
     if adaptation is not None:
         words = "Return of each episode on a task. The learner has more data on the task in each episode."
-        if not all(test.steps for test in tests.values()):
+        if not acts:
             words = "Return after each number of gradient steps on the examples of a task."
+        others = [label for label in tests if label not in alike]
+        words += f" Left out, as tested otherwise: {', '.join(others)}." if others else ""
         parts.append(Section("Adaptation", words, adaptation, "adaptation"))
     parts += _training(group)
     options = page.differences_table(group)

@@ -58,3 +58,17 @@ def test_a_start_may_read_the_fields_of_the_task():
     assert not report.of("error")
     state = jax.jit(env.reset)(jax.random.key(0), jnp.array([0.5]))
     np.testing.assert_allclose(state.physics.qvel, 0.5, rtol=1e-5)
+
+
+def test_a_warning_of_one_dimension_does_not_hide_an_impossible_corner():
+    """No body has an inertia larger than the sum of its others; the environment could still be simulated."""
+    odd = TaskDimension("odd", 1.0, 5.0, (Edit("body_inertia", rows="pole", column=0),))
+    with pytest.raises(ValueError, match=r"body_mass of 'pole' is -0\.2"):
+        cart(odd, SCALE, load(-0.5, 0.5))
+
+
+def test_of_many_dimensions_the_lowest_and_the_highest_corner_are_tried():
+    """Seven loads of a seventh of a kilogram and more: only all of them together leave no mass."""
+    loads = [TaskDimension(f"load{i}", -0.15, 0.15, (Edit("body_mass", "add", "pole"),)) for i in range(7)]
+    with pytest.raises(ValueError, match=r"body_mass of 'pole' is -0\.05"):
+        cart(*loads)

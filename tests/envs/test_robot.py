@@ -221,6 +221,17 @@ def test_the_last_action_is_what_the_policy_chose_also_where_it_arrives_later():
         delay(bare, observation={"joints": 1})
 
 
+def test_a_step_of_a_subclass_is_taken_by_wrappers_too():
+    class Twice(TaskEnv):
+        def step(self, state, action, ctrl=None):
+            return super().step(super().step(state, action, ctrl), action, ctrl)
+
+    bare = robot(carry={"steps": Carry(lambda key, view: 0, lambda key, steps, motion: steps + 1)})
+    env = delay(Twice(**{name: getattr(bare, name) for name in bare.__dataclass_fields__}), action=1)
+    states = run(env, jnp.zeros((3, 2)))[1]
+    np.testing.assert_array_equal(inside(env, states)[1].carry.values["steps"], [2, 4, 6])
+
+
 def test_random_pushes_have_their_sizes_ways_and_pauses():
     push = pushes("ball", (10.0, 20.0), duration=0.04, every=(0.1, 0.3))
     env = robot(carry={"push": push}, observation={"force": lambda view: view.carry["push"].now})

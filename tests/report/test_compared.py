@@ -78,6 +78,38 @@ def test_evaluations_at_other_frames_are_not_compared():
     assert compared(Group("probe_memory", tuple(methods)), "b")[0] == ["", "", ""]
 
 
+def test_runs_that_stopped_apart_are_compared_where_they_were_evaluated_alike():
+    """Their last rows are of training, at frames of their own."""
+    methods = []
+    for label, end in (("uniform", 6.1), ("b", 6.4)):
+        one = method(label, probe(), (1.0, 2.0, 3.0), "eval", 5.0)
+        seeds = [
+            seed._replace(columns={
+                name: np.append(values, end if name == "frames" else np.nan)
+                for name, values in seed.columns.items()
+            })
+            for seed in one.seeds
+        ]  # fmt: skip
+        methods.append(one._replace(seeds=tuple(seeds)))
+    cells, words = compared(Group("probe_memory", tuple(methods)), "b")
+    assert all(cells)
+    assert "not tested" not in words
+
+
+def test_a_learner_that_breaks_the_simulation_in_the_test_has_no_return_and_is_told():
+    """Its evaluations before stand for nothing."""
+    good = method("uniform", probe(), (1.0, 2.0, 3.0))
+    bad = method("b", probe(), (np.nan, np.nan, np.nan))
+    columns = {"eval/return_mean": np.array([-80.0]), "test/diverged": np.array([32.0])}
+    bad = bad._replace(seeds=tuple(seed._replace(columns={**seed.columns, **columns}) for seed in bad.seeds))
+    assert bad.tested
+    assert np.isnan([*bad.final("return_mean").values()]).all()
+    assert "an episode diverged on all test tasks: seed 0, 1, 2" in data.note(bad)
+    cells, words = compared(Group("probe_memory", (good, bad)), "b")
+    assert not any("80" in cell for cell in cells)
+    assert "not tested yet" not in words
+
+
 def sine(*steps):
     return config.make("sine", "uniform", "maml", test_steps=steps)
 
@@ -98,6 +130,7 @@ def test_returns_after_other_numbers_of_inner_steps_are_not_compared():
     assert figure.axes[0].get_xlabel() == "gradient steps on the task"
     only = Group("sine", (one,))
     assert figures.adaptation(only, {one.label: tests[one.label]}) is None
+    assert not figures.adaptation(group, {one.label: tests["more"]}).axes[1].lines[1:]
 
 
 def test_units_are_those_of_the_packages_own_environments():

@@ -15,6 +15,7 @@ from small_runs import VARIBAD
 from roml_jax import config, experiment, samplers, train
 from roml_jax.config import seed_plan
 from roml_jax.report import __main__ as report
+from roml_jax.report import data
 from roml_jax.run import checkpoint, progress, provenance, saved
 
 _BOTH = """
@@ -135,7 +136,10 @@ def test_every_sampler_trains_goes_on_and_reports_on_khazad_dum(sampler, tmp_pat
     assert train.main(["--resume", str(run)]) == 0
     check_same(run, whole)
     assert report.main([str(run), "--out", str(page)]) == 0
-    assert sampler in page.read_text()
+    ((method,),) = (group.methods for group in data.load([run]))
+    assert method.sampler == sampler
+    assert np.isfinite([*method.final("return_mean").values(), *method.final("cvar").values()]).all()
+    assert f"<td>{method.label}</td><td>2</td>" in page.read_text()
 
 
 def test_it_goes_on_bit_for_bit(whole, copy, capfd):

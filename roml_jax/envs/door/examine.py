@@ -63,10 +63,11 @@ def check(env: Any, *, engine: bool = True) -> Report:
         tried = _states(subject, begun, variants, _STATES)
         changes = subjects.changes(subject, variants)
         findings = [finding for change in changes for finding in _impossible(subject, change)]
-        findings = findings or [
-            Finding("error" if is_error else "warning", text)
-            for is_error, text in together.impossible(subject, changes)
-        ]
+        if not any(finding.level == "error" for finding in findings):
+            findings += [
+                Finding("error" if is_error else "warning", text)
+                for is_error, text in together.impossible(subject, changes)
+            ]
         if any(finding.level == "error" for finding in findings):
             return Report(env.name, _engine_of(env), ordered(findings))  # such values are not stepped
         findings += [

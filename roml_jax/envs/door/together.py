@@ -19,16 +19,18 @@ _MOST = 6  # dimensions whose corners are all tried; of more, as many corners at
 
 
 def _corners(count: int) -> np.ndarray:
-    """(n, count) bool, which dimensions are at their high end."""
+    """(n, count) bool, which dimensions are at their high end; all low and all high among them."""
     if count <= _MOST:
         return np.array(list(itertools.product((False, True), repeat=count)))
-    return np.random.default_rng(0).integers(0, 2, (2**_MOST, count)).astype(bool)
+    random = np.random.default_rng(0).integers(0, 2, (2**_MOST - 2, count)).astype(bool)
+    return np.concatenate([[[False] * count, [True] * count], random])
 
 
 def impossible(subject: Subject, changes: Sequence[Change]) -> Iterator[tuple[bool, str]]:
     """Values of fields that more than one dimension edits, such as a mass that is scaled and added to.
 
-    Edits are linear in each of their dimensions, so the extreme values are at corners.
+    Edits of ``TaskDimension`` are linear in each of their dimensions, but for directions, so the extreme
+    values are at corners.
 
     Args:
         subject: what is checked.
