@@ -195,7 +195,7 @@ def _assemble(
     names = {name: wanted.get(name) or default for name, default in _written_for(file).items()}
     before = _before_the_user(names, file, env)
     asked = {**given(before), **names}
-    if file is not None and file.run is not None and "imports" in asked:  # a run keeps its modules
+    if file is not None and "imports" in asked:  # those of the file have registered what it names
         asked["imports"] = list(dict.fromkeys([*_modules(file.options), *_modules(asked)]))
     return before, _with(before, asked, "")
 

@@ -42,6 +42,8 @@ class EvalConfig:
     def __post_init__(self) -> None:
         checks.at_least(self, "eval", 0, "interval", "seed")
         checks.at_least(self, "eval", 1, "tasks", "test_tasks")
+        if self.seed >= 2**32:  # JAX would cut it to 32 bits without a word
+            raise ValueError(f"eval.seed must be between 0 and 2^32 - 1, got {self.seed}")
 
     @property
     def validates(self) -> bool:
@@ -186,6 +188,16 @@ def rename(name: str) -> str:
     return _COMPONENTS[name][1] if name in _COMPONENTS else name
 
 
+def _refuse_taken(agent: str, options: type) -> None:
+    """An agent's options have no prefix, so one of the run's names would stand for both in its files."""
+    taken = {one.name for one in dataclasses.fields(Config)} | {*ALIASES, *SHORT, *COMPONENTS}
+    for one in dataclasses.fields(cast(Any, options)):
+        if one.name in taken:
+            raise ConfigError(
+                f"agent {agent!r} has an option {one.name!r}, which every run has; call it otherwise"
+            )
+
+
 def schema(names: Mapping[str, str], env: envs.Env | None = None) -> type[Config]:
     """A subclass of Config with the option types and defaults of the named components.
 
@@ -195,12 +207,14 @@ def schema(names: Mapping[str, str], env: envs.Env | None = None) -> type[Config
 
     Raises:
         UnknownNameError: for a name that is not registered.
+        ConfigError: for an agent with an option that has the name of one of the run's; one line.
     """
     constructors: dict[str, Any] = {
         "env": envs.get(names["env"]) if env is None else env,
         "sampler": samplers.get(names["sampler"]),
     }
     constructors["agent"] = agents.get(names["agent"], constructors["env"])
+    _refuse_taken(names["agent"], options_class(constructors["agent"]))
     fields: list[Any] = []
     for name, (component, _) in _COMPONENTS.items():
         is_object = component == "env" and env is not None

@@ -118,7 +118,7 @@ def convert(value: Any, hint: Any, name: str) -> Any:
     Raises:
         ConfigError: if the conversion fails; one line with the expected type.
     """
-    converted = _convert(value, hint)
+    converted = _convert(_plain(value), hint)
     if isinstance(converted, _Wrong):
         raise ConfigError(f"{flag(name)} must be {converted.wanted}, got {_shown(value)}")
     return converted
@@ -148,6 +148,11 @@ def _shown(value: Any) -> str:
 def _parts(hint: Any) -> tuple[Any, ...]:
     """The members of a union type, or the type itself."""
     return typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def _plain(value: Any) -> Any:
+    """Python's number or list for one of NumPy or JAX."""
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _convert(value: Any, hint: Any) -> Any:
@@ -182,6 +187,7 @@ def is_none(value: Any) -> bool:
 
 def split(value: Any) -> list[Any]:
     """The entries of a list; one written as text may hold several, divided by commas (``64,64``)."""
+    value = _plain(value)
     items = value if isinstance(value, list | tuple | range) else [value]
     return [part for item in items for part in (item.split(",") if isinstance(item, str) else [item])]
 

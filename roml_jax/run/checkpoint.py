@@ -25,7 +25,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import SingleDeviceSharding
 
-from roml_jax.run import distributed, memory
+from roml_jax.run import distributed, files, memory
 
 ABOUT = "about"
 FORMAT = 3
@@ -214,6 +214,8 @@ class Checkpoints:
             else:
                 self._written, self._pending, self._lost = self._pending, None, False
                 if self._main:
+                    # a power cut must not find the old one deleted and the new one not yet on the disk
+                    files.sync(self._folder)
                     _prune(self._folder)
             self._clean()
         return int(self._written) if self._written and not self._lost else None

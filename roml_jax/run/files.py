@@ -26,6 +26,18 @@ def check_new(path: Path, suffixes: Sequence[str], option: str = "--out") -> Pat
     return path
 
 
+def sync(path: Path) -> None:
+    """Has a file, or a folder and all in it, written to the disk, where the file system can do so."""
+    inside = path.rglob("*") if path.is_dir() else ()
+    for one in (*inside, path):
+        with contextlib.suppress(OSError):
+            handle = os.open(one, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+
+
 def _move(part: Path, path: Path) -> None:
     """Renames a file.
 

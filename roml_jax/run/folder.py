@@ -15,6 +15,7 @@ import yaml
 
 from roml_jax import users_code
 from roml_jax.errors import ConfigError
+from roml_jax.run import files
 from roml_jax.users_code import ORIGINS
 
 CONFIG, METRICS, CHECKPOINT, PROVENANCE = "config.yaml", "metrics.jsonl", "checkpoint", "provenance.json"
@@ -27,6 +28,7 @@ def write_whole(path: Path, text: str) -> None:
     part = path.with_name(f".{path.name}.part")
     try:
         part.write_text(text)
+        files.sync(part)  # a power cut after the renaming must not leave an empty file
         part.replace(path)
     except OSError:
         part.unlink(missing_ok=True)
@@ -47,10 +49,9 @@ def make(out: Path | None, name: str, options: Mapping[str, Any]) -> Path:
     folder = out or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     tries, first = 1, folder
     try:
-        while out is None and folder.exists():
+        while not _is_made(folder, is_new=out is None):  # another run may have begun in this second
             tries += 1
             folder = first.with_name(f"{first.name}-{tries}")
-        folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise ConfigError(f"--out {folder} exists and is not empty; a run needs a new folder")
         write_whole(folder / CONFIG, yaml.safe_dump(dict(options), sort_keys=False))
@@ -58,6 +59,17 @@ def make(out: Path | None, name: str, options: Mapping[str, Any]) -> Path:
     except OSError as error:
         raise ConfigError(f"cannot write to the run's folder {folder}: {error.strerror}") from None
     return folder
+
+
+def _is_made(folder: Path, is_new: bool) -> bool:
+    """Makes a folder; False if it must be new and exists."""
+    try:
+        folder.mkdir(parents=True, exist_ok=not is_new)
+    except FileExistsError:
+        if not is_new:
+            raise
+        return False
+    return True
 
 
 def keep(folder: Path, frames: float, imports: Sequence[str]) -> None:
@@ -156,7 +168,8 @@ def cut_metrics(path: Path, iteration: int) -> str | None:
         for row in read
         if row["iteration"] <= iteration and not any(name.startswith("test/") for name in row)
     ]
-    write_whole(path, "".join(json.dumps(row) + "\n" for row in rows))
+    if len(rows) < len(lines):
+        write_whole(path, "".join(json.dumps(row) + "\n" for row in rows))
     last = max((row["iteration"] for row in rows), default=0)
     if last >= iteration:
         return None

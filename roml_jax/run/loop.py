@@ -173,8 +173,12 @@ def run(
         lambda: run_folder.make(config.out, f"{config.env}-{config.sampler}", options)
     )
     with contextlib.ExitStack() as stack:
-        if distributed.is_main():
+
+        def lock() -> str:
             stack.enter_context(run_folder.locked(folder, _say(console)))
+            return ""
+
+        distributed.from_main(lock)  # a folder in use is refused in every process
         if config.resume and start.is_complete(plan, parts, folder):
             output.say(console, f"{folder} is complete; a larger --frames goes on with it")
             return folder
@@ -210,10 +214,15 @@ def _check(config: Config, options: dict[str, Any]) -> None:
 def _check_memory(config: Config, parts: experiment.Experiment, shapes: meta.MetaState) -> None:
     """Rejects a run whose state cannot fit in memory."""
     mesh, storage = parts.placement.mesh, parts.learner.storage
+    devices: float = mesh.shape[sharding.SEED] if mesh else 1
+    if (
+        mesh and jax.default_backend() == "cpu"
+    ):  # a machine's devices share its memory, and tasks repeat states
+        devices = jax.process_count() / mesh.shape[sharding.TASK]
     memory.check(
         shapes, len(config.plan), storage=storage, least_rows=config.num_tasks,
         rows=to_mapping(config)[storage.rows] if storage else 0,
-        devices=mesh.shape[sharding.SEED] if mesh else 1,
+        devices=devices,
     )  # fmt: skip
 
 

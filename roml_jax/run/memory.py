@@ -49,7 +49,7 @@ def check(
     storage: Storage | None = None,
     rows: int = 0,
     least_rows: int = 1,
-    devices: int = 1,
+    devices: float = 1,
 ) -> None:
     """Rejects seeds whose state cannot fit in memory, with settings that would fit.
 
@@ -59,7 +59,7 @@ def check(
         storage: where the learner stores experience; None if it stores none.
         rows: number of stored rows that the storage's option sets.
         least_rows: the smallest number of rows that the learner can work with.
-        devices: number of devices that the seeds are spread over.
+        devices: number of memories that the seeds are spread over; below 1 if one holds states repeatedly.
 
     Raises:
         ConfigError: if the state does not fit; one line with settings that would fit.

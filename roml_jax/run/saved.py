@@ -88,24 +88,30 @@ def load(folder: Path | str, which: str = "last", env: envs.Env | None = None) -
     if which not in WHICH:
         raise unknown("learner", which, WHICH)
     run_folder.check(folder)
-    path = checkpoint.latest(folder / run_folder.CHECKPOINT)
-    if path is None:
+    if checkpoint.latest(folder / run_folder.CHECKPOINT) is None:
         raise ConfigError(f"{folder} has no checkpoint yet")
     config = configs.read(folder / run_folder.CONFIG, env)
     parts = experiment.make(config, env)
     shapes = jax.eval_shape(parts.train.init, *seed_plan.leaves(config.plan))
     acting, num_seeds = parts.learner.acting(shapes.learner), len(config.plan)
-    try:
+
+    def read(path: Path) -> tuple[Any, np.ndarray]:
         if which == "last":
-            learner = checkpoint.restore(path, which, acting)
-            iterations = np.full(num_seeds, checkpoint.about(path)["iteration"])
-        else:
-            snapshot = checkpoint.restore(path, which, best_learners.start(acting, num_seeds).mean)
-            learner, iterations = snapshot.acting, np.asarray(snapshot.iteration)
-            if not np.isfinite(np.asarray(snapshot.score)).all():
-                raise ConfigError(f"{folder} has no {which}: the run was not evaluated yet")
+            iteration = checkpoint.about(path)["iteration"]
+            return checkpoint.restore(path, which, acting), np.full(num_seeds, iteration)
+        snapshot = checkpoint.restore(path, which, best_learners.start(acting, num_seeds).mean)
+        if not np.isfinite(np.asarray(snapshot.score)).all():
+            raise ConfigError(f"{folder} has no {which}: the run was not evaluated yet")
+        return snapshot.acting, np.asarray(snapshot.iteration)
+
+    path = checkpoint.latest(folder / run_folder.CHECKPOINT) or folder
+    try:
+        learner, iterations = read(path)
     except checkpoint.CheckpointError as error:
-        raise ConfigError(str(error)) from None
+        newer = checkpoint.latest(folder / run_folder.CHECKPOINT)
+        if newer is None or newer == path:
+            raise ConfigError(str(error)) from None
+        learner, iterations = read(newer)  # the run goes on, and had replaced the one that was being read
     if num_seeds == 1:
         learner = jax.tree.map(lambda x: x[None], learner)
     return Saved(folder, config, parts, which, iterations, learner)

@@ -104,14 +104,28 @@ class TensorBoard:
         ]
 
     def write(self, place: int, row: Mapping[str, Any]) -> None:
-        """Adds the row's values as scalars."""
+        """Adds the row's values as scalars.
+
+        Raises:
+            OSError: if the thread that writes the file has ended, as after a full disk.
+        """
+        if _has_ended(self._writers[place]):
+            raise OSError("its writer has ended, as after a full disk")
         for name, value in _numbers(row).items():
             self._writers[place].add_scalar(name, value, row["frames"])
 
     def close(self) -> None:
-        """Closes the files."""
+        """Closes the files, but for those whose writer has ended: it would wait for that one for ever."""
         for writer in self._writers:
-            writer.close()
+            if not _has_ended(writer):
+                writer.close()
+
+
+def _has_ended(writer: Any) -> bool:
+    """Whether the thread of a ``SummaryWriter`` has ended; what is added then is never taken."""
+    events = getattr(getattr(writer, "file_writer", None), "event_writer", None)
+    thread = getattr(events, "_worker", None)
+    return thread is not None and not thread.is_alive()
 
 
 def _identity(folder: Path) -> str:
@@ -167,15 +181,29 @@ def check(names: Sequence[str]) -> None:
 
 
 class Several:
-    """A sink that passes rows to several sinks."""
+    """A sink that passes rows to a first sink and to further ones; the run does without one that fails.
 
-    def __init__(self, sinks: Sequence[Sink]) -> None:
-        self._sinks = sinks
+    Args:
+        sinks: the sinks.
+        say: called with a line when one of the further sinks fails; it gets no more rows.
+    """
+
+    def __init__(self, sinks: Sequence[Sink], say: Callable[[str], None] = print) -> None:
+        self._sinks, self._say, self._failed = sinks, say, set[int]()
 
     def write(self, place: int, row: Mapping[str, Any]) -> None:
         """Writes the row to each sink."""
-        for sink in self._sinks:
-            sink.write(place, row)
+        for i, sink in enumerate(self._sinks):
+            if i in self._failed:
+                continue
+            try:
+                sink.write(place, row)
+            except Exception as error:  # of another package
+                if not i:
+                    raise
+                self._failed.add(i)
+                name, why = type(sink).__name__, " ".join(str(error).split())
+                self._say(f"{name} gets no more metrics, since it failed ({why}); {METRICS} has them all")
 
     def close(self) -> None:
         """Closes all sinks, even if one of them raises an error."""
@@ -203,4 +231,4 @@ def make(
         sinks.append(TensorBoard(folder, seeds, frames))
     if "wandb" in names:
         sinks.append(WeightsAndBiases(folder, seeds, config))
-    return Several(sinks)
+    return Several(sinks, say)

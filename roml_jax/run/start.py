@@ -76,13 +76,21 @@ def shapes_of(parts: experiment.Experiment, plan: Plan) -> meta.MetaState:
 def how_to_resume(config: Config, folder: Path) -> str:
     """The command that resumes a run, for messages."""
     command = f"resume with: python -m roml_jax.train --resume {shlex.quote(str(folder))}"
+
+    def is_found(kind: Any, name: str) -> bool:
+        """Whether the command finds a component: not one that a script or a session has registered."""
+        if name not in kind.names():
+            return False
+        module = kind.get(name).__module__
+        return module.split(".")[0] == "roml_jax" or (module != "__main__" and bool(config.imports))
+
     missing = [
         f"the {what} {name!r}"
         for kind, name, what in (
             (envs, config.env, "environment"), (samplers, config.sampler, "sampler"),
             (agents, config.agent, "agent"),
         )
-        if name not in kind.names() or kind.get(name).__module__ == "__main__"  # in the user's script alone
+        if not is_found(kind, name)
     ]  # fmt: skip
     return command + (f" --import MODULE, where MODULE registers {', '.join(missing)}" if missing else "")
 

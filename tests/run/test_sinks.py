@@ -86,6 +86,24 @@ def test_tensorboard_has_the_same_names(tmp_path):
     assert scalars(folders[1]) == {("train/return", 1024): 2.0, ("vae/loss", 1024): 0.5}
 
 
+def test_a_run_goes_on_without_a_sink_that_fails(tmp_path):
+    """As on a full disk, where TensorBoard's thread ends, and what is added would be waited for forever."""
+    said, plan = [], seed_plan.plan([3], [])
+    sink = sinks.make(["tensorboard"], tmp_path, plan, {}, 0, said.append)
+    board = sink._sinks[1]
+    worker = board._writers[0].file_writer.event_writer._worker
+    worker.stop()
+    worker.join()
+    for i in range(50):
+        sink.write(0, ROW | {"iteration": i})
+    sink.close()
+    assert said == [
+        "TensorBoard gets no more metrics, since it failed (its writer has ended, as after a full disk); "
+        "metrics.jsonl has them all"
+    ]
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 50
+
+
 def test_weights_and_biases_gets_a_run_for_each(tmp_path, monkeypatch):
     """With a module in its place: the service itself is not asked."""
     calls = []
