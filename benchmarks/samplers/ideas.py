@@ -2,7 +2,7 @@
 
 Each keeps the cross-entropy method and changes one thing. A variant that is better than ``cem``, with an
 interval that excludes zero, becomes a sampler of the package. The others are rows of a table in
-docs/samplers.md.
+docs/samplers.md. ``cem_weighted``, which was one of them, is in the package since.
 """
 
 from __future__ import annotations
@@ -19,21 +19,14 @@ from roml_jax.cem import CemConfig, CemState
 from roml_jax.proposals import Proposal
 from roml_jax.samplers import cross_entropy, risk_network
 from roml_jax.samplers.base import TaskSampler, constant, drawn_from, returns_of
-from roml_jax.samplers.gdrm import GdrmConfig, gdrm
 from roml_jax.samplers.risk_network import RiskNetworkConfig, RiskState
 from roml_jax.tasks import TaskFamily
 from roml_jax.types import Array, Feedback, Metrics, TaskDraw
 
 DEFAULTS = CemConfig()
-_WEIGHTS = GdrmConfig(eta=1.0, standardise=True)
 _CANDIDATES = 8  # per stratum
 _STEP, _MOST = 0.1, 0.8  # of the prior's share
 _PRIOR_DRAWS = 1024  # predictions whose quantile stands for the prior's
-
-
-def cem_weighted(family: TaskFamily, alpha: float, config: CemConfig = DEFAULTS) -> TaskSampler:
-    """The tasks of ``cem`` with the weights of ``gdrm``."""
-    return cross_entropy.cem(family, alpha, config)._replace(weights=gdrm(family, alpha, _WEIGHTS).weights)
 
 
 def stratified(proposal: Proposal) -> Proposal:
@@ -222,6 +215,6 @@ def cem_control(family: TaskFamily, alpha: float, config: CemConfig = DEFAULTS) 
 
 def register() -> None:
     """Registers the variants under their functions' names, unless they are registered."""
-    for variant in (cem_weighted, cem_stratified, cem_mixture, cem_control):
+    for variant in (cem_stratified, cem_mixture, cem_control):
         if variant.__name__ not in samplers.names():
             samplers.register(variant.__name__)(variant)

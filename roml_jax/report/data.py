@@ -28,7 +28,12 @@ _SILENT = (
     "env.ls_iterations",
     *FREE,
 )
-_NAMES = {"cem": "cem (RoML)", "cem_soft": "cem_soft (RoML)", "tail": "tail (CVaR-ML)"}
+_NAMES = {
+    "cem": "cem (RoML)",
+    "cem_soft": "cem_soft (RoML)",
+    "cem_weighted": "cem_weighted (RoML)",
+    "tail": "tail (CVaR-ML)",
+}
 BASELINE = "uniform"
 
 

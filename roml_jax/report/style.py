@@ -27,6 +27,7 @@ class Look(NamedTuple):
 # colour vision deficiency have different dash patterns.
 _BY_SAMPLER = {
     "uniform": Look("#d55e00", "--"), "cem": Look("#0072b2", "-"), "cem_soft": Look("#56b4e9", "--"),
+    "cem_weighted": Look("#0072b2", "-."),
     "tail": Look("#009e73", "-."), "tail_soft": Look("#009e73", ":"), "oracle": Look("#cc79a7", "--"),
     "naive": Look("#e69f00", ":"), "gdrm": Look("#999933", "-"), "mpts": Look("#332288", "--"),
     "pdts": Look("#88ccee", ":"), "plr": Look("#882255", "-."), "accel": Look("#cc6677", "-"),

@@ -6,6 +6,7 @@ To add a sampler, add one file to this folder and import it here.
 from roml_jax.samplers.accel import AccelConfig, accel
 from roml_jax.samplers.autodr import AutodrConfig, autodr
 from roml_jax.samplers.base import TaskSampler, get, make, names, register
+from roml_jax.samplers.cem_weighted import CemWeightedConfig, cem_weighted
 from roml_jax.samplers.cross_entropy import cem, cem_soft, oracle
 from roml_jax.samplers.doraemon import DoraemonConfig, doraemon
 from roml_jax.samplers.gdrm import GdrmConfig, gdrm
@@ -20,6 +21,7 @@ from roml_jax.samplers.uniform import uniform
 __all__ = [
     "AccelConfig",
     "AutodrConfig",
+    "CemWeightedConfig",
     "DoraemonConfig",
     "GdrmConfig",
     "MptsConfig",
@@ -33,6 +35,7 @@ __all__ = [
     "autodr",
     "cem",
     "cem_soft",
+    "cem_weighted",
     "doraemon",
     "gdrm",
     "get",

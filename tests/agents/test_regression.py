@@ -105,10 +105,12 @@ def test_a_task_that_is_filtered_out_adds_nothing_and_still_counts_in_the_mean()
 
 
 # of the kinds of uniform, cem, sfl and tail; all of them meet an agent in test_agent_contract.py
-NIGHTLY = {"accel", "autodr", "cem_soft", "doraemon", "gdrm", "mpts", "naive", "pdts", "plr", "tail_soft"}
+NIGHTLY = {"accel", "autodr", "cem_soft", "cem_weighted", "doraemon", "gdrm", "mpts", "naive", "pdts", "plr"}
+NIGHTLY |= {"tail_soft"}
 OPTIONS = {
     "cem": {"sampler.batch_size": 40},
     "cem_soft": {"sampler.batch_size": 40},
+    "cem_weighted": {"sampler.batch_size": 40},
     "plr": {"sampler.buffer": 40, "sampler.score": "negative_return"},
     "accel": {"sampler.buffer": 40, "sampler.score": "negative_return"},
     "sfl": {"sampler.candidates": 20, "sampler.rollouts": 2, "sampler.top": 10, "frames": 42 * 400},

@@ -9,7 +9,6 @@ import scipy.stats
 from benchmarks.samplers import ideas, protocol
 from roml_jax import proposals, risk, samplers, tasks
 from roml_jax.cem import CemConfig
-from roml_jax.samplers.gdrm import GdrmConfig
 from roml_jax.testing import check_sampler
 
 FAMILY = tasks.beta("load", 0.0, 7.0)
@@ -96,18 +95,3 @@ def test_predictions_take_the_noise_of_few_tasks_out_of_a_quantile():
         of_prior, np.full_like(of_prior, np.nan), of_prior, of_prior, 0.05
     )
     assert nothing == -np.inf
-
-
-def test_weighted_is_cem_with_the_weights_of_gdrm():
-    weighted = ideas.cem_weighted(FAMILY, 0.05)
-    gdrm = samplers.get("gdrm")(FAMILY, 0.05, GdrmConfig(eta=1.0, standardise=True))
-
-    @jax.jit
-    def both(returns):
-        state, draw = weighted.sample(weighted.init(jax.random.key(0)), jax.random.key(1), 4)
-        return weighted.weights(state, draw, returns), gdrm.weights((), draw, returns)
-
-    ours, expected = both(np.array([3.0, -1.0, np.nan, 0.5], np.float32))
-    for one, other in zip(ours, expected, strict=True):
-        np.testing.assert_array_equal(one, other)
-    assert ours.loss[1] > ours.loss[3] > ours.loss[0] > ours.loss[2] == 0

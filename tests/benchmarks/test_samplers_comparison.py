@@ -38,7 +38,8 @@ def results():
 
 
 def test_every_sampler_is_compared_and_every_bed_is_a_configuration():
-    assert set(protocol.OPTIONS) == set(samplers.names())
+    assert set(protocol.OPTIONS) | {"cem_weighted"} == set(samplers.names())
+    assert "cem_weighted" in protocol.IDEAS
     for bed in protocol.ALL_BEDS.values():
         for seeds in bed.groups:
             made = training.configure(bed, "cem", None, seeds)

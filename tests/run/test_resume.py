@@ -116,6 +116,7 @@ KHAZAD_DUM = """
 """.split()  # noqa: SIM905
 OF_SAMPLERS = {  # so that a run of 18 iterations of 8 tasks leaves the beginning behind
     "cem": ["--sampler.batch-size", "16"], "cem_soft": ["--sampler.batch-size", "16"],
+    "cem_weighted": ["--sampler.batch-size", "16"],
     "oracle": ["--sampler.batch-size", "16"], "naive": ["--sampler.batch-size", "16", "--sampler.pool", "16"],
     "plr": ["--sampler.buffer", "16"], "accel": ["--sampler.buffer", "16"],
     "sfl": ["--sampler.candidates", "16", "--sampler.rollouts", "2", "--sampler.top", "8"],

@@ -17,7 +17,7 @@ ALPHA, N, MOST = 0.2, 32, 40  # risk level, tasks of a draw, iterations
 EXACT = tasks.log_beta(
     ("mass",), bound=None, hardest="top"
 )  # task = 2^(2u - 1): the hardest are the heaviest below
-SEEKING = ("cem", "cem_soft", "oracle", "naive", "pdts", "plr", "accel")
+SEEKING = ("cem", "cem_soft", "cem_weighted", "oracle", "naive", "pdts", "plr", "accel")
 WIDENING = ("autodr", "doraemon")  # start narrow at the middle; see test_autodr.py and test_doraemon.py
 # a choice among prior draws, a pool or buffer of tasks, and a box with pinned ends have no density
 NO_DENSITY = ("mpts", "naive", "pdts", "plr", "accel", "sfl", "autodr")
@@ -91,7 +91,7 @@ def test_contract(name):
         return sampler.weights(after, draw, hardness(draw), jnp.asarray(0.5))
 
     for weight in weights(sampler.init(jax.random.key(0)), jax.random.key(1)):
-        assert name == "gdrm" or set(np.unique(weight)) <= {0.0, 1.0}
+        assert name in ("gdrm", "cem_weighted") or set(np.unique(weight)) <= {0.0, 1.0}
 
 
 @pytest.mark.parametrize("name", samplers.names())
