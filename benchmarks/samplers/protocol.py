@@ -35,8 +35,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
 ROBOTS = OPTIONS | {
     "sfl": {"sampler.candidates": 64, "sampler.rollouts": 3, "sampler.top": 16, "sampler.every": 30}
 }
-# Variants of RoML (benchmarks.samplers.ideas), beside what they are compared with. ``cem_weighted`` has become
-# a sampler of the package, and is on these beds only.
+# Variants of RoML (benchmarks.samplers.ideas), beside what they are compared with. ``cem_weighted`` is in the
+# package since, and on these beds only.
 IDEAS: dict[str, dict[str, Any]] = {
     "cem": {},
     "gdrm": OPTIONS["gdrm"],
