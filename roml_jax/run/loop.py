@@ -173,12 +173,7 @@ def run(
         lambda: run_folder.make(config.out, f"{config.env}-{config.sampler}", options)
     )
     with contextlib.ExitStack() as stack:
-
-        def lock() -> str:
-            stack.enter_context(run_folder.locked(folder, _say(console)))
-            return ""
-
-        distributed.from_main(lock)  # a folder in use is refused in every process
+        _lock(stack, folder, console)
         if config.resume and start.is_complete(plan, parts, folder):
             output.say(console, f"{folder} is complete; a larger --frames goes on with it")
             return folder
@@ -202,6 +197,16 @@ def run(
         _train_and_test(host._replace(session=session, on_chunk=on_chunk), programs, state)
     output.say(console, f"saved in {folder}")
     return folder
+
+
+def _lock(stack: contextlib.ExitStack, folder: Path, console: Console) -> None:
+    """Locks the folder in process 0 until the stack ends; a folder in use is refused in every process."""
+
+    def lock() -> str:
+        stack.enter_context(run_folder.locked(folder, _say(console)))
+        return ""
+
+    distributed.from_main(lock)
 
 
 def _check(config: Config, options: dict[str, Any]) -> None:
