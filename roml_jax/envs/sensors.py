@@ -151,7 +151,8 @@ class Delayed(Wrapper):
         if not self.longest[1]:
             return obs, own
         observations = jnp.concatenate([obs[None], own.observations[:-1]])
-        late = observations[self.observation(task), jnp.arange(obs.size)]
+        steps = self.observation(task)
+        late = observations[steps, jnp.arange(obs.size)] if steps.ndim else observations[steps]
         return late, own._replace(observations=observations)
 
 
@@ -200,11 +201,11 @@ def delay(
 def _of_observation(
     env: Env, given: Amount | Mapping[str, Amount], per_step: float
 ) -> tuple[Callable[[Array], Array], int]:
-    """((task) -> the delay of each number of the observation (D,) in whole steps, the longest one)."""
-    spec, what = env.spec, "delay: observation"
-    by_part = given if isinstance(given, Mapping) else dict.fromkeys(spec.obs_slices, given)
-    parts = []
-    for name, amount in by_part.items():
+    """((task) -> the delay in whole steps, () or of each number of the observation (D,); the longest one)."""
+    spec, what, parts = env.spec, "delay: observation", []
+    if not isinstance(given, Mapping):
+        return _whole(env, given, per_step, what)
+    for name, amount in given.items():
         if name not in spec.obs_slices:
             raise ValueError(f"{what}: {unknown('part of the observation', name, spec.obs_slices)}")
         parts.append((spec.obs_slices[name], *_whole(env, amount, per_step, what)))

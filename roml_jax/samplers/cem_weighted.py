@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import jax.numpy as jnp
-
 from roml_jax import checks
-from roml_jax.cem import CemConfig, CemState
-from roml_jax.samplers.base import TaskSampler, register, returns_of
+from roml_jax.cem import CemConfig
+from roml_jax.samplers.base import TaskSampler, register
 from roml_jax.samplers.cross_entropy import cem
-from roml_jax.samplers.gdrm import GdrmConfig, softmax_weights
+from roml_jax.samplers.gdrm import GdrmConfig, gdrm
 from roml_jax.tasks import TaskFamily
-from roml_jax.types import Array, Feedback, TaskDraw, TaskWeights
 
 
 @dataclass(frozen=True)
@@ -37,13 +34,5 @@ DEFAULTS = CemWeightedConfig()
 @register("cem_weighted")
 def cem_weighted(family: TaskFamily, alpha: float, config: CemWeightedConfig = DEFAULTS) -> TaskSampler:
     """RoML whose tasks of low returns also weigh more in the policy's update."""
-    softmax = GdrmConfig(eta=config.eta, standardise=True)
-
-    def weights(
-        state: CemState, draw: TaskDraw, feedback: Feedback | Array, progress: Array | float = 1.0
-    ) -> TaskWeights:
-        del state, draw, progress
-        returns = returns_of(feedback)
-        return TaskWeights((~jnp.isnan(returns)).astype(returns.dtype), softmax_weights(returns, softmax))
-
-    return cem(family, alpha, config)._replace(weights=weights)
+    weighing = gdrm(family, alpha, GdrmConfig(eta=config.eta, standardise=True))
+    return cem(family, alpha, config)._replace(weights=weighing.weights)

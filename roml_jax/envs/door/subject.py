@@ -131,12 +131,12 @@ def _alone_at_the_ends(low: Variant, high: Variant, originals: Mapping[str, np.n
     ]
 
 
-def corners(d: int) -> np.ndarray:
-    """(n, d) bool: which dimensions are at their high end; all low, all high, and more where d > 1."""
+def corners(d: int, count: int = _CORNERS) -> np.ndarray:
+    """(n, d) bool: which dimensions are at their high end; all low and all high among ``count``."""
     both = np.array([[False] * d, [True] * d])
     if d == 1:
         return both[:0]  # the ends are the corners
-    random = np.random.default_rng(0).integers(0, 2, (_CORNERS - 2, d)).astype(bool)
+    random = np.random.default_rng(0).integers(0, 2, (count - 2, d)).astype(bool)
     return np.concatenate([both, random])
 
 

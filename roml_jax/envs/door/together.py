@@ -22,8 +22,7 @@ def _corners(count: int) -> np.ndarray:
     """(n, count) bool, which dimensions are at their high end; all low and all high among them."""
     if count <= _MOST:
         return np.array(list(itertools.product((False, True), repeat=count)))
-    random = np.random.default_rng(0).integers(0, 2, (2**_MOST - 2, count)).astype(bool)
-    return np.concatenate([[[False] * count, [True] * count], random])
+    return subjects.corners(count, 2**_MOST)
 
 
 def impossible(subject: Subject, changes: Sequence[Change]) -> Iterator[tuple[bool, str]]:
