@@ -67,15 +67,15 @@ def test_an_environment_of_ones_own_is_trained_and_its_run_opened(result, tmp_pa
     assert session["command"].startswith(call)
     with pytest.raises(roml.ConfigError, match="exists; nothing is overwritten"):
         trained.save(folder)
-    run = roml.open(folder, which="best_cvar")
+    run = roml.open(folder, which="best_cvar", env=CART)
     tasks = run.tasks(5)
     returns = run.returns(tasks)
     assert returns.shape == (2, 5, CART.spec.episodes)
     assert np.isfinite(returns).all()
     assert (tmp_path / "policy.zip") == run.policy(seed=1).export(tmp_path / "policy.zip")
-    assert "probe_memory x cem x multitask, 2 seed(s)" in repr(run)
+    assert "probe_memory-object x cem x multitask, 2 seed(s)" in repr(run)
     final = [row for row in run.metrics if "test/cvar" in row]
-    last = roml.open(folder).summary()
+    last = roml.open(folder, env=CART).summary()
     assert [row["test/cvar"] for row in final] == pytest.approx([one["cvar"] for one in last], rel=1e-5)
 
 
@@ -249,3 +249,18 @@ def test_values_of_another_type_are_one_line(value, kind, said):
     with pytest.raises(config.ConfigError) as caught:
         values.convert(value, kind, "ppo.lr")
     assert str(caught.value) == said
+
+
+def test_an_object_made_of_a_registered_environment_does_not_open_as_that_one(tmp_path):
+    """Its name alone would build the environment without the wrapper, and returns of another robot."""
+    noisy = roml.envs.noise(roml.envs.make("probe_risk"), std=0.5)
+    folder = tmp_path / "run"
+    roml.train(noisy, quiet=True, out=folder, **OPTIONS)
+    for read in (lambda: roml.open(folder), lambda: config.parse(["--resume", str(folder)])):
+        with pytest.raises(roml.ConfigError, match="object made of 'probe_risk'") as said:
+            read()
+        assert "env=" in str(said.value)
+        assert "\n" not in str(said.value)
+    assert roml.open(folder, env=noisy).config.env == "probe_risk-object"
+    roml.envs.register("probe_risk-object", lambda: noisy)
+    assert roml.open(folder).env is noisy

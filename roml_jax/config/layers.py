@@ -29,6 +29,8 @@ from roml_jax.config.schema import (
 )
 from roml_jax.errors import ConfigError
 
+_OBJECT = "-object"  # follows the name of a registered environment in the configuration of an object
+
 
 def import_modules(names: Sequence[str]) -> None:
     """Imports modules that register environments, agents or samplers.
@@ -193,6 +195,8 @@ def _assemble(
             users_code.check_findable(modules, file.run)
         import_modules(modules)
     names = {name: wanted.get(name) or default for name, default in _written_for(file).items()}
+    if file is not None and file.run is not None and env is None:
+        _check_object(names["env"], file.run)
     before = _before_the_user(names, file, env)
     asked = {**given(before), **names}
     if file is not None and "imports" in asked:  # those of the file have registered what it names
@@ -240,6 +244,26 @@ def _file_of(resume: str, argv: Sequence[str]) -> str:
     return str(file)
 
 
+def _check_object(name: str, run: Path) -> None:
+    """Refuses a run on an environment object of which the package has only a part; see ``_object_name``."""
+    if name.endswith(_OBJECT) and name not in envs.names():
+        raise ConfigError(
+            f"{run} was trained on an environment object made of {name.removesuffix(_OBJECT)!r}, which its "
+            f"folder does not keep: open it with roml_jax.open(FOLDER, env=...), or give --import MODULE, "
+            f"where MODULE registers what makes the object as {name!r}"
+        )
+
+
+def _object_name(env: envs.Env) -> str:
+    """The name under which a run keeps an environment object, which may be a wrapper of a registered one.
+
+    The registered name would stand for the environment without the wrapper when the run's folder is read.
+    """
+    name = env.spec.name
+    own = name in envs.names() and envs.get(name).__module__.split(".")[0] == "roml_jax"
+    return f"{name}{_OBJECT}" if own else name
+
+
 def make(
     env: str | envs.Env = "khazad_dum", sampler: str = "cem", agent: str = "varibad", **options: Any
 ) -> Config:
@@ -256,7 +280,7 @@ def make(
     """
     custom_env = None if isinstance(env, str) else env
     components = {
-        "env": env if isinstance(env, str) else env.spec.name,
+        "env": env if isinstance(env, str) else _object_name(env),
         "sampler": sampler,
         "agent": agent,
     }
