@@ -137,20 +137,31 @@ def _identity(folder: Path) -> str:
 
 
 class WeightsAndBiases:
-    """One Weights & Biases run per seed, in one group; needs the extra ``wandb``."""
+    """One Weights & Biases run per seed, in one group; needs the extra ``wandb``.
+
+    Raises:
+        ConfigError: if its account or its server does not answer; one line.
+    """
 
     def __init__(self, folder: Path, seeds: Sequence[Seed], config: Mapping[str, Any]) -> None:
         import wandb
 
         group, identity = folder.resolve().name, _identity(folder)
-        self._runs = [
-            wandb.init(
-                project="roml_jax", group=group, name=f"{group} {_slug(seed)}", dir=str(folder),
-                id=re.sub(r"\W", "-", f"{identity}-{_slug(seed)}"), resume="allow", reinit="create_new",
-                config={**config, **seed.columns},
-            )
-            for seed in seeds
-        ]  # fmt: skip
+        try:
+            self._runs = [
+                wandb.init(
+                    project="roml_jax", group=group, name=f"{group} {_slug(seed)}", dir=str(folder),
+                    id=re.sub(r"\W", "-", f"{identity}-{_slug(seed)}"), resume="allow", reinit="create_new",
+                    config={**config, **seed.columns},
+                )
+                for seed in seeds
+            ]  # fmt: skip
+        except wandb.errors.Error as error:
+            why = " ".join(str(error).split())
+            raise ConfigError(
+                f"--log wandb: {why} (WANDB_MODE=offline keeps its files in the run's folder until they are "
+                "synchronised)"
+            ) from None
 
     def write(self, place: int, row: Mapping[str, Any]) -> None:
         """Logs the row's values."""

@@ -139,6 +139,20 @@ def test_weights_and_biases_gets_a_run_for_each(tmp_path, monkeypatch):
     assert other["name"] == first["name"]
 
 
+def test_weights_and_biases_without_a_login_is_one_line(tmp_path, monkeypatch):
+    class Error(Exception):
+        pass
+
+    def init(**_):
+        raise Error("No API key configured.\nUse `wandb login` to log in.")
+
+    module = SimpleNamespace(init=init, errors=SimpleNamespace(Error=Error))
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    with pytest.raises(config.ConfigError, match=r"Use `wandb login` to log in. .WANDB_MODE=offline") as said:
+        sinks.WeightsAndBiases(tmp_path, seed_plan.plan([3], []), {})
+    assert "\n" not in str(said.value)
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
