@@ -172,7 +172,14 @@ def train(
     try:
         config = configs.make(env, out=folder, init_from=source, **named, **options)
         compile_cache.prepare(cache=config.compile_cache)
-        loop.run(config, Console(quiet=quiet), custom_env, on_chunk, call)
+        console = Console(quiet=quiet)
+        if custom_env is not None and config.env != custom_env.spec.name:
+            console.print(
+                f"the object is kept as {config.env}, since {custom_env.spec.name!r} is the package's own: open "
+                "the run with env=..., or train with the name if it is that environment as it is",
+                soft_wrap=True, highlight=False,
+            )  # fmt: skip
+        loop.run(config, console, custom_env, on_chunk, call)
     except BaseException:
         if temporary is not None:
             with contextlib.suppress(OSError):

@@ -251,11 +251,12 @@ def test_values_of_another_type_are_one_line(value, kind, said):
     assert str(caught.value) == said
 
 
-def test_an_object_made_of_a_registered_environment_does_not_open_as_that_one(tmp_path):
+def test_an_object_made_of_a_registered_environment_does_not_open_as_that_one(tmp_path, capsys):
     """Its name alone would build the environment without the wrapper, and returns of another robot."""
     noisy = roml.envs.noise(roml.envs.make("probe_risk"), std=0.5)
     folder = tmp_path / "run"
-    roml.train(noisy, quiet=True, out=folder, **OPTIONS)
+    roml.train(noisy, out=folder, **OPTIONS)
+    assert "kept as probe_risk-object, since 'probe_risk' is the package's own" in capsys.readouterr().out
     for read in (lambda: roml.open(folder), lambda: config.parse(["--resume", str(folder)])):
         with pytest.raises(roml.ConfigError, match="object made of 'probe_risk'") as said:
             read()
