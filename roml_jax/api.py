@@ -173,12 +173,7 @@ def train(
         config = configs.make(env, out=folder, init_from=source, **named, **options)
         compile_cache.prepare(cache=config.compile_cache)
         console = Console(quiet=quiet)
-        if custom_env is not None and config.env != custom_env.spec.name:
-            console.print(
-                f"the object is kept as {config.env}, since {custom_env.spec.name!r} is the package's own: open "
-                "the run with env=..., or train with the name if it is that environment as it is",
-                soft_wrap=True, highlight=False,
-            )  # fmt: skip
+        _say_name(config.env, custom_env, console)
         loop.run(config, console, custom_env, on_chunk, call)
     except BaseException:
         if temporary is not None:
@@ -186,6 +181,16 @@ def train(
                 temporary.rmdir()  # fails if a run is in it, which its message names
         raise
     return Run(folder, custom_env, temporary=temporary)
+
+
+def _say_name(name: str, env: envs.Env | None, console: Console) -> None:
+    """Says under which name a run keeps an environment object whose own name is the package's."""
+    if env is not None and name != env.spec.name:
+        console.print(
+            f"the object is kept as {name}, since {env.spec.name!r} is the package's own: open the run with "
+            "env=..., or train with the name if it is that environment as it is",
+            soft_wrap=True, highlight=False,
+        )  # fmt: skip
 
 
 def _call(env: str | envs.Env, options: Mapping[str, Any]) -> str:
