@@ -158,6 +158,18 @@ def _with_baseline(results: Sequence[Result]) -> Iterator[tuple[Result, Result]]
             yield result, by_name[base]
 
 
+def _without_setting(results: Sequence[Result]) -> Iterator[tuple[Result, Result]]:
+    """(method with a setting, the same method with one setting less) where both are among the results."""
+    by_name = {result.name: result for result in results}
+    for result in results:
+        base, settings, ablations = protocol.split(result.name)
+        for one in settings:
+            others = [other for other in settings if other != one]
+            without = "+".join([base, *others, *ablations])
+            if without in by_name:
+                yield result, by_name[without]
+
+
 def _with_other_baselines(results: Sequence[Result]) -> Iterator[tuple[str, Result]]:
     """(name of an ablation, the baseline of its method without ablations) for every ablation."""
     by_name = {result.name: result for result in results}
@@ -169,9 +181,12 @@ def _with_other_baselines(results: Sequence[Result]) -> Iterator[tuple[str, Resu
 
 
 def paired_table(results: Sequence[Result]) -> str:
-    """Differences from the baselines with the p-values of two paired tests; empty if there are none."""
+    """Differences from the baselines, and of a setting from the method without it; empty if there are none.
+
+    With the p-values of two paired tests.
+    """
     rows = []
-    for result, base in _with_baseline(results):
+    for result, base in [*_with_baseline(results), *_without_setting(results)]:
         for what in ("mean", "cvar"):
             change = difference(result, base, what)
             if change is None:

@@ -194,6 +194,20 @@ def test_robust_methods_of_other_agents_are_compared_with_their_own(results):
     assert "RL2 - VariBAD" not in text
 
 
+def test_a_setting_is_compared_with_the_method_without_it(results):
+    like = raw.read(results / "khazad_dum" / "roml" / "seeds_0")
+    write_result(
+        results / "khazad_dum" / "roml+replay10000" / "seeds_0",
+        "cem",
+        [0, 1, 2],
+        like.returns - 1,
+        like.routes,
+    )
+    text = tables.paired_table(tables.load(results / "khazad_dum"))
+    assert "| RoML, replay10000 - RoML | mean return | 3 | -1.000 [-1.000, -1.000] |" in text
+    assert "RoML, replay10000 - VariBAD" not in text
+
+
 def test_a_page_gets_the_tables_of_its_marks_only(results, tmp_path):
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- begin a -->\nold\n<!-- end a -->\nafter\n")
