@@ -101,6 +101,11 @@ def _was_in(name: str, run: Path) -> str:
     )
 
 
+def is_ours(named: type | Callable[..., Any]) -> bool:
+    """Whether a class or a constructor is the package's own, and not one of a user's module."""
+    return named.__module__.split(".")[0] == "roml_jax"
+
+
 def _is_ours(file: str) -> bool:
     return file.startswith(_PACKAGE + os.sep)
 
@@ -171,8 +176,8 @@ def in_one_line(*, inside: bool = False) -> Generator[None]:
     try:
         yield
     except Exception as error:
-        is_ours = type(error).__module__.split(".")[0] == "roml_jax"
-        line = None if is_ours or (inside and not _users_frames(error)) else explained(error)
+        unsaid = is_ours(type(error)) or (inside and not _users_frames(error))
+        line = None if unsaid else explained(error)
         if line is None or os.environ.get(TRACEBACK, "0") not in ("", "0"):
             raise
         raise UsersError(line) from error

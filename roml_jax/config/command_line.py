@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from roml_jax import envs
+from roml_jax import envs, users_code
 from roml_jax.config import values
 from roml_jax.config.schema import ALIASES, SHORT, Config, rename
 from roml_jax.errors import ConfigError, nearest
@@ -110,8 +110,8 @@ def refuse(name: str, valid: Sequence[str], env: str, source: str = "") -> NoRet
 def no_engine(env: str) -> str:
     """Why an environment has no option for the physics engine."""
     made = envs.get(env) if env in envs.names() else None
-    ours = made is not None and made.__module__.startswith(f"{envs.__name__}.")
-    if ours and not any(field.name == "physics" for field in dataclasses.fields(options_class(made))):
+    is_ours = made is not None and users_code.is_ours(made)
+    if is_ours and not any(field.name == "physics" for field in dataclasses.fields(options_class(made))):
         return f"{env} has no physics engine"
     return f"{env} has no option for its physics engine"  # an object, or an environment of the user's own
 

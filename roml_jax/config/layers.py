@@ -249,7 +249,7 @@ def _check_object(name: str, run: Path) -> None:
     if name.endswith(_OBJECT) and name not in envs.names():
         raise ConfigError(
             f"{run} was trained on an environment object made of {name.removesuffix(_OBJECT)!r}, which its "
-            f"folder does not keep: open it with roml_jax.open(FOLDER, env=...), or give --import MODULE, "
+            "folder does not keep: open it with roml_jax.open(FOLDER, env=...), or give --import MODULE, "
             f"where MODULE registers what makes the object as {name!r}"
         )
 
@@ -260,8 +260,8 @@ def _object_name(env: envs.Env) -> str:
     The registered name would stand for the environment without the wrapper when the run's folder is read.
     """
     name = env.spec.name
-    own = name in envs.names() and envs.get(name).__module__.split(".")[0] == "roml_jax"
-    return f"{name}{_OBJECT}" if own else name
+    is_ours = name in envs.names() and users_code.is_ours(envs.get(name))
+    return f"{name}{_OBJECT}" if is_ours else name
 
 
 def make(

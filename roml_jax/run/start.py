@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from roml_jax import agents, envs, experiment, meta, quickly, samplers
+from roml_jax import agents, envs, experiment, meta, quickly, samplers, users_code
 from roml_jax._version import __version__
 from roml_jax.config import Config, check_same, seed_plan
 from roml_jax.errors import ConfigError
@@ -81,8 +81,8 @@ def how_to_resume(config: Config, folder: Path) -> str:
         """Whether the command finds a component: not one that a script or a session has registered."""
         if name not in kind.names():
             return False
-        module = kind.get(name).__module__
-        return module.split(".")[0] == "roml_jax" or (module != "__main__" and bool(config.imports))
+        made = kind.get(name)
+        return users_code.is_ours(made) or (made.__module__ != "__main__" and bool(config.imports))
 
     missing = [
         f"the {what} {name!r}"
