@@ -9,10 +9,10 @@ Trains every method on the same seeds in groups (one program each), tests the fi
 held-out tasks (khazad_dum 3,000, others 1,000), and writes a compact result of each group to
 benchmarks/results/reproduce. The command can be stopped at any time, and stops by itself after --minutes. If
 it is started again, it continues; the folder of runs with their checkpoints (--work) may be moved to another
-machine before.
+machine before. Seeds that have a result are left out, whatever the size of their group.
 
-Several processes of the command may run at once, one per core; each takes groups that no other process works
-on. --campaign runs the experiments of protocol.CAMPAIGN (RoML on robots), in order of priority.
+Several processes of the same command may run at once, one per core; each takes groups that no other process
+works on. --campaign runs the experiments of protocol.CAMPAIGN (RoML on robots), in order of priority.
 
 A method's name can be followed by variants, e.g. roml+reset+credit. RoML on agents other than VariBAD is
 roml_rl2 and so on. --tables does not train: it makes tables and figures from the results and replaces those

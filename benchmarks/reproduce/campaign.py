@@ -61,7 +61,9 @@ def claimed(folder: Path) -> Iterator[bool]:
 
 
 def run(groups: Iterable[Group], work: Path, results: Path, minutes: float | None, console: Console) -> bool:
-    """Trains all groups without a result, in order; skips groups that another process works on.
+    """Trains all seeds without a result, in order; skips groups that another process works on.
+
+    A seed that has a result in a group of another size is left out.
 
     Args:
         groups: of seeds.
@@ -71,18 +73,20 @@ def run(groups: Iterable[Group], work: Path, results: Path, minutes: float | Non
         console: for messages.
 
     Returns:
-        Whether every group has its result or was skipped; False if the time limit was reached.
+        Whether every seed has its result or was skipped; False if the time limit was reached.
     """
     until = None if minutes is None else time.monotonic() + 60 * minutes
-    for group in groups:
-        if raw.exists(results / group.folder):
+    for whole in groups:
+        held = (results / whole.folder).parent
+        group = whole.without(raw.seeds(held))
+        if group is None:
             continue
         if until is not None and time.monotonic() >= until:
             return False
         folder = work / group.folder
         with claimed(folder) as is_claimed:
-            if not is_claimed or raw.exists(results / group.folder):
-                continue
+            if not is_claimed or group.without(raw.seeds(held)) != group:
+                continue  # another process works on it, or has just ended it
             console.rule(str(group.folder))
             if not _train(group, folder, until):
                 return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -136,6 +136,11 @@ class Group(NamedTuple):
         frames = "" if self.frames == "paper" else f"-{float(self.frames):g}".replace("e+0", "e")
         return Path(f"{self.env}{frames}") / self.method / f"seeds_{self.seeds[0]}-{self.seeds[-1]}"
 
+    def without(self, seeds: Collection[int]) -> Group | None:
+        """The group's other seeds; None if it has no others."""
+        rest = tuple(seed for seed in self.seeds if seed not in seeds)
+        return self._replace(seeds=rest) if rest else None
+
     @property
     def options(self) -> list[str]:
         """The group's options on the training's command line."""
@@ -168,14 +173,14 @@ def _pair(*settings: str) -> tuple[str, ...]:
     return tuple("+".join([name, *settings]) for name in ("varibad", "roml"))
 
 
-# RoML on robots, in order of priority. Groups of robots are small, since a group that is lost starts again.
+# RoML on robots, in order of priority.
 CAMPAIGN = (
-    Part("cheetah_mass", (*_pair(), *_pair("reference_contacts")), 10, "2e6", 2),
-    Part("cheetah_mass", _pair("replay10000"), 8, "paper", 2),
+    Part("cheetah_mass", (*_pair(), *_pair("reference_contacts")), 10, "2e6", GROUP),
+    Part("cheetah_mass", _pair("replay10000"), 8, "paper", 4),
     Part("khazad_dum", ("roml", "roml+batch256", "roml+vae3", "roml+batch256+vae3"), 30, "2e6", GROUP),
     Part("khazad_dum", _pair("replay10000"), 30, "paper", GROUP),
     Part("khazad_dum", ("cvar_ml+replay10000",), 30, "paper", GROUP),
-    Part("cheetah_mass", _pair("replay10000", "reference_contacts"), 8, "paper", 2),
+    Part("cheetah_mass", _pair("replay10000", "reference_contacts"), 8, "paper", 4),
 )
 
 

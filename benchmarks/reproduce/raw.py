@@ -59,6 +59,12 @@ def exists(folder: Path) -> bool:
     return (folder / TASKS).is_file()
 
 
+def seeds(folder: Path) -> frozenset[int]:
+    """The seeds of a method that have a result, in groups of any size; ``folder`` holds the groups."""
+    places = folder.iterdir() if folder.is_dir() else ()
+    return frozenset(seed for place in places if exists(place) for seed in read(place).seeds.tolist())
+
+
 def _test(run: saved.Saved) -> Tested:
     """Runs every seed's learner on the tasks of the final test."""
     parts, config = run.parts, run.config

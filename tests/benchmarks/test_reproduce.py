@@ -78,6 +78,16 @@ def test_groups_can_be_smaller():
     assert [group.seeds for group in made] == [(0, 1), (0, 1), (2,), (2,)]
 
 
+def test_seeds_with_a_result_in_a_group_of_another_size_are_left_out(results, tmp_path, monkeypatch):
+    trained, written = [], []
+    monkeypatch.setattr(campaign, "_train", lambda group, *_: trained.append(group.seeds) or True)
+    monkeypatch.setattr(raw, "write", lambda _, folder: written.append(folder.name))
+    groups = protocol.groups("khazad_dum", ["roml"], 9, "paper", 4)  # the results have the seeds 0 to 5
+    assert campaign.run(groups, tmp_path / "work", results, None, Console(quiet=True))
+    assert trained == [(6, 7), (8,)]
+    assert written == ["seeds_6-7", "seeds_8-8"]
+
+
 def test_every_group_of_the_campaign_is_a_run_that_the_command_line_takes():
     made = list(protocol.campaign())
     assert len({group.folder for group in made}) == len(made)
@@ -243,9 +253,8 @@ def test_what_has_a_result_is_not_trained_again_and_no_time_is_none(results, tmp
         raise AssertionError("it trains")
 
     monkeypatch.setattr(campaign, "_train", refuse)
-    (group,) = protocol.groups("khazad_dum", ["roml"], 3, "paper")
-    (results / "khazad_dum" / "roml" / "seeds_0").rename(results / group.folder)
-    assert campaign.run([group], tmp_path / "work", results, None, None)
+    groups = list(protocol.groups("khazad_dum", ["roml"], 3, "paper", 2))  # the results: threes
+    assert campaign.run(groups, tmp_path / "work", results, None, None)
     (group,) = protocol.groups("khazad_dum", ["cvar_ml"], 3, "paper")
     assert not campaign.run([group], tmp_path / "work", results, 0.0, None)
 
