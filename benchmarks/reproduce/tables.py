@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -40,6 +41,8 @@ class Result(NamedTuple):
         hours: of training, sum over all groups.
         frames: per seed.
         iterations: per seed.
+        late: (mean return, CVaR) on the validation tasks, by seed, averaged over the last third of the
+            evaluations. A test of the last learner is one moment of training; this is many.
     """
 
     name: str
@@ -49,13 +52,31 @@ class Result(NamedTuple):
     hours: float
     frames: int
     iterations: int
+    late: dict[int, tuple[float, float]]
 
-    def figures(self, what: str) -> dict[int, float]:
-        """The "mean" or "cvar" of the returns over the held-out tasks, by seed."""
+    def figures(self, what: str, late: bool = False) -> dict[int, float]:
+        """The "mean" or "cvar" of the returns over the held-out tasks, by seed.
+
+        Args:
+            what: "mean" or "cvar".
+            late: not of the final test, but of the last third of the evaluations.
+        """
+        if late:
+            return {seed: both[what == "cvar"] for seed, both in self.late.items()}
         values = self.tested.returns.mean(axis=1)
         if what == "cvar":
             values = np.asarray([risk.cvar(one, self.alpha) for one in self.tested.returns])
         return dict(zip(self.tested.seeds.tolist(), values.tolist(), strict=True))
+
+
+def _late(rows: Sequence[Mapping[str, float]]) -> dict[int, tuple[float, float]]:
+    """Mean return and CVaR by seed, averaged over the last third of a group's evaluations."""
+    found: dict[int, list[tuple[float, float]]] = {}
+    for row in rows:
+        if "eval/cvar" in row:
+            found.setdefault(int(row["seed"]), []).append((row["eval/return_mean"], row["eval/cvar"]))
+    late = {seed: np.mean(values[-math.ceil(len(values) / 3) :], axis=0) for seed, values in found.items()}
+    return {seed: (float(mean), float(cvar)) for seed, (mean, cvar) in late.items()}
 
 
 def load(results: Path) -> list[Result]:
@@ -78,7 +99,8 @@ def load(results: Path) -> list[Result]:
         tested = raw.Tested(**{"routes": None, "tasks": parts[0].tasks, **pooled})
         hours = sum(row[-1]["seconds"] for row in rows) / 3600
         frames, iterations = (int(rows[0][-1][name]) for name in ("frames", "iteration"))
-        loaded.append(Result(path.name, places, tested, config.alpha, hours, frames, iterations))
+        late = {seed: both for group in rows for seed, both in _late(group).items()}
+        loaded.append(Result(path.name, places, tested, config.alpha, hours, frames, iterations, late))
     return sorted(loaded, key=lambda result: protocol.place(result.name))
 
 
@@ -137,9 +159,9 @@ class Difference(NamedTuple):
     digits: int
 
 
-def difference(result: Result, base: Result, what: str) -> Difference | None:
-    """The difference of "mean" or "cvar"; None with fewer than two seeds in common."""
-    ours, theirs = result.figures(what), base.figures(what)
+def difference(result: Result, base: Result, what: str, late: bool = False) -> Difference | None:
+    """The difference of ``Result.figures``; None with fewer than two seeds in common."""
+    ours, theirs = result.figures(what, late), base.figures(what, late)
     interval = intervals.paired(ours, theirs)
     if interval is None or interval.n < 2:
         return None
@@ -183,18 +205,21 @@ def _with_other_baselines(results: Sequence[Result]) -> Iterator[tuple[str, Resu
 def paired_table(results: Sequence[Result]) -> str:
     """Differences from the baselines, and of a setting from the method without it; empty if there are none.
 
-    With the p-values of two paired tests.
+    Of the final test, and of CVaR in the last third of the evaluations, with the p-values of two paired
+    tests.
     """
     rows = []
     for result, base in [*_with_baseline(results), *_without_setting(results)]:
-        for what in ("mean", "cvar"):
-            change = difference(result, base, what)
+        cvar = f"CVaR {result.alpha:g}"
+        for what, late, title in (
+            ("mean", False, "mean return"), ("cvar", False, cvar), ("cvar", True, f"{cvar}, late validation"),
+        ):  # fmt: skip
+            change = difference(result, base, what, late)
             if change is None:
                 continue
             rows.append([
                 f"{method_of(result.name).title} - {method_of(base.name).title}",
-                "mean return" if what == "mean" else f"CVaR {result.alpha:g}", str(change.interval.n),
-                *_cells(change),
+                title, str(change.interval.n), *_cells(change),
             ])  # fmt: skip
     heads = ["difference", "of", "pairs", "mean [95 %]", "p (Wilcoxon)", "p (t)"]
     return markdown(heads, rows) if rows else ""

@@ -171,6 +171,24 @@ def test_the_tables_say_what_the_results_are(results):
     assert "| VariBAD | 0.406 to 0.500 | 0.0% | 0.0% | 100.0% | 0.0% |" in text
 
 
+def test_differences_late_in_training_are_of_the_last_third_of_evaluations(results):
+    for name, gain in (("varibad", 0.0), ("roml", 0.25)):
+        for group in (results / "khazad_dum" / name).iterdir():
+            rows = folder.read_metrics(group / folder.METRICS)
+            tests = [row for row in rows if "test/cvar" in row]
+            cvars = [-9, -9, -9, -9, gain, gain + 0.5]  # the last third: the last two of six
+            evals = [
+                {**rows[0], "seed": row["seed"], "eval/cvar": value, "eval/return_mean": 0.0}
+                for value in cvars for row in tests
+            ]  # fmt: skip
+            text = "".join(json.dumps(row) + "\n" for row in [*evals, *tests])
+            (group / folder.METRICS).write_text(text)
+    base, ours = tables.load(results / "khazad_dum")
+    assert base.figures("cvar", late=True) == dict.fromkeys(range(6), 0.25)
+    assert ours.figures("cvar", late=True) == dict.fromkeys(range(6), 0.5)
+    assert "| RoML - VariBAD | CVaR 0.01, late validation | 6 | 0.250 [" in tables.paired_table([base, ours])
+
+
 def test_a_variant_is_compared_with_its_method_and_kept_out_of_the_rest(results, tmp_path):
     for start in (0, 3):
         base = raw.read(results / "khazad_dum" / "roml" / f"seeds_{start}")
