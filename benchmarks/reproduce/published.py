@@ -51,7 +51,7 @@ CURVES: dict[str, dict[str, dict[int, Point]]] = {
         },
     },
 }  # fmt: skip
-_SAME = 0.03  # iterations that differ by at most this share count as equal
+SAME = 0.03  # iterations that differ by at most this share count as equal
 
 
 def curve(env: str, name: str, what: str) -> dict[int, float]:
@@ -70,7 +70,7 @@ def at_iteration(env: str, name: str, what: str, iteration: int) -> str:
     near = min(points, key=lambda at: abs(at - iteration), default=None)
     if near is None:
         return ""
-    if abs(near - iteration) <= _SAME * iteration:
+    if abs(near - iteration) <= SAME * iteration:
         return f"{points[near]:.0f} (at {near})"
     below, above = (max((at for at in points if at < iteration), default=None),
                     min((at for at in points if at > iteration), default=None))  # fmt: skip

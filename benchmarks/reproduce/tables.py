@@ -15,7 +15,7 @@ from scipy import stats
 from benchmarks.reproduce import protocol, raw
 from benchmarks.reproduce.protocol import METHODS
 from benchmarks.reproduce.protocol import method as method_of
-from benchmarks.reproduce.published import CURVES, PUBLISHED, at_iteration, curve
+from benchmarks.reproduce.published import CURVES, PUBLISHED, SAME, at_iteration, curve
 from roml_jax import config as configs
 from roml_jax import risk
 from roml_jax.envs.khazad_dum import ROUTES
@@ -343,7 +343,7 @@ def _mark_published(figure: Figure, group: data.Group, result_of: Mapping[str, R
             result = result_of[method.label]
             points = curve(env, protocol.split(result.name)[0], what)
             frames = {at * result.frames / result.iterations: value for at, value in points.items()}
-            visible = {at: value for at, value in frames.items() if at <= 1.02 * last}
+            visible = {min(at, last): value for at, value in frames.items() if at <= (1 + SAME) * last}
             if not visible:  # an empty line that is not clipped has no extent, and the layout fails
                 continue
             axis.plot(
