@@ -134,7 +134,10 @@ class Group(NamedTuple):
     def folder(self) -> Path:
         """The group's path, relative to the folder of runs and to the folder of results."""
         frames = "" if self.frames == "paper" else f"-{float(self.frames):g}".replace("e+0", "e")
-        return Path(f"{self.env}{frames}") / self.method / f"seeds_{self.seeds[0]}-{self.seeds[-1]}"
+        first, last = self.seeds[0], self.seeds[-1]
+        is_range = self.seeds == tuple(range(first, last + 1))
+        seeds = f"{first}-{last}" if is_range else "_".join(map(str, self.seeds))
+        return Path(f"{self.env}{frames}") / self.method / f"seeds_{seeds}"
 
     def without(self, seeds: Collection[int]) -> Group | None:
         """The group's other seeds; None if it has no others."""

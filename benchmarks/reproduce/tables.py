@@ -41,8 +41,8 @@ class Result(NamedTuple):
         hours: of training, sum over all groups.
         frames: per seed.
         iterations: per seed.
-        late: (mean return, CVaR) on the validation tasks, by seed, averaged over the last third of the
-            evaluations. A test of the last learner is one moment of training; this is many.
+        late: CVaR on the validation tasks, by seed, averaged over the last third of the evaluations. It
+            depends less on one moment of training than the final test, if there are enough evaluations.
     """
 
     name: str
@@ -52,31 +52,25 @@ class Result(NamedTuple):
     hours: float
     frames: int
     iterations: int
-    late: dict[int, tuple[float, float]]
+    late: dict[int, float]
 
-    def figures(self, what: str, late: bool = False) -> dict[int, float]:
-        """The "mean" or "cvar" of the returns over the held-out tasks, by seed.
-
-        Args:
-            what: "mean" or "cvar".
-            late: not of the final test, but of the last third of the evaluations.
-        """
-        if late:
-            return {seed: both[what == "cvar"] for seed, both in self.late.items()}
+    def figures(self, what: str) -> dict[int, float]:
+        """The "mean" or "cvar" of the returns over the held-out tasks, or ``late``, by seed."""
+        if what == "late":
+            return self.late
         values = self.tested.returns.mean(axis=1)
         if what == "cvar":
             values = np.asarray([risk.cvar(one, self.alpha) for one in self.tested.returns])
         return dict(zip(self.tested.seeds.tolist(), values.tolist(), strict=True))
 
 
-def _late(rows: Sequence[Mapping[str, float]]) -> dict[int, tuple[float, float]]:
-    """Mean return and CVaR by seed, averaged over the last third of a group's evaluations."""
-    found: dict[int, list[tuple[float, float]]] = {}
+def _late(rows: Sequence[Mapping[str, float]]) -> dict[int, float]:
+    """CVaR by seed, averaged over the last third of a group's evaluations."""
+    found: dict[int, list[float]] = {}
     for row in rows:
         if "eval/cvar" in row:
-            found.setdefault(int(row["seed"]), []).append((row["eval/return_mean"], row["eval/cvar"]))
-    late = {seed: np.mean(values[-math.ceil(len(values) / 3) :], axis=0) for seed, values in found.items()}
-    return {seed: (float(mean), float(cvar)) for seed, (mean, cvar) in late.items()}
+            found.setdefault(int(row["seed"]), []).append(row["eval/cvar"])
+    return {seed: float(np.mean(values[-math.ceil(len(values) / 3) :])) for seed, values in found.items()}
 
 
 def load(results: Path) -> list[Result]:
@@ -99,7 +93,7 @@ def load(results: Path) -> list[Result]:
         tested = raw.Tested(**{"routes": None, "tasks": parts[0].tasks, **pooled})
         hours = sum(row[-1]["seconds"] for row in rows) / 3600
         frames, iterations = (int(rows[0][-1][name]) for name in ("frames", "iteration"))
-        late = {seed: both for group in rows for seed, both in _late(group).items()}
+        late = {seed: cvar for group in rows for seed, cvar in _late(group).items()}
         loaded.append(Result(path.name, places, tested, config.alpha, hours, frames, iterations, late))
     return sorted(loaded, key=lambda result: protocol.place(result.name))
 
@@ -159,9 +153,9 @@ class Difference(NamedTuple):
     digits: int
 
 
-def difference(result: Result, base: Result, what: str, late: bool = False) -> Difference | None:
+def difference(result: Result, base: Result, what: str) -> Difference | None:
     """The difference of ``Result.figures``; None with fewer than two seeds in common."""
-    ours, theirs = result.figures(what, late), base.figures(what, late)
+    ours, theirs = result.figures(what), base.figures(what)
     interval = intervals.paired(ours, theirs)
     if interval is None or interval.n < 2:
         return None
@@ -211,10 +205,9 @@ def paired_table(results: Sequence[Result]) -> str:
     rows = []
     for result, base in [*_with_baseline(results), *_without_setting(results)]:
         cvar = f"CVaR {result.alpha:g}"
-        for what, late, title in (
-            ("mean", False, "mean return"), ("cvar", False, cvar), ("cvar", True, f"{cvar}, late validation"),
-        ):  # fmt: skip
-            change = difference(result, base, what, late)
+        titles = {"mean": "mean return", "cvar": cvar, "late": f"{cvar}, late validation"}
+        for what, title in titles.items():
+            change = difference(result, base, what)
             if change is None:
                 continue
             rows.append([

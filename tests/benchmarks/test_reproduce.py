@@ -86,6 +86,9 @@ def test_seeds_with_a_result_in_a_group_of_another_size_are_left_out(results, tm
     assert campaign.run(groups, tmp_path / "work", results, None, Console(quiet=True))
     assert trained == [(6, 7), (8,)]
     assert written == ["seeds_6-7", "seeds_8-8"]
+    (whole,) = protocol.groups("khazad_dum", ["roml"], 5, "paper")
+    rest = whole.without({2, 3})
+    assert rest.folder.name == "seeds_0_1_4"  # not the folder of the whole group, which may have begun
 
 
 def test_every_group_of_the_campaign_is_a_run_that_the_command_line_takes():
@@ -176,7 +179,7 @@ def test_differences_late_in_training_are_of_the_last_third_of_evaluations(resul
         for group in (results / "khazad_dum" / name).iterdir():
             rows = folder.read_metrics(group / folder.METRICS)
             tests = [row for row in rows if "test/cvar" in row]
-            cvars = [-9, -9, -9, -9, gain, gain + 0.5]  # the last third: the last two of six
+            cvars = [-9, -9, -9, gain, gain + 0.5]  # the last third, rounded up: two of five
             evals = [
                 {**rows[0], "seed": row["seed"], "eval/cvar": value, "eval/return_mean": 0.0}
                 for value in cvars for row in tests
@@ -184,8 +187,8 @@ def test_differences_late_in_training_are_of_the_last_third_of_evaluations(resul
             text = "".join(json.dumps(row) + "\n" for row in [*evals, *tests])
             (group / folder.METRICS).write_text(text)
     base, ours = tables.load(results / "khazad_dum")
-    assert base.figures("cvar", late=True) == dict.fromkeys(range(6), 0.25)
-    assert ours.figures("cvar", late=True) == dict.fromkeys(range(6), 0.5)
+    assert base.figures("late") == dict.fromkeys(range(6), 0.25)
+    assert ours.figures("late") == dict.fromkeys(range(6), 0.5)
     assert "| RoML - VariBAD | CVaR 0.01, late validation | 6 | 0.250 [" in tables.paired_table([base, ours])
 
 
