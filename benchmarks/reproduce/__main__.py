@@ -9,8 +9,8 @@ Trains every method on the same seeds in groups (one program each), tests the fi
 held-out tasks (khazad_dum 3,000, others 1,000), and writes a compact result of each group to
 benchmarks/results/reproduce. The command can be stopped at any time, and stops by itself after --minutes. If
 it is started again, it continues; the folder of runs with their checkpoints (--work) may be moved to another
-machine before. Seeds that have a result are left out, whatever the size of their group; a
-group without one is continued with the same --group.
+machine before. Seeds that have a result are left out, whatever the size of their group; a group without one
+is continued with the same --group.
 
 Several processes of the same command may run at once, one per core; each takes groups that no other process
 works on. --campaign runs the experiments of protocol.CAMPAIGN (RoML on robots), in order of priority.

@@ -274,7 +274,7 @@ def test_what_has_a_result_is_not_trained_again_and_no_time_is_none(results, tmp
         raise AssertionError("it trains")
 
     monkeypatch.setattr(campaign, "_train", refuse)
-    groups = list(protocol.groups("khazad_dum", ["roml"], 3, "paper", 2))  # the results: threes
+    groups = list(protocol.groups("khazad_dum", ["roml"], 3, "paper", 2))  # of results by three
     assert campaign.run(groups, tmp_path / "work", results, None, None)
     (group,) = protocol.groups("khazad_dum", ["cvar_ml"], 3, "paper")
     assert not campaign.run([group], tmp_path / "work", results, 0.0, None)
